@@ -1,0 +1,9 @@
+"""The one kind of error that a user of this package is meant to read."""
+
+
+class CduError(Exception):
+    """Bad input or a computation that cannot give an answer.
+
+    The message is one clear sentence: the value that was met, what was expected, and what to do.
+    Command-line programs print it without a traceback.
+    """

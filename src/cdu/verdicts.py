@@ -1,0 +1,365 @@
+"""The claims, and for each the test that decides it. Written before the results; the file's hash is in every record.
+
+A verdict is one of five words. *Holds but says nothing* is for a claim whose test is passed, but would also be passed
+by something worthless: a bound above the trivial one, or a model on which nothing was done.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from scipy import stats
+
+from cdu.certification import gaussian_epsilon, trivial_bound
+
+Word = Literal["holds", "holds but says nothing", "does not hold", "not testable here", "not yet tested"]
+
+#: Share of the do-nothing distance that the step must remove to count as "closer to the retrained model".
+SMALLEST_REDUCTION = 0.05
+#: Largest difference in accuracy that counts as "close".
+CLOSE_ACCURACY = 0.01
+#: Largest difference in the attack's AUC that counts as "close".
+CLOSE_AUC = 0.02
+#: Largest difference in relearn time, in epochs, that counts as "close".
+CLOSE_EPOCHS = 1.0
+#: Largest share of retraining's time that counts as "more than ten times faster".
+FAST = 0.1
+#: Largest ε that still says something: e^10 is about 22,000.
+LARGEST_EPSILON = 10.0
+#: Confidence of every interval over seeds.
+CONFIDENCE = 0.95
+
+#: The released model of the paper's method, and the yardstick that did nothing but received the same noise.
+RELEASED, NOTHING = "newton + noise", "original + noise"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, as secondary sources quote it.
+
+    Attributes:
+        text: The claim.
+        test: How it is decided here, with its threshold.
+        chapter: The chapter that shows it.
+    """
+
+    text: str
+    test: str
+    chapter: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one dataset's records say about one claim.
+
+    Attributes:
+        word: The verdict.
+        evidence: One sentence with the numbers.
+        smallest_effect: The smallest effect that so many seeds can see, in words; empty when nothing was measured.
+        seeds: Number of seeds behind it.
+    """
+
+    word: Word
+    evidence: str
+    smallest_effect: str = ""
+    seeds: int = 0
+
+
+CLAIMS: dict[str, Claim] = {
+    "C1": Claim(
+        "The Newton estimate is close to the retrained model, and the measured error stays under Theorem 3.4's bound.",
+        "The error must be under the bound for every seed. It says nothing unless the bound is below the trivial 2C "
+        f"and the step removes at least {SMALLEST_REDUCTION:.0%} of the distance that doing nothing leaves (lower end "
+        "of the 95 % interval).",
+        "01_theory",
+    ),
+    "C2": Claim(
+        "A larger damping λ lowers the bound and slightly lowers the real error.",
+        "From the smallest λ above λ_max to the largest of the grid: the bound must fall for every seed and the "
+        "error's relative change must not be positive (95 % interval). It says nothing while the bound stays above 2C or the "
+        "error's change cannot be told from zero.",
+        "01_theory",
+    ),
+    "C3": Claim(
+        "LiSSA replaces the exact inverse at a fraction of the cost: 470× faster on MNIST/MLP.",
+        "Time of the exact inverse over LiSSA's on MNIST/MLP, at least 47 (a tenth of the claim), at a relative "
+        "residual of at most 0.1.",
+        "08_efficiency",
+    ),
+    "C4": Claim(
+        "Unlearning is more than 10× faster than retraining.",
+        f"Time of the step over time of retraining below {FAST:g} (upper end of the 95 % interval). It says nothing "
+        f"when the step removes less than {SMALLEST_REDUCTION:.0%} of the distance that doing nothing, at no "
+        "cost, leaves.",
+        "03_unlearning",
+    ),
+    "C5": Claim(
+        "Utility (micro-F1 on the retained and the test set) stays close to the retrained model's.",
+        f"95 % intervals of both differences within ±{CLOSE_ACCURACY:g}. It says nothing when the original model "
+        "with the same noise passes too.",
+        "03_unlearning",
+    ),
+    "C6": Claim(
+        "The unlearned model resists membership inference, and its relearn time is close to the retrained model's.",
+        f"95 % intervals of the difference in AUC within ±{CLOSE_AUC:g} and of that in relearn time within "
+        f"±{CLOSE_EPOCHS:g} epoch. It says nothing when the original model with the same noise passes too.",
+        "04_attacks",
+    ),
+    "C7": Claim(
+        "Sequential requests keep the guarantee and the utility.",
+        "ε of the composition over all requests at most ten, accuracy within one point of retraining.",
+        "07_sequential",
+    ),
+    "C8": Claim(
+        "The method also covers training that has not converged.",
+        "The error must be under the bound with the measured G for every seed and number of epochs; it says nothing "
+        "while that bound is above 2C.",
+        "07_sequential",
+    ),
+    "C9": Claim(
+        "With noise σ the release is (ε,δ)-certified.",
+        f"The ε that the σ used in practice certifies at Δ = 2C. It says nothing above ε = {LARGEST_EPSILON:g}.",
+        "03_unlearning",
+    ),
+    "C10": Claim(
+        "The norm bound C trades utility for a smaller error bound.",
+        "Test accuracy must be lower at the smallest C than at the largest (95 % interval). It says nothing when the ε "
+        f"certified at the smallest C still exceeds {LARGEST_EPSILON:g}.",
+        "06_ablations",
+    ),
+}
+
+
+def rules_hash() -> str:
+    """The first 12 hexadecimal digits of SHA-256 over this file."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+
+
+def decide(claim: str, metrics: pd.DataFrame) -> Verdict:
+    """The verdict on one claim for one dataset.
+
+    Args:
+        claim: ``C1`` to ``C10``.
+        metrics: Long-form metrics of one dataset and experiment with columns ``section``, ``seed``, ``metric``,
+            ``value``, ``method``, ``split``, ``axis``, ``point``.
+    """
+    rule = _RULES.get(claim)
+    if rule is None:
+        return Verdict("not yet tested", "No run tests this claim yet.")
+    return rule(Evidence(metrics))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with the half-width of its 95 % t-interval (infinite for fewer than two seeds)."""
+
+    mean: float
+    half: float
+    seeds: int
+
+    @property
+    def low(self) -> float:
+        """Lower end."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return self.mean + self.half
+
+    def within(self, margin: float) -> bool:
+        """Whether the whole interval lies within ±``margin``."""
+        return -margin <= self.low and self.high <= margin
+
+
+def interval(values: "pd.Series[float]") -> Interval:
+    """The t-interval of the mean over seeds."""
+    known = values.dropna()
+    if len(known) < 2:
+        return Interval(float(known.mean()) if len(known) else math.nan, math.inf, len(known))
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1))
+    return Interval(float(known.mean()), quantile * float(known.std()) / math.sqrt(len(known)), len(known))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Metrics of one dataset, looked up seed by seed."""
+
+    metrics: pd.DataFrame
+
+    def values(self, section: str, metric: str, **keys: str | float) -> "pd.Series[float]":
+        """Values by seed of the one metric that ``keys`` select."""
+        rows = self.metrics
+        for column, wanted in {"section": section, "metric": metric, **keys}.items():
+            rows = rows[rows[column] == wanted]
+        return rows.set_index("seed")["value"].astype(float)
+
+    def points(self, section: str, metric: str, axis: str) -> list[float]:
+        """The points of an axis at which a metric was measured, ascending."""
+        rows = self.metrics
+        rows = rows[(rows["section"] == section) & (rows["metric"] == metric) & (rows["axis"] == axis)]
+        return sorted(float(point) for point in rows["point"].dropna().unique())
+
+
+_NOTHING_MEASURED = Verdict("not yet tested", "At least two seeds are needed; fewer are recorded.")
+
+
+def _closeness(evidence: Evidence) -> Interval:
+    """Share of the do-nothing distance to the retrained model that the step removes."""
+    step = evidence.values("03_unlearning", "distance_to_retrained", method="newton")
+    nothing = evidence.values("03_unlearning", "distance_to_retrained", method="original")
+    return interval(1 - step / nothing)
+
+
+def _c1(evidence: Evidence) -> Verdict:
+    grid = evidence.points("01_theory", "bound", "damping")
+    reduction = _closeness(evidence)
+    if not grid or reduction.seeds < 2:
+        return _NOTHING_MEASURED
+    bound = evidence.values("01_theory", "bound", axis="damping", point=grid[0])
+    error = evidence.values("01_theory", "distance", axis="damping", point=grid[0])
+    trivial = evidence.values("01_theory", "trivial_bound").mean()
+    text = (
+        f"At λ = {grid[0]:g} the error is {error.mean():.2f} and the bound {bound.mean():.3g}, against 2C = "
+        f"{trivial:g}; the step removes {reduction.mean:.2%} ± {reduction.half:.2%} of the distance that doing nothing leaves."
+    )
+    effect = f"a reduction by {reduction.half:.2%}"
+    if (error > bound).any():
+        return Verdict("does not hold", text, effect, reduction.seeds)
+    empty = (bound >= trivial).any() or reduction.low < SMALLEST_REDUCTION
+    return Verdict("holds but says nothing" if empty else "holds", text, effect, reduction.seeds)
+
+
+def _c2(evidence: Evidence) -> Verdict:
+    grid = evidence.points("01_theory", "bound", "damping")
+    if len(grid) < 2:
+        return _NOTHING_MEASURED
+    bounds = [evidence.values("01_theory", "bound", axis="damping", point=point) for point in (grid[0], grid[-1])]
+    errors = [evidence.values("01_theory", "distance", axis="damping", point=point) for point in (grid[0], grid[-1])]
+    change = interval(errors[1] / errors[0] - 1)
+    if change.seeds < 2:
+        return _NOTHING_MEASURED
+    trivial = evidence.values("01_theory", "trivial_bound").mean()
+    text = (
+        f"From λ = {grid[0]:g} to {grid[-1]:g} the bound goes from {bounds[0].mean():.3g} to {bounds[1].mean():.3g} "
+        f"(2C = {trivial:g}) and the error changes by {change.mean:+.3%} ± {change.half:.3%}."
+    )
+    effect = f"a change of the error by {change.half:.3%}"
+    if (bounds[1] >= bounds[0]).any() or change.low > 0:
+        return Verdict("does not hold", text, effect, change.seeds)
+    empty = (bounds[1] >= trivial).any() or change.high >= 0
+    return Verdict("holds but says nothing" if empty else "holds", text, effect, change.seeds)
+
+
+def _c4(evidence: Evidence) -> Verdict:
+    step = evidence.values("03_unlearning", "seconds", method="newton")
+    retraining = evidence.values("03_unlearning", "seconds", method="retrain")
+    share, reduction = interval(step / retraining), _closeness(evidence)
+    if share.seeds < 2:
+        return _NOTHING_MEASURED
+    text = (
+        f"The step takes {share.mean:.1%} ± {share.half:.1%} of retraining's time ({1 / share.mean:.0f}× faster) "
+        f"and removes {reduction.mean:.2%} of the distance that doing nothing leaves."
+    )
+    effect = f"a difference of {share.half:.1%} of retraining's time"
+    if share.high >= FAST:
+        return Verdict("does not hold", text, effect, share.seeds)
+    empty = reduction.low < SMALLEST_REDUCTION
+    return Verdict("holds but says nothing" if empty else "holds", text, effect, share.seeds)
+
+
+def _gap(
+    evidence: Evidence, section: str, metric: str, method: str, reference: str = "retrain", **keys: str
+) -> Interval:
+    """Difference in a metric between a method and retraining, over seeds."""
+    own = evidence.values(section, metric, method=method, **keys)
+    return interval(own - evidence.values(section, metric, method=reference, **keys))
+
+
+def _c5(evidence: Evidence) -> Verdict:
+    gaps = {
+        method: [_gap(evidence, "03_unlearning", "accuracy", method, split=split) for split in ("retain", "test")]
+        for method in (RELEASED, NOTHING)
+    }
+    retain, test = gaps[RELEASED]
+    if test.seeds < 2:
+        return _NOTHING_MEASURED
+    nothing = gaps[NOTHING][1]
+    text = (
+        f"Released minus retrained: {100 * retain.mean:+.2f} ± {100 * retain.half:.2f} points on the retained set, "
+        f"{100 * test.mean:+.2f} ± {100 * test.half:.2f} on the test set; the original with the same noise: "
+        f"{100 * nothing.mean:+.2f} ± {100 * nothing.half:.2f} on the test set."
+    )
+    passed = {method: all(gap.within(CLOSE_ACCURACY) for gap in pair) for method, pair in gaps.items()}
+    return _equivalence(passed, text, f"{100 * max(retain.half, test.half):.2f} points", test.seeds)
+
+
+def _c6(evidence: Evidence) -> Verdict:
+    auc = {method: _gap(evidence, "04_attacks", "auc", method) for method in (RELEASED, NOTHING)}
+    epochs = {method: _gap(evidence, "05_relearn", "epochs", method) for method in (RELEASED, NOTHING)}
+    if auc[RELEASED].seeds < 2 or epochs[RELEASED].seeds < 2:
+        return _NOTHING_MEASURED
+    text = (
+        f"AUC minus the retrained model's: {auc[RELEASED].mean:+.3f} ± {auc[RELEASED].half:.3f} (original with the "
+        f"same noise: {auc[NOTHING].mean:+.3f} ± {auc[NOTHING].half:.3f}); relearn time minus the retrained model's: "
+        f"{epochs[RELEASED].mean:+.1f} ± {epochs[RELEASED].half:.1f} epochs ({epochs[NOTHING].mean:+.1f} ± "
+        f"{epochs[NOTHING].half:.1f})."
+    )
+    passed = {m: auc[m].within(CLOSE_AUC) and epochs[m].within(CLOSE_EPOCHS) for m in (RELEASED, NOTHING)}
+    effect = f"{auc[RELEASED].half:.3f} in AUC, {epochs[RELEASED].half:.1f} epochs"
+    return _equivalence(passed, text, effect, auc[RELEASED].seeds)
+
+
+def _equivalence(passed: dict[str, bool], text: str, effect: str, seeds: int) -> Verdict:
+    """Holds if the release passes and doing nothing does not."""
+    if not passed[RELEASED]:
+        return Verdict("does not hold", text, effect, seeds)
+    return Verdict("holds but says nothing" if passed[NOTHING] else "holds", text, effect, seeds)
+
+
+def _c9(evidence: Evidence) -> Verdict:
+    epsilon = evidence.values("03_unlearning", "epsilon", method=RELEASED)
+    needed = evidence.values("03_unlearning", "sigma_needed", method=RELEASED)
+    sigma = evidence.values("03_unlearning", "sigma", method=RELEASED)
+    wanted = evidence.values("03_unlearning", "epsilon_wanted", method=RELEASED)
+    if epsilon.empty:
+        return Verdict("not yet tested", "No run certifies a release yet.")
+    text = (
+        f"σ = {sigma.mean():g} certifies ε = {epsilon.mean():.3g}; ε = {wanted.mean():g} needs σ = {needed.mean():.3g}."
+    )
+    word: Word = "holds" if epsilon.max() <= LARGEST_EPSILON else "holds but says nothing"
+    return Verdict(word, text, "none: ε follows from σ, δ and C without sampling", len(epsilon))
+
+
+def _c10(evidence: Evidence) -> Verdict:
+    grid = evidence.points("06_ablations", "accuracy", "radius")
+    if len(grid) < 2:
+        return _NOTHING_MEASURED
+    low, high = (
+        evidence.values("06_ablations", "accuracy", axis="radius", point=point, method="original", split="test")
+        for point in (grid[0], grid[-1])
+    )
+    cost = interval(high - low)
+    if cost.seeds < 2:
+        return _NOTHING_MEASURED
+    sigma = float(evidence.values("06_ablations", "sigma").mean())
+    delta = float(evidence.values("06_ablations", "delta").mean())
+    epsilon = gaussian_epsilon(sigma, delta, trivial_bound(grid[0]))
+    text = (
+        f"From C = {grid[-1]:g} to {grid[0]:g} test accuracy falls by {100 * cost.mean:.2f} ± {100 * cost.half:.2f} "
+        f"points; at C = {grid[0]:g}, σ = {sigma:g} certifies ε = {epsilon:.3g}."
+    )
+    effect = f"{100 * cost.half:.2f} points"
+    if cost.low <= 0:
+        return Verdict("does not hold", text, effect, cost.seeds)
+    word: Word = "holds" if epsilon <= LARGEST_EPSILON else "holds but says nothing"
+    return Verdict(word, text, effect, cost.seeds)
+
+
+_RULES: dict[str, Callable[[Evidence], Verdict]] = {
+    "C1": _c1, "C2": _c2, "C4": _c4, "C5": _c5, "C6": _c6, "C9": _c9, "C10": _c10,
+}  # fmt: skip
