@@ -1,0 +1,206 @@
+"""The command ``cdu``: data, single sections, certificates, reference results."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cdu.config import (
+    DEFAULT_EXPERIMENT,
+    SECTIONS,
+    available_experiments,
+    load_experiment,
+    repository,
+    section_hash,
+)
+from cdu.errors import CduError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Certified deep unlearning, reproduced.")
+data_app = typer.Typer(no_args_is_help=True, help="Datasets: what is here, and fetching what is not.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("status")
+def data_status() -> None:
+    """List every dataset's files: present, absent or damaged."""
+    from cdu import data
+
+    typer.echo(f"folder: {data.data_root()} (set CDU_DATA to change it)")
+    for name, file, state in data.status():
+        typer.echo(f"{name:8s} {state:10s} {file}")
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="mnist, cifar10 or svhn")]) -> None:
+    """Download a dataset; files that are there and whole are not fetched again."""
+    from cdu import data
+
+    typer.echo(f"{name} is complete under {data.fetch(name)}")
+
+
+@app.command()
+def notebooks() -> None:
+    """Write the .ipynb beside each Jupytext script, for papermill and Jupyter."""
+    for section in SECTIONS:
+        target = repository() / "notebooks" / f"{section}.ipynb"
+        _write_notebook(section, target)
+        typer.echo(str(target.relative_to(repository())))
+
+
+@app.command()
+def section(
+    name: Annotated[str, typer.Argument(help="01_theory, 02_training, ...")],
+    dataset: Annotated[str, typer.Option(help="digits, mnist, cifar10 or svhn")] = "digits",
+    seed: Annotated[int, typer.Option(help="seed of split, weights, batches and noise")] = 0,
+    experiment: Annotated[str, typer.Option(help="empty: the one made for the dataset")] = "",
+    output: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Run one section's notebook through papermill, unless its record is there with the same settings."""
+    run_section(name, dataset, seed, experiment, output, device)
+
+
+def run_section(name: str, dataset: str, seed: int, experiment: str, output: Path, device: str) -> Path:
+    """Execute one section; returns the record's path.
+
+    A lock held by the process keeps two batches from computing the same record: the second waits, then finds it done.
+
+    Raises:
+        CduError: Unknown section, dataset or experiment, or the notebook failed (its executed copy is kept).
+    """
+    from filelock import FileLock
+
+    from cdu.records import read_record, record_path
+
+    if name not in SECTIONS:
+        raise CduError(f"unknown section '{name}': known are {', '.join(SECTIONS)}")
+    if not experiment and dataset not in DEFAULT_EXPERIMENT:
+        raise CduError(f"unknown dataset '{dataset}': known are {', '.join(DEFAULT_EXPERIMENT)}")
+    loaded = load_experiment(experiment or DEFAULT_EXPERIMENT[dataset])
+    wanted = section_hash(loaded.settings(dataset), dataset, name)
+    record = record_path(repository() / output, loaded.name, dataset, seed, name)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(record.with_suffix(".lock")):
+        if record.exists() and read_record(record).config_hash == wanted:
+            typer.echo(f"{record} is there already, with the same settings")
+            return record
+        parameters = {
+            "dataset": dataset,
+            "seed": seed,
+            "experiment": experiment or loaded.name,
+            "output": str(output),
+            "device": device,
+        }
+        _execute(name, record.with_suffix(".ipynb"), parameters)
+    return record
+
+
+def _execute(name: str, executed: Path, parameters: dict[str, object]) -> None:
+    import papermill
+
+    source = executed.with_suffix(".source.ipynb")
+    _write_notebook(name, source)
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(executed),
+            parameters,
+            progress_bar=sys.stderr.isatty(),
+            cwd=str(repository()),
+            extra_arguments=["--log-level=40"],
+        )
+    except papermill.PapermillExecutionError as error:
+        raise CduError(
+            f"{name} failed for {parameters['dataset']}, seed {parameters['seed']}: {error.ename}: {error.evalue} "
+            f"(the executed copy with the traceback is {executed})"
+        ) from error
+    finally:
+        source.unlink(missing_ok=True)
+
+
+def _write_notebook(section_name: str, target: Path) -> None:
+    """Convert a Jupytext script to a notebook with a kernel that names its language."""
+    import jupytext
+
+    script = repository() / "notebooks" / f"{section_name}.py"
+    if not script.is_file():
+        raise CduError(f"{script} is absent; restore it from git")
+    content = jupytext.read(script)
+    content.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    content.metadata.pop("jupytext", None)
+    jupytext.write(content, target)
+
+
+@app.command()
+def certify(
+    radius: Annotated[float, typer.Option(help="C, the radius that weights are projected onto")],
+    delta: Annotated[float, typer.Option(help="δ")] = 1e-5,
+    sigma: Annotated[float | None, typer.Option(help="noise per coordinate: prints the certified ε")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="ε wanted: prints the necessary noise")] = None,
+) -> None:
+    """What a noise certifies for any network that is projected onto a ball, or which noise an ε needs."""
+    from cdu.certification import certify_by_projection, classical_sigma, gaussian_sigma, trivial_bound
+
+    if (sigma is None) == (epsilon is None):
+        raise CduError("give exactly one of --sigma and --epsilon; the other is computed")
+    if epsilon is not None:
+        sigma = gaussian_sigma(epsilon, delta, trivial_bound(radius))
+        classical = classical_sigma(epsilon, delta, trivial_bound(radius)) if epsilon > 0 else float("inf")
+        typer.echo(f"σ = {sigma:.6g} (classical formula, proved for ε ≤ 1 only: {classical:.6g})")
+    assert sigma is not None
+    typer.echo(str(certify_by_projection(sigma, delta, radius)))
+
+
+@app.command()
+def reference(
+    experiment: Annotated[str, typer.Argument(help="the experiment to promote")],
+    source: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
+) -> None:
+    """Promote an experiment's records from runs/ to results/, with seed 0's executed notebooks as exemplars."""
+    from cdu.records import read_record, record_path
+
+    loaded = load_experiment(experiment)
+    jobs = [(d, s, n) for d in loaded.datasets for s in loaded.seeds for n in SECTIONS]
+    paths = {job: record_path(repository() / source, loaded.name, *job) for job in jobs}
+    missing = [path for path in paths.values() if not path.exists()]
+    if missing:
+        raise CduError(
+            f"{len(missing)} of {len(jobs)} records are missing, the first is {missing[0]}; "
+            f"run 'make batch EXPERIMENT={loaded.name}' to its end; nothing was promoted"
+        )
+    for (dataset, _, name), path in paths.items():
+        record = read_record(path)
+        if record.config_hash != section_hash(loaded.settings(dataset), dataset, name):
+            raise CduError(f"{path} was made with other settings; run the batch again; nothing was promoted")
+        if record.dirty:
+            raise CduError(
+                f"{path} was made from a working tree with uncommitted changes; commit, delete it and run the batch "
+                "again; nothing was promoted"
+            )
+    for (dataset, seed, name), path in paths.items():
+        target = record_path(repository() / "results", loaded.name, dataset, seed, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        if seed == loaded.seeds[0]:
+            shutil.copyfile(path.with_suffix(".ipynb"), target.with_suffix(".ipynb"))
+    typer.echo(f"{len(paths)} records of '{loaded.name}' are now under results/{loaded.name}")
+
+
+@app.command("experiments")
+def list_experiments() -> None:
+    """List the experiments."""
+    for name in available_experiments():
+        typer.echo(f"{name:10s} {load_experiment(name).description}")
+
+
+def main() -> None:
+    """Entry point: one clear sentence instead of a traceback for errors the user can mend."""
+    try:
+        app()
+    except CduError as error:
+        typer.echo(f"cdu: {error}", err=True)
+        raise SystemExit(1) from None

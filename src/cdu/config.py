@@ -1,0 +1,256 @@
+"""Experiments: what is run, on what, with which constants. Read from YAML, validated, hashed."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cdu.errors import CduError
+
+DatasetName = Literal["digits", "mnist", "cifar10", "svhn"]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+#: The section of the report each notebook reproduces, and the blocks of settings its numbers depend on.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "01_theory": ("model", "forget", "training", "unlearning", "theory"),
+    "02_training": ("model", "forget", "training"),
+    "03_unlearning": ("model", "forget", "training", "unlearning"),
+    "04_attacks": ("model", "forget", "training", "unlearning", "attack"),
+    "05_relearn": ("model", "forget", "training", "unlearning", "relearn"),
+    "06_ablations": ("model", "forget", "training", "unlearning", "ablations"),
+}
+
+#: The experiment that a notebook run without one belongs to.
+DEFAULT_EXPERIMENT: dict[str, str] = {
+    "digits": "quick",
+    "mnist": "mnist",
+    "cifar10": "paper",
+    "svhn": "paper",
+}
+
+
+class Settings(BaseModel):
+    """Base of every block: unknown keys are errors, values cannot be changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Settings):
+    """Which network; see :mod:`cdu.models`."""
+
+    name: Literal["logistic", "mlp", "allcnn", "resnet18"]
+    hidden: tuple[Count, ...] = (32, 32)
+    activation: Literal["relu", "tanh", "softplus"] = "relu"
+    width: Positive = 1.0
+
+
+class ForgetSettings(Settings):
+    """Which training samples are to be unlearned.
+
+    ``random`` draws ``size`` of them uniformly (the paper's choice); ``class`` takes ``size`` samples of
+    class ``label`` (all of them when no size is given); ``indices`` takes exactly those listed.
+    """
+
+    kind: Literal["random", "class", "indices"] = "random"
+    size: Count | None = None
+    label: int | None = None
+    indices: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ForgetSettings":
+        needed = {"random": self.size, "class": self.label, "indices": self.indices}[self.kind]
+        if needed is None:
+            field = {"random": "size", "class": "label", "indices": "indices"}[self.kind]
+            raise ValueError(f"a forget set of kind '{self.kind}' needs '{field}'")
+        return self
+
+
+class TrainingSettings(Settings):
+    """Adam with coupled weight decay and projection onto the ball of radius C after every step."""
+
+    epochs: Count = 50
+    batch_size: Count = 128
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    radius: Positive = 10.0
+
+
+class LissaSettings(Settings):
+    """LiSSA: the paper's H is ``scale``, s₂ is ``depth``, s₁ is ``repeats``."""
+
+    scale: Positive
+    depth: Count
+    repeats: Count = 10
+    batch_size: Count = 128
+
+
+class DampingSettings(Settings):
+    """One named choice of the damping λ, with LiSSA constants that go with it."""
+
+    value: Positive
+    lissa: LissaSettings
+
+
+class UnlearningSettings(Settings):
+    """The Newton step and the noise.
+
+    Attributes:
+        dampings: Named values of λ.
+        default: The name among them that the released model uses.
+        sigma: Standard deviation of the released noise, per coordinate.
+        delta: The δ at which ε is quoted.
+        epsilon: The ε for which the necessary σ is quoted.
+        exact_limit: Largest number of parameters for which the dense Hessian is built.
+    """
+
+    dampings: dict[str, DampingSettings]
+    default: str = "assumption"
+    sigma: Positive = 0.01
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    epsilon: Positive = 1.0
+    exact_limit: int = 5000
+
+    @model_validator(mode="after")
+    def _default_is_named(self) -> "UnlearningSettings":
+        if self.default not in self.dampings:
+            raise ValueError(f"default damping '{self.default}' is not among {sorted(self.dampings)}")
+        return self
+
+
+class TheorySettings(Settings):
+    """Numerical checks of the theory: the dampings at which bounds are evaluated, and how often noise is drawn."""
+
+    dampings: tuple[Positive, ...]
+    draws: Count = 200_000
+
+
+class AttackSettings(Settings):
+    """Membership inference: folds of the cross-fitting."""
+
+    folds: Annotated[int, Field(ge=2)] = 5
+
+
+class RelearnSettings(Settings):
+    """Relearn time: Adam on the forget set alone."""
+
+    max_epochs: Count = 50
+    batch_size: Count = 128
+    learning_rate: Positive = 1e-3
+
+
+class AblationSettings(Settings):
+    """Grids of the ablations, one varied at a time."""
+
+    dampings: tuple[Positive, ...]
+    sigmas: tuple[Positive, ...]
+    radii: tuple[Positive, ...]
+    depths: tuple[Count, ...]
+    noise_draws: Count = 10
+
+
+class DatasetSettings(Settings):
+    """Everything that one dataset's runs depend on."""
+
+    model: ModelSettings
+    forget: ForgetSettings
+    training: TrainingSettings = TrainingSettings()
+    unlearning: UnlearningSettings
+    theory: TheorySettings
+    attack: AttackSettings = AttackSettings()
+    relearn: RelearnSettings = RelearnSettings()
+    ablations: AblationSettings
+
+
+class Experiment(Settings):
+    """A named set of runs: datasets × seeds × sections."""
+
+    name: str
+    description: str
+    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+    datasets: dict[DatasetName, DatasetSettings]
+
+    def settings(self, dataset: str) -> DatasetSettings:
+        """The settings of one dataset; raises :class:`CduError` when the experiment has none for it."""
+        for name, settings in self.datasets.items():
+            if name == dataset:
+                return settings
+        raise CduError(
+            f"experiment '{self.name}' has no dataset '{dataset}': it has {', '.join(self.datasets)}; "
+            f"the experiment made for '{dataset}' is '{DEFAULT_EXPERIMENT.get(dataset, 'none')}'"
+        )
+
+
+def digest(value: Any) -> str:
+    """The first 12 hexadecimal digits of SHA-256 over ``value`` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def section_hash(settings: DatasetSettings, dataset: str, section: str) -> str:
+    """Hash of the settings that the numbers of one section depend on, and of nothing else."""
+    blocks = settings.model_dump(mode="json", include=set(SECTIONS[section]))
+    return digest({"dataset": dataset, "section": section, **blocks})
+
+
+def repository() -> Path:
+    """The root of the project: the nearest folder above the working directory that holds ``experiments``.
+
+    Falls back to the checkout that the package was installed from.
+    """
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "experiments").is_dir() and (folder / "notebooks").is_dir():
+            return folder
+    return Path(__file__).resolve().parents[2]
+
+
+def available_experiments() -> list[str]:
+    """Names of the experiments that ``experiments/`` holds, sorted."""
+    return sorted(path.stem for path in (repository() / "experiments").glob("*.yaml"))
+
+
+def load_experiment(name_or_path: str) -> Experiment:
+    """Read and validate an experiment.
+
+    Args:
+        name_or_path: A name in ``experiments/``, or the path of a YAML file elsewhere. A top-level block
+            ``defaults`` is merged under every dataset's own settings.
+
+    Raises:
+        CduError: No such experiment, not valid YAML, or settings that do not fit, naming the field.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = repository() / "experiments" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise CduError(
+            f"there is no experiment '{name_or_path}': {path.name} was not found; "
+            f"known are {', '.join(available_experiments())}, or give the path of a .yaml file"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        defaults = content.pop("defaults", {})
+        content["datasets"] = {name: _merged(defaults, own or {}) for name, own in content["datasets"].items()}
+        experiment = Experiment.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CduError(f"{path.name}: {where}: {first['msg']} (found {first['input']!r})") from error
+    except (yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
+        raise CduError(f"{path.name} is not a valid experiment: {error!r}") from error
+    if experiment.name != path.stem:
+        raise CduError(f"{path.name}: its name is '{experiment.name}'; it must equal the file's, '{path.stem}'")
+    return experiment
+
+
+def _merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """``override`` over ``base``, block by block."""
+    merged = dict(base)
+    for key, value in override.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if nested else value
+    return merged

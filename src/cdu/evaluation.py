@@ -1,0 +1,72 @@
+"""How good a model is and how far it is from another: accuracy, distance, relearn time."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cdu.config import RelearnSettings
+from cdu.data import Samples
+from cdu.objective import Objective
+from cdu.seeding import generator
+
+
+def accuracy(objective: Objective, w: Tensor, samples: Samples) -> float:
+    """Share of samples whose largest output is their label.
+
+    In single-label classification this equals the micro-averaged F1 score of the paper's Table 1.
+    """
+    predicted = objective.outputs(w, samples).argmax(dim=1)
+    return (predicted == samples.targets).double().mean().item()
+
+
+def mean_loss(objective: Objective, w: Tensor, samples: Samples) -> float:
+    """Mean loss over the samples in evaluation mode, without the l2 term."""
+    return objective.loss(w, samples) - 0.5 * objective.l2 * w.square().sum().item()
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """How long a model needs to fit the forget set again.
+
+    Attributes:
+        epochs: Epochs until the target loss was reached, 0 if it held from the start; None when it was not
+            reached (censored).
+        losses: Mean loss on the forget set before the first epoch and after each.
+    """
+
+    epochs: int | None
+    losses: list[float]
+
+
+def relearn(
+    objective: Objective, w: Tensor, forget: Samples, target: float, settings: RelearnSettings, seed: int
+) -> Relearning:
+    """Train on the forget set alone, with a fresh Adam, until its loss is back at the original model's.
+
+    No weight decay and no projection: the question is how much of the forget set is still in the weights.
+
+    Args:
+        objective: L of the model under test; its buffers are copied, not changed.
+        w: The weights under test, shape (p,).
+        forget: D_u.
+        target: The original model's mean loss on D_u, in evaluation mode.
+        settings: Adam's constants and the largest number of epochs.
+        seed: Seed of the batches.
+    """
+    learner = Objective(copy.deepcopy(objective.model), objective.loss_of)
+    point = w.detach().clone().requires_grad_()
+    adam = torch.optim.Adam([point], lr=settings.learning_rate)
+    losses = [mean_loss(learner, point.detach(), forget)]
+    for epoch in range(settings.max_epochs):
+        if losses[-1] <= target:
+            return Relearning(epoch, losses)
+        learner.model.train()
+        order = torch.randperm(len(forget), generator=generator(seed, "relearn", epoch)).to(forget.device)
+        for rows in order.split(settings.batch_size):
+            (point.grad,) = torch.autograd.grad(learner.batch_loss(point, *forget.batch(rows)), point)
+            adam.step()
+        learner.model.eval()
+        losses.append(mean_loss(learner, point.detach(), forget))
+    return Relearning(settings.max_epochs if losses[-1] <= target else None, losses)

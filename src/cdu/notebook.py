@@ -1,0 +1,160 @@
+"""What a notebook's first and last cells call: check the parameters, open the run, write its record."""
+
+import io
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+
+from cdu import data
+from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, load_experiment, repository, section_hash
+from cdu.errors import CduError
+from cdu.records import (
+    SCHEMA_VERSION,
+    Machine,
+    Metric,
+    Record,
+    cpu_name,
+    git_state,
+    package_versions,
+    record_path,
+    write_record,
+)
+from cdu.scenario import Scenario, pick_device
+from cdu.verdicts import rules_hash
+
+PARAMETERS = ("dataset", "seed", "experiment", "output", "device")
+
+#: Names that IPython itself puts beside the parameters.
+_IPYTHON = {"In", "Out"}
+
+
+@dataclass
+class Run:
+    """A run under way: its scenario, and the metrics logged so far.
+
+    Attributes:
+        section: The notebook's name.
+        scenario: Data, models and problem.
+        output: Folder that holds all runs.
+        metrics: What was logged.
+    """
+
+    section: str
+    scenario: Scenario
+    output: Path
+    metrics: list[Metric] = field(default_factory=list)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.perf_counter)
+
+    def log(
+        self,
+        metric: str,
+        value: float | None,
+        *,
+        method: str = "",
+        split: str = "",
+        axis: str = "",
+        point: float | None = None,
+        note: str = "",
+    ) -> None:
+        """Log one number; see :class:`cdu.records.Metric` for the keys."""
+        number = None if value is None else float(value)
+        where = None if point is None else float(point)
+        self.metrics.append(
+            Metric(metric=metric, value=number, method=method, split=split, axis=axis, point=where, note=note)
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """The metrics so far, with the columns that :mod:`cdu.report` draws from."""
+        frame = pd.DataFrame([metric.model_dump() for metric in self.metrics])
+        return frame.assign(section=self.section, seed=self.scenario.seed, dataset=self.scenario.name)
+
+    def finish(self) -> Path:
+        """Write the record, atomically; returns where it is."""
+        scenario = self.scenario
+        commit, dirty = git_state()
+        device = torch.cuda.get_device_name() if scenario.device.type == "cuda" else "cpu"
+        record = Record(
+            schema_version=SCHEMA_VERSION,
+            experiment=scenario.experiment.name,
+            dataset=scenario.name,
+            section=self.section,
+            seed=scenario.seed,
+            settings=scenario.settings.model_dump(mode="json", include=set(SECTIONS[self.section])),
+            config_hash=section_hash(scenario.settings, scenario.name, self.section),
+            split_hash=scenario.split.hash,
+            verdicts_hash=rules_hash(),
+            commit=commit,
+            dirty=dirty,
+            packages=package_versions(),
+            machine=Machine(
+                device=device,
+                cpu=cpu_name(),
+                threads=torch.get_num_threads(),
+                platform=platform.platform(),
+                python=platform.python_version(),
+            ),
+            started=self.started.isoformat(timespec="seconds"),
+            duration=round(time.perf_counter() - self.clock, 3),
+            metrics=self.metrics,
+        )
+        path = record_path(self.output, record.experiment, record.dataset, record.seed, record.section)
+        write_record(record, path)
+        return path
+
+
+def begin(section: str, namespace: Mapping[str, Any]) -> Run:
+    """Open a run from a notebook's parameters.
+
+    Args:
+        section: The notebook's name, such as ``03_unlearning``.
+        namespace: The notebook's ``globals()``, read right after the parameters cell.
+
+    Raises:
+        CduError: An unknown parameter, dataset, experiment or device; a seed that is no whole number of at least 0; a
+            dataset that the experiment does not have.
+    """
+    given = _parameters(namespace)
+    unknown = sorted(set(given) - set(PARAMETERS))
+    if unknown:
+        raise CduError(f"unknown parameter '{unknown[0]}': this notebook takes {', '.join(PARAMETERS)}")
+    missing = sorted({"dataset", "seed"} - set(given))
+    if missing:
+        raise CduError(f"the parameter '{missing[0]}' is missing; restore the notebook's parameters cell")
+    dataset, seed = given["dataset"], given["seed"]
+    if dataset not in data.DATASETS:
+        raise CduError(f"unknown dataset {dataset!r}: known are {', '.join(data.DATASETS)}")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise CduError(f"seed = {seed!r} is not a whole number of at least 0")
+    experiment = load_experiment(str(given.get("experiment") or DEFAULT_EXPERIMENT[dataset]))
+    experiment.settings(dataset)
+    torch.set_flush_denormal(True)
+    output = repository() / str(given.get("output") or "runs")
+    device = pick_device(str(given.get("device") or "auto"))
+    return Run(section, Scenario(experiment, dataset, seed, output / "checkpoints", device), output)
+
+
+def _parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values in a notebook's namespace: what papermill can inject."""
+    plain = (str, int, float, list, dict, type(None))
+    return {
+        name: value
+        for name, value in namespace.items()
+        if isinstance(value, plain) and not name.startswith("_") and name not in _IPYTHON
+    }
+
+
+def show(figure: Figure) -> None:
+    """Display a figure below the cell, as PNG, so that executed notebooks stay readable anywhere."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    display(Image(buffer.getvalue(), format="png"))  # type: ignore[no-untyped-call]

@@ -1,0 +1,179 @@
+"""The record: one JSON file per run, the only thing that tables, figures and verdicts are computed from."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from cdu.config import repository
+from cdu.errors import CduError
+
+SCHEMA_VERSION = 1
+
+#: Packages whose versions can change a number.
+PACKAGES = (
+    "cdu",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+    "papermill",
+    "jupytext",
+)
+
+
+class Metric(BaseModel):
+    """One number, in long form.
+
+    Attributes:
+        metric: What was measured, such as ``accuracy``.
+        value: The number; None where it could not be had, for the reason in ``note``.
+        method: Which model or method it belongs to.
+        split: On which samples: ``forget``, ``retain``, ``test``.
+        axis: The quantity varied, such as ``damping``.
+        point: Its value.
+        note: In words, where a number needs them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str
+    value: float | None
+    method: str = ""
+    split: str = ""
+    axis: str = ""
+    point: float | None = None
+    note: str = ""
+
+    @field_validator("value", "point")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{value} is not finite; record None and say why in the note")
+        return value
+
+
+class Machine(BaseModel):
+    """Where a run was made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str
+    cpu: str
+    threads: int
+    platform: str
+    python: str
+
+
+class Record(BaseModel):
+    """One run of one section, for one dataset and seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int
+    experiment: str
+    dataset: str
+    section: str
+    seed: int
+    settings: dict[str, Any]
+    config_hash: str
+    split_hash: str
+    verdicts_hash: str
+    commit: str
+    dirty: bool
+    packages: dict[str, str]
+    machine: Machine
+    started: str
+    duration: float
+    metrics: list[Metric]
+
+
+def record_path(folder: Path, experiment: str, dataset: str, seed: int, section: str) -> Path:
+    """Where a run's record lies below ``folder``."""
+    return folder / experiment / dataset / f"seed-{seed}" / f"{section}.json"
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write in one atomic step: temporary file, fsync, rename. A reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(_compact(record))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _compact(record: Record) -> str:
+    """JSON with one metric per line, unset fields left out: small, and readable in a diff."""
+    content = record.model_dump(mode="json")
+    metrics = [metric.model_dump(mode="json", exclude_defaults=True) for metric in record.metrics]
+    content["metrics"] = []
+    head = json.dumps(content, indent=1, ensure_ascii=False)
+    lines = ",\n  ".join(json.dumps(metric, ensure_ascii=False) for metric in metrics)
+    return head.removesuffix("[]\n}") + f"[\n  {lines}\n ]\n}}\n"
+
+
+def read_record(path: Path) -> Record:
+    """Read and validate a record.
+
+    Raises:
+        CduError: The file is not JSON, not of this schema, or of another schema version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content.get("schema_version") if isinstance(content, dict) else None
+        if found != SCHEMA_VERSION:
+            raise CduError(f"{path} has schema version {found}, expected {SCHEMA_VERSION}; make the run again")
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CduError(f"{path} is not a valid record: {where}: {first['msg']}; make the run again") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise CduError(f"{path} cannot be read as a record ({error}); delete it and make the run again") from error
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that can change a number."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def cpu_name() -> str:
+    """The processor's name as the operating system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def git_state() -> tuple[str, bool]:
+    """Commit of the project and whether tracked files differ from it; ("unknown", True) outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(repository()), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True

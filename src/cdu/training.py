@@ -1,0 +1,178 @@
+"""Training: Adam, then projection onto the ball ‖w‖₂ ≤ C, after every step. Interruptible and resumable."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cdu.config import TrainingSettings
+from cdu.data import Samples
+from cdu.errors import CduError
+from cdu.objective import Objective, parameter_vector
+from cdu.seeding import generator, seed_for
+
+#: Seconds between two checkpoints of a training under way.
+CHECKPOINT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        model: The module; it holds the buffers (BatchNorm's running statistics) that belong to ``w``.
+        w: Flat parameter vector, shape (p,).
+        history: One row per epoch: ``epoch``, ``loss`` (mean training loss of the epoch's batches, without the l2
+            term), ``norm`` (‖w‖₂ at its end), ``projected`` (share of its steps in which the projection was
+            active) and ``seconds``.
+    """
+
+    model: nn.Module
+    w: Tensor
+    history: list[dict[str, float]]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training."""
+        return sum(row["seconds"] for row in self.history)
+
+
+def project(w: Tensor, radius: float) -> Tensor:
+    """The point of the ball ‖w‖₂ ≤ ``radius`` nearest to ``w``."""
+    inside: Tensor = w * (radius / w.norm()).clamp(max=1.0)
+    return inside
+
+
+def train(
+    model: nn.Module,
+    samples: Samples,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoint: Path | None = None,
+    label: str = "training",
+) -> Trained:
+    """Train a network and keep its last weights.
+
+    Batches come from a permutation seeded by (seed, epoch), so that an interrupted training resumes to the same
+    weights, bit for bit on a CPU with the same number of threads.
+
+    Args:
+        model: Initialised module on the device of the samples; its buffers are updated, its parameters are not.
+        samples: The training set.
+        settings: Adam's constants and the radius C.
+        seed: Seed of the batches.
+        checkpoint: Where the result is kept (safetensors). If it is there already it is loaded; progress is kept
+            beside it every :data:`CHECKPOINT_SECONDS`.
+        label: Text of the progress bar.
+
+    Raises:
+        CduError: The loss is no longer finite, or the checkpoint cannot be read.
+    """
+    objective = Objective(model)
+    w = parameter_vector(model).requires_grad_()
+    adam = torch.optim.Adam(
+        [w],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=w.device.type in {"cpu", "cuda"},
+    )
+    history: list[dict[str, float]] = []
+    partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
+    for path in (checkpoint, partial):
+        if path is not None and path.exists():
+            history = _restore(path, model, w, adam)
+            break
+    saved = time.monotonic()
+    model.train()
+    with tqdm(total=settings.epochs, initial=len(history), desc=label, unit="epoch") as progress:
+        for epoch in range(len(history), settings.epochs):
+            history.append({"epoch": epoch + 1.0, **_epoch(objective, w, adam, samples, settings, seed, epoch)})
+            progress.set_postfix(loss=f"{history[-1]['loss']:.4f}")
+            progress.update()
+            if partial is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save(partial, model, w, adam, history)
+                saved = time.monotonic()
+    model.eval()
+    if checkpoint is not None and partial is not None and not checkpoint.exists():
+        _save(checkpoint, model, w, adam, history)
+        partial.unlink(missing_ok=True)
+    return Trained(model, w.detach(), history)
+
+
+def _epoch(
+    objective: Objective,
+    w: Tensor,
+    adam: torch.optim.Adam,
+    samples: Samples,
+    settings: TrainingSettings,
+    seed: int,
+    epoch: int,
+) -> dict[str, float]:
+    """One pass over the samples; a row of the history."""
+    start = time.perf_counter()
+    order = torch.randperm(len(samples), generator=generator(seed, "batches", epoch)).to(samples.device)
+    total = torch.zeros((), device=w.device, dtype=w.dtype)
+    active = torch.zeros((), device=w.device)
+    steps = order.split(settings.batch_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "layers", epoch))
+        for rows in steps:
+            inputs, targets = samples.batch(rows)
+            loss = objective.batch_loss(w, inputs, targets)
+            (w.grad,) = torch.autograd.grad(loss, w)
+            adam.step()
+            with torch.no_grad():
+                factor = settings.radius / w.norm()
+                w.mul_(factor.clamp(max=1.0))
+                active += factor < 1
+                total += loss.detach() * len(rows)
+    mean = total.item() / len(samples)
+    if not torch.isfinite(total):
+        raise CduError(
+            f"training diverged in epoch {epoch + 1}: the mean loss is {mean}; "
+            f"lower the learning rate (it is {settings.learning_rate:g})"
+        )
+    return {
+        "loss": mean,
+        "norm": w.detach().norm().item(),
+        "projected": active.item() / len(steps),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _save(path: Path, model: nn.Module, w: Tensor, adam: torch.optim.Adam, history: list[dict[str, float]]) -> None:
+    """Write a checkpoint in one atomic step."""
+    state = adam.state[w]
+    tensors = {"w": w.detach(), **{f"adam.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}}
+    tensors |= {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        contiguous = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata={"history": json.dumps(history)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _restore(path: Path, model: nn.Module, w: Tensor, adam: torch.optim.Adam) -> list[dict[str, float]]:
+    """Load a checkpoint into ``w``, the buffers and Adam; returns the history."""
+    try:
+        with safe_open(str(path), framework="pt", device=str(w.device)) as file:
+            history: list[dict[str, float]] = json.loads(file.metadata()["history"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        with torch.no_grad():
+            w.copy_(tensors["w"])
+            for name, buffer in model.named_buffers():
+                buffer.copy_(tensors[f"buffer.{name}"])
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CduError(f"checkpoint {path} cannot be read ({error}); delete it to train again") from error
+    adam.state[w] = {key.removeprefix("adam."): value for key, value in tensors.items() if key.startswith("adam.")}
+    return history

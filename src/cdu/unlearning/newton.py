@@ -1,0 +1,78 @@
+"""The paper's Newton step with local convex approximation."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cdu.config import LissaSettings
+from cdu.curvature import Hessian
+from cdu.solvers import Solution, conjugate_gradient, exact, lissa
+from cdu.unlearning.problem import Problem, Update
+
+Solver = Literal["exact", "conjugate_gradient", "lissa"]
+
+
+class NewtonStep:
+    """One damped Newton step towards the retrained model (the paper's section 3).
+
+    With H = ∇²L(w*, D_r):
+
+    - ``gradient="retain"``: w̃ = w* − (H + λI)⁻¹ ∇L(w*, D_r)
+    - ``gradient="forget"``: w̃ = w* + n_u/(n − n_u) · (H + λI)⁻¹ ∇L(w*, D_u)
+
+    The two agree where ∇L(w*, D) = 0 and differ when training has not converged. The first costs one gradient over
+    D_r, the second one over D_u.
+
+    Args:
+        damping: λ.
+        solver: How (H + λI)⁻¹ is applied.
+        gradient: Which form.
+        lissa_settings: Constants of LiSSA; needed for that solver.
+        exact_limit: Largest p for the exact solver.
+    """
+
+    def __init__(
+        self,
+        damping: float,
+        solver: Solver = "conjugate_gradient",
+        gradient: Literal["retain", "forget"] = "retain",
+        lissa_settings: LissaSettings | None = None,
+        exact_limit: int = 5000,
+    ) -> None:
+        if solver == "lissa" and lissa_settings is None:
+            raise ValueError("the solver 'lissa' needs lissa_settings")
+        self.damping = damping
+        self.solver = solver
+        self.gradient = gradient
+        self.lissa_settings = lissa_settings
+        self.exact_limit = exact_limit
+
+    def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
+        """Take the step; raises :class:`~cdu.solvers.SolverError` when H + λI cannot be inverted."""
+        start = time.perf_counter()
+        hessian = Hessian(problem.objective, problem.w_star, problem.retain)
+        gradient = self._gradient(problem)
+        solution = self._solve(generator)(hessian + self.damping, gradient)
+        w = problem.w_star - solution.x
+        if w.is_cuda:
+            torch.cuda.synchronize()
+        touched = problem.retain if self.gradient == "retain" else problem.forget
+        return Update(w, time.perf_counter() - start, solution.hvp_samples, len(touched), solution.residual)
+
+    def _gradient(self, problem: Problem) -> Tensor:
+        """∇L(w*, D_r), or what equals it at an optimum."""
+        if self.gradient == "retain":
+            return problem.objective.gradient(problem.w_star, problem.retain)
+        ratio = len(problem.forget) / len(problem.retain)
+        return -ratio * problem.objective.gradient(problem.w_star, problem.forget)
+
+    def _solve(self, generator: torch.Generator) -> Callable[[Hessian, Tensor], Solution]:
+        if self.solver == "exact":
+            return partial(exact, limit=self.exact_limit)
+        if self.lissa_settings is None or self.solver == "conjugate_gradient":
+            return conjugate_gradient
+        return partial(lissa, **self.lissa_settings.model_dump(), generator=generator)
