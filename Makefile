@@ -1,0 +1,65 @@
+# `make report` and `make test` do everything; `make help` lists the rest.
+EXPERIMENT ?= quick
+CORES ?= all
+DEVICE ?= auto
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# Every program of the environment is found first, by Snakemake's jobs too.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help report test lint batch book notebooks reference clean
+
+help:
+	@echo "make report      install, run the experiment 'quick' on embedded real data, build the book"
+	@echo "make test        install, run the tests"
+	@echo "make lint        ruff and mypy"
+	@echo "make batch EXPERIMENT=mnist [CORES=2] [DEVICE=auto]   run an experiment; resumes after any interruption"
+	@echo "make book        build the book from what is there"
+	@echo "make notebooks   write notebooks/*.ipynb for papermill and Jupyter"
+	@echo "make reference EXPERIMENT=mnist   promote records from runs/ to results/"
+	@echo "make clean       delete the built book"
+
+report: batch book
+
+test: $(VENV)/test.stamp
+	pytest
+
+lint: $(VENV)/test.stamp
+	ruff check .
+	ruff format --check .
+	mypy
+
+batch: $(VENV)/report.stamp
+	snakemake --snakefile workflow/Snakefile --config experiment=$(EXPERIMENT) device=$(DEVICE) --cores $(CORES) \
+		--keep-going --nolock --ignore-incomplete --rerun-triggers params input mtime --quiet rules host
+
+book: $(VENV)/report.stamp
+	jupyter-book build book/ $(BOOK_OPTIONS)
+	@echo
+	@echo "The report: $(CURDIR)/_build/html/index.html"
+
+notebooks: $(VENV)/report.stamp
+	cdu notebooks
+
+reference: $(VENV)/report.stamp
+	cdu reference $(EXPERIMENT)
+
+clean:
+	rm -rf _build book/_generated book/runs
+
+$(VENV)/python.stamp:
+	@found=; for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then echo "Python 3.11 or newer is needed; install it, or say where: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; fi; \
+	$$found -m venv $(VENV)
+	@touch $@
+
+# The lock is a constraint: pip installs what the package needs, at exactly the locked versions.
+$(VENV)/report.stamp: $(VENV)/python.stamp requirements.lock pyproject.toml
+	pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/report.stamp requirements.lock pyproject.toml
+	pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[test]'
+	@touch $@

@@ -1,0 +1,59 @@
+# %% [markdown]
+# # Training
+#
+# The original model, the model retrained without the forget set, and a second retraining with another seed: Adam,
+# then projection onto the ball ‖w‖₂ ≤ C, after every step. All later notebooks load these three.
+
+# %% tags=["parameters"]
+dataset = "digits"
+seed = 0
+experiment = ""  # empty: the one made for the dataset
+output = "runs"
+device = "auto"
+
+# %%
+from cdu import notebook
+
+run = notebook.begin("02_training", globals())
+
+# %%
+from statistics import median
+
+from cdu import figures
+from cdu.evaluation import accuracy
+
+scenario = run.scenario
+models = {"original": scenario.original, "retrain": scenario.retrained, "second retraining": scenario.second}
+
+# %% [markdown]
+# ## History
+#
+# The share of steps in which the projection was active tells whether C is a constraint or a formality: while it is
+# active, the trained model is a constrained optimum and its gradient stays away from zero.
+
+# %%
+for name, trained in models.items():
+    for row in trained.history:
+        for metric in ("loss", "norm", "projected"):
+            run.log(metric, row[metric], method=name, axis="epoch", point=row["epoch"])
+
+# %% [markdown]
+# ## Result and speed
+
+# %%
+sets = {"forget": scenario.forget, "retain": scenario.retain, "test": scenario.test}
+for name, trained in models.items():
+    size = len(scenario.train) if name == "original" else len(scenario.retain)
+    speed = size / median(row["seconds"] for row in trained.history)
+    run.log("seconds", trained.seconds, method=name)
+    run.log("images_per_second", speed, method=name)
+    run.log("final_projected", trained.history[-1]["projected"], method=name)
+    for split, samples in sets.items():
+        run.log("accuracy", accuracy(scenario.objective(trained), trained.w, samples), method=name, split=split)
+    print(f"{name}: {trained.seconds:.1f} s, {speed:,.0f} images a second, on {scenario.device}")
+
+# %%
+notebook.show(figures.training(run.frame()))
+
+# %%
+run.finish()

@@ -1,0 +1,50 @@
+# %% [markdown]
+# # Relearn time
+#
+# How many epochs on the forget set alone, with a fresh Adam, until its loss is back at the original model's? A model that
+# truly forgot needs as long as the retrained one; zero epochs are allowed.
+
+# %% tags=["parameters"]
+dataset = "digits"
+seed = 0
+experiment = ""  # empty: the one made for the dataset
+output = "runs"
+device = "auto"
+
+# %%
+from cdu import notebook
+
+run = notebook.begin("05_relearn", globals())
+
+# %%
+from cdu import figures
+from cdu.evaluation import mean_loss, relearn
+from cdu.seeding import generator
+from cdu.unlearning import methods, release
+
+scenario, settings = run.scenario, run.scenario.settings
+problem, table = scenario.problem(), methods(settings.unlearning, seed)
+target = mean_loss(problem.objective, problem.w_star, problem.forget)
+run.log("target_loss", target)
+
+# %%
+noises = {"": 0.0, " + noise": settings.unlearning.sigma}
+targets = {
+    f"{name}{text}": (name, sigma) for name in ("original", "newton", "retrain") for text, sigma in noises.items()
+}
+targets["second retraining"] = ("second retraining", 0.0)
+for label, (name, sigma) in targets.items():
+    released = release(problem, table[name], generator(seed, name), sigma)
+    result = relearn(released.objective, released.w, problem.forget, target, settings.relearn, seed)
+    limit = settings.relearn.max_epochs
+    censored = "" if result.epochs is not None else f"censored: > {limit} epochs, counted as {limit + 1}"
+    run.log("epochs", limit + 1 if result.epochs is None else result.epochs, method=label, note=censored)
+    for epoch, loss in enumerate(result.losses):
+        run.log("relearn_loss", loss / target, method=label, axis="epoch", point=epoch)
+    print(f"{label:>20s}: {result.epochs if result.epochs is not None else f'> {limit}'} epochs")
+
+# %%
+notebook.show(figures.relearn(run.frame()))
+
+# %%
+run.finish()
