@@ -105,8 +105,8 @@ assert difference < 1e-8, f"the Newton step misses the ridge solution by {differ
 # ## Constants at the trained network
 #
 # λ_min and λ_max of the Hessian on the retained set by Lanczos; G is a property of the *retrained* model; M is
-# estimated from below along the segment from w\* to w̃\*, as ‖H(w\*) − H(w̃\*)‖ / ‖w\* − w̃\*‖. A ReLU network has no finite M, so
-# that this is no more than a number to put into the formula.
+# estimated from below along the segment from w\* to w̃\*, as ‖H(w\*) − H(w̃\*)‖ / ‖w\* − w̃\*‖. A ReLU network has no
+# finite M, so that this is no more than a number to put into the formula.
 
 # %%
 original, retrained = scenario.original, scenario.retrained

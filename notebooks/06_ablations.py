@@ -77,8 +77,8 @@ for sigma in grid.sigmas:
 # %% [markdown]
 # ## Radius C
 #
-# Original and retrained model are trained anew for every C. Where the ball is never reached, C changes the bound and not
-# the model.
+# Original and retrained model are trained anew for every C. Where the ball is never reached, C changes the bound and
+# not the model.
 
 # %%
 for radius in grid.radii:
