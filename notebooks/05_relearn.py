@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Relearn time
 #
-# How many epochs on the forget set alone, with a fresh Adam, until its loss is back at the original model's? A model that
-# truly forgot needs as long as the retrained one; zero epochs are allowed.
+# How many epochs on the forget set alone, with a fresh Adam, until its loss is back at the original model's? A
+# model that truly forgot needs as long as the retrained one; zero epochs are allowed.
 
 # %% tags=["parameters"]
 dataset = "digits"

@@ -80,8 +80,8 @@ CLAIMS: dict[str, Claim] = {
     "C2": Claim(
         "A larger damping λ lowers the bound and slightly lowers the real error.",
         "From the smallest λ above λ_max to the largest of the grid: the bound must fall for every seed and the "
-        "error's relative change must not be positive (95 % interval). It says nothing while the bound stays above 2C or the "
-        "error's change cannot be told from zero.",
+        "error's relative change must not be positive (95 % interval). It says nothing while the bound stays above 2C "
+        "or the error's change cannot be told from zero.",
         "01_theory",
     ),
     "C3": Claim(
@@ -225,7 +225,8 @@ def _c1(evidence: Evidence) -> Verdict:
     trivial = evidence.values("01_theory", "trivial_bound").mean()
     text = (
         f"At λ = {grid[0]:g} the error is {error.mean():.2f} and the bound {bound.mean():.3g}, against 2C = "
-        f"{trivial:g}; the step removes {reduction.mean:.2%} ± {reduction.half:.2%} of the distance that doing nothing leaves."
+        f"{trivial:g}; the step removes {reduction.mean:.2%} ± {reduction.half:.2%} of the distance that "
+        f"doing nothing leaves."
     )
     effect = f"a reduction by {reduction.half:.2%}"
     if (error > bound).any():
