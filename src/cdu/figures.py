@@ -6,6 +6,7 @@ can tell apart; lines also differ in their markers.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib
@@ -30,8 +31,13 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def style() -> AbstractContextManager[None]:
+    """The style that figures are both made and saved in."""
+    return matplotlib.rc_context(STYLE)
+
+
 def _figure(panels: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(max(6.4, 4.3 * panels), height), layout="constrained")
         axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
     return figure, axes
@@ -101,7 +107,7 @@ def training(frame: pd.DataFrame) -> Figure:
 
 
 def unlearning(frame: pd.DataFrame) -> Figure:
-    """Accuracy on the three sets, and distance to the retrained model, per method."""
+    """Accuracy on the three sets, and ℓ₂ distances of the weights (zeros cannot be drawn), per method."""
     methods = list(dict.fromkeys(select(frame, metric="accuracy").dropna(subset=["value"])["method"]))
     figure, (accuracy, distance) = _figure(2, 0.9 + 0.36 * len(methods))
     names = {"forget": "forget set", "retain": "retained set", "test": "test set"}
@@ -112,9 +118,10 @@ def unlearning(frame: pd.DataFrame) -> Figure:
     _dots(distance, select(frame, metric="distance_to_retrained"), methods, "to the retrained model", 0)
     _dots(distance, select(frame, metric="distance_to_original"), methods, "to the original model", 1)
     distance.set(xlabel="ℓ₂ distance of weights")
-    distance.set_xscale("symlog", linthresh=1e-3)
+    distance.set_xscale("log")
     distance.set_yticklabels([])
-    distance.legend(fontsize=8)
+    for panel in (accuracy, distance):
+        panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return figure
 
 
@@ -145,7 +152,7 @@ def relearn(frame: pd.DataFrame) -> Figure:
 def ablations(frame: pd.DataFrame) -> Figure:
     """Test accuracy against λ, σ and C; LiSSA's residual against its depth."""
     figure = Figure(figsize=(8.8, 6.4), layout="constrained")
-    with matplotlib.rc_context(STYLE):
+    with style():
         grid = [figure.add_subplot(2, 2, number + 1) for number in range(4)]
     for axes, axis, label in ((grid[0], "damping", "damping λ"), (grid[2], "radius", "radius C")):
         rows = select(frame, metric="distance_to_retrained", axis=axis)

@@ -4,7 +4,7 @@ from cdu.config import UnlearningSettings
 from cdu.unlearning.newton import NewtonStep
 from cdu.unlearning.original import Original
 from cdu.unlearning.problem import Method, Problem, Update
-from cdu.unlearning.release import Release, publish, release
+from cdu.unlearning.releases import Release, publish, release
 from cdu.unlearning.retrain import Retrain
 
 #: Added to a run's seed for the yardstick "a second retraining with another seed".
