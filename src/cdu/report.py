@@ -38,6 +38,14 @@ BADGES: dict[str, str] = {
     "not yet tested": "bdg-light",
 }
 
+LOOKS: dict[str, str] = {
+    "holds": "tip",
+    "holds but says nothing": "warning",
+    "does not hold": "danger",
+    "not testable here": "note",
+    "not yet tested": "note",
+}
+
 
 # --- records -------------------------------------------------------------------------------------------------------
 
@@ -378,7 +386,9 @@ def _section_fragment(
             verdict = verdicts.decide(identifier, setup.metrics)
             lines += [
                 f":::{{admonition}} {identifier}: {verdict.word}",
-                f"{claim.text}",
+                f":class: {LOOKS[verdict.word]}",
+                "",
+                claim.text,
                 "",
                 verdict.evidence,
                 ":::",

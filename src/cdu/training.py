@@ -120,6 +120,7 @@ def _epoch(
     order = torch.randperm(len(samples), generator=generator(seed, "batches", epoch)).to(samples.device)
     total = torch.zeros((), device=w.device, dtype=w.dtype)
     active = torch.zeros((), device=w.device)
+    finite = torch.ones((), device=w.device, dtype=torch.bool)
     steps = order.split(settings.batch_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "layers", epoch))
@@ -129,14 +130,15 @@ def _epoch(
             (w.grad,) = torch.autograd.grad(loss, w)
             adam.step()
             with torch.no_grad():
-                factor = settings.radius / w.norm()
-                w.mul_(factor.clamp(max=1.0))
-                active += factor < 1
+                norm = w.norm()
+                w.mul_((settings.radius / norm).clamp(max=1.0))
+                active += norm > settings.radius
                 total += loss.detach() * len(rows)
+                finite &= norm.isfinite()
     mean = total.item() / len(samples)
-    if not torch.isfinite(total):
+    if not (finite & total.isfinite()):
         raise CduError(
-            f"training diverged in epoch {epoch + 1}: the mean loss is {mean}; "
+            f"training diverged in epoch {epoch + 1}: the mean loss is {mean:g} and weights or loss overflowed; "
             f"lower the learning rate (it is {settings.learning_rate:g})"
         )
     return {

@@ -1,0 +1,77 @@
+import pytest
+import yaml
+
+from cdu.config import (
+    SECTIONS,
+    available_experiments,
+    load_experiment,
+    repository,
+    section_hash,
+)
+from cdu.errors import CduError
+
+
+def test_every_experiment_is_valid_and_every_section_has_a_notebook():
+    assert available_experiments() == ["mnist", "paper", "quick"]
+    for name in available_experiments():
+        assert load_experiment(name).name == name
+    assert {path.stem for path in (repository() / "notebooks").glob("*.py")} == set(SECTIONS)
+
+
+def test_the_experiments_are_the_papers_setting():
+    mnist = load_experiment("mnist")
+    training = mnist.settings("mnist").training
+    assert (training.epochs, training.batch_size, training.learning_rate, training.weight_decay) == (
+        50,
+        128,
+        1e-3,
+        5e-4,
+    )
+    assert mnist.settings("mnist").forget.size == 1000
+    assert mnist.seeds == tuple(range(10))
+    assert set(load_experiment("paper").datasets) == {"mnist", "cifar10", "svhn"}
+    assert load_experiment("paper").settings("mnist").training.radius == 10
+    assert load_experiment("paper").settings("svhn").training.radius == 20
+
+
+def changed(tmp_path, change):
+    content = yaml.safe_load((repository() / "experiments" / "quick.yaml").read_text())
+    change(content)
+    path = tmp_path / "quick.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c["datasets"]["digits"]["training"].update(epochs=0),
+            r"training.epochs: .*greater than.*\(found 0\)",
+        ),
+        (lambda c: c["datasets"]["digits"]["training"].update(epoch=3), r"training.epoch: Extra inputs"),
+        (lambda c: c["datasets"]["digits"]["forget"].update(kind="class"), "needs 'label'"),
+        (lambda c: c["datasets"]["digits"]["unlearning"].update(default="x"), "default damping 'x' is not among"),
+        (lambda c: c["datasets"].update(imagenet=c["datasets"]["digits"]), "imagenet"),
+        (lambda c: c.update(name="slow"), "its name is 'slow'; it must equal the file's, 'quick'"),
+        (lambda c: c.pop("datasets"), "not a valid experiment"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(tmp_path, change, message):
+    with pytest.raises(CduError, match=message):
+        load_experiment(changed(tmp_path, change))
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(CduError, match=r"no experiment 'slow'.*known are mnist, paper, quick"):
+        load_experiment("slow")
+    with pytest.raises(CduError, match=r"experiment 'quick' has no dataset 'mnist'.*is 'mnist'"):
+        load_experiment("quick").settings("mnist")
+
+
+def test_a_sections_hash_depends_on_its_own_settings_only(tmp_path):
+    before = load_experiment("quick").settings("digits")
+    path = changed(tmp_path, lambda c: c["datasets"]["digits"]["relearn"].update(max_epochs=7))
+    after = load_experiment(path).settings("digits")
+    same = {name: section_hash(before, "digits", name) == section_hash(after, "digits", name) for name in SECTIONS}
+    assert same == {name: name != "05_relearn" for name in SECTIONS}

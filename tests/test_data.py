@@ -1,0 +1,254 @@
+import errno
+import gzip
+import hashlib
+import os
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision import datasets
+
+from cdu import data
+from cdu.config import ForgetSettings
+from cdu.errors import CduError
+
+LABELS = np.random.default_rng(0).integers(0, 10, 400)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.integers(1, 300),
+    validation=st.integers(0, 90),
+    kind=st.sampled_from(["random", "class"]),
+)
+def test_a_split_is_disjoint_and_complete(seed, size, validation, kind):
+    forget = ForgetSettings(kind=kind, size=size if kind == "random" else None, label=3)
+    split = data.make_split(LABELS, 50, forget, seed, validation)
+    parts = [split.forget, split.retain, split.validation]
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(400))
+    assert len(split.validation) == validation
+    assert np.array_equal(split.test, np.arange(50))
+    assert np.array_equal(split.train, np.setdiff1d(np.arange(400), split.validation))
+    if kind == "random":
+        assert len(split.forget) == size
+    else:
+        assert set(LABELS[split.forget]) == {3}
+        assert 3 not in LABELS[split.retain]
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another():
+    forget = ForgetSettings(size=20)
+    hashes = [data.make_split(LABELS, 50, forget, seed).hash for seed in (0, 0, 1)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_an_explicit_forget_set_is_taken_as_listed():
+    split = data.make_split(LABELS, 50, ForgetSettings(kind="indices", indices=(7, 3, 399)), 0)
+    assert split.forget.tolist() == [3, 7, 399]
+
+
+@pytest.mark.parametrize(
+    ("forget", "message"),
+    [
+        (ForgetSettings(size=401), "401 rows was asked for, but only 400"),
+        (ForgetSettings(size=400), "nothing is left to retain"),
+        (ForgetSettings(kind="class", label=11), "no training row has class 11"),
+        (ForgetSettings(kind="indices", indices=(400,)), "index 400 is out of range"),
+        (ForgetSettings(kind="indices", indices=(1, 1)), "listed twice"),
+    ],
+)
+def test_an_impossible_forget_set_is_refused(forget, message):
+    with pytest.raises(CduError, match=message):
+        data.make_split(LABELS, 50, forget, 0)
+
+
+def test_overlapping_parts_are_refused():
+    with pytest.raises(CduError, match="not disjoint and complete"):
+        data.Split(np.array([0, 1]), np.array([1, 2]), np.arange(3))
+
+
+def test_digits_need_no_download():
+    digits = data.load("digits")
+    assert (len(digits.train), len(digits.test), digits.input_shape) == (1497, 300, (1, 8, 8))
+    together = torch.cat([digits.train.inputs, digits.test.inputs]).flatten(1)
+    assert int(together.max()) == 16
+    pixels = digits.train.batch(slice(None))[0]
+    assert abs(pixels.mean()) < 0.02
+    assert abs(pixels.std() - 1) < 0.02
+
+
+def test_images_are_normalised_channel_by_channel():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    samples = data.Samples(images, torch.zeros(1), (0.5, 0.1, 0.2), (0.5, 0.2, 0.4), dtype=torch.float64)
+    assert torch.allclose(samples.batch(slice(None))[0].flatten(), torch.tensor([-1.0, 0.5, 2.0]).double())
+
+
+def test_batches_cover_all_samples_in_order():
+    samples = data.Samples(torch.arange(10.0).view(10, 1), torch.arange(10))
+    assert torch.equal(torch.cat([y for _, y in samples.batches(3)]), samples.targets)
+
+
+def write_svhn(path, count, monkeypatch=None):
+    rng = np.random.default_rng(0)
+    content = {
+        "X": rng.integers(0, 256, (32, 32, 3, count), dtype=np.uint8),
+        "y": (np.arange(count) % 10 + 1).astype(np.uint8)[:, None],
+    }
+    scipy.io.savemat(path, content)
+    return content
+
+
+@pytest.fixture
+def svhn(tmp_path, monkeypatch):
+    """A small SVHN in the original format, whose checksums torchvision is told."""
+    listed, contents = {}, {}
+    for part, count in (("train", 30), ("test", 12)):
+        url, name, _ = datasets.SVHN.split_list[part]
+        contents[part] = write_svhn(tmp_path / name, count)
+        listed[part] = [url, name, hashlib.md5((tmp_path / name).read_bytes()).hexdigest()]
+    monkeypatch.setattr(datasets.SVHN, "split_list", listed)
+    return tmp_path, contents
+
+
+def test_svhn_loads_through_torchvision(svhn):
+    root, contents = svhn
+    loaded = data.load("svhn", root=root)
+    assert loaded.train.inputs.shape == (30, 3, 32, 32)
+    assert len(loaded.test) == 12
+    # Label 10 means the digit 0, and the image's axes are moved to the front.
+    assert loaded.train.targets.tolist() == (contents["train"]["y"][:, 0] % 10).tolist()
+    assert np.array_equal(loaded.train.inputs[4].numpy(), contents["train"]["X"][..., 4].transpose(2, 0, 1))
+
+
+@pytest.mark.skipif("CDU_SVHN_SAMPLE" not in os.environ, reason="CDU_SVHN_SAMPLE names no original SVHN file")
+def test_a_piece_of_the_original_svhn_loads(tmp_path, monkeypatch):
+    content = Path(os.environ["CDU_SVHN_SAMPLE"]).read_bytes()
+    listed = {}
+    for part in ("train", "test"):
+        url, name, _ = datasets.SVHN.split_list[part]
+        (tmp_path / name).write_bytes(content)
+        listed[part] = [url, name, hashlib.md5(content).hexdigest()]
+    monkeypatch.setattr(datasets.SVHN, "split_list", listed)
+    loaded = data.load("svhn", root=tmp_path)
+    assert loaded.train.inputs.shape[1:] == (3, 32, 32)
+    assert set(loaded.train.targets.tolist()) == set(range(10))
+
+
+def available(name):
+    return all(file.state() == "present" for file in data._files(name, data.data_root()))
+
+
+@pytest.mark.skipif(not available("mnist"), reason="MNIST is not under CDU_DATA")
+def test_mnist_is_the_published_set():
+    mnist = data.load("mnist")
+    assert (len(mnist.train), len(mnist.test), mnist.input_shape) == (60_000, 10_000, (1, 28, 28))
+    assert torch.bincount(mnist.train.targets).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+@pytest.mark.skipif(not available("cifar10"), reason="CIFAR-10 is not under CDU_DATA")
+def test_cifar10_is_the_published_set():
+    cifar10 = data.load("cifar10")
+    assert (len(cifar10.train), len(cifar10.test), cifar10.input_shape) == (50_000, 10_000, (3, 32, 32))
+    assert torch.bincount(cifar10.train.targets).tolist() == [5000] * 10
+    direct = datasets.CIFAR10(str(data.data_root()), train=False)
+    assert np.array_equal(cifar10.test.inputs[17].permute(1, 2, 0).numpy(), direct.data[17])
+
+
+def test_absent_files_are_named_with_the_command_that_fetches_them(tmp_path):
+    with pytest.raises(CduError, match=r"train-images-idx3-ubyte is absent .*'cdu data fetch mnist'"):
+        data.load("mnist", root=tmp_path)
+
+
+def test_a_truncated_file_is_named_with_both_checksums(svhn):
+    root, _ = svhn
+    _, name, md5 = datasets.SVHN.split_list["train"]
+    (root / name).write_bytes((root / name).read_bytes()[:-100])
+    found = hashlib.md5((root / name).read_bytes()).hexdigest()
+    with pytest.raises(CduError, match=f"{name} is damaged: its MD5 is {found}, expected {md5}"):
+        data.load("svhn", root=root)
+
+
+def test_an_unreadable_file_is_named(svhn, monkeypatch):
+    root, _ = svhn
+
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CduError, match=r"cannot be read \(Permission denied\)"):
+        data.load("svhn", root=root)
+
+
+def test_an_unknown_dataset_is_refused():
+    with pytest.raises(CduError, match="unknown dataset 'imagenet': known are digits"):
+        data.load("imagenet")
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (URLError("no route"), r"no server was reached \(no route\)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no space is left"),
+        (PermissionError(errno.EACCES, "Permission denied"), "may not be written"),
+        (RuntimeError("File not found or corrupted."), "File not found or corrupted"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn"])
+def test_a_download_that_breaks_leaves_nothing(tmp_path, monkeypatch, failure, message, name):
+    def broken(root, *args, download=False, **kwargs):
+        (Path(root) / "half-written").write_bytes(b"x" * 1000)
+        raise failure
+
+    monkeypatch.setattr(datasets, {"mnist": "MNIST", "cifar10": "CIFAR10", "svhn": "SVHN"}[name], patched(name, broken))
+    with pytest.raises(CduError, match=message):
+        data.fetch(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def patched(name, init):
+    """torchvision's class with a constructor that fails."""
+    base = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "svhn": datasets.SVHN}[name]
+    return type(base.__name__, (base,), {"__init__": lambda self, *a, **k: init(*a, **k)})
+
+
+def test_a_download_of_the_wrong_content_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    def wrong(root, split, download):
+        (Path(root) / datasets.SVHN.split_list[split][1]).write_bytes(b"something else")
+
+    monkeypatch.setattr(datasets, "SVHN", patched("svhn", wrong))
+    with pytest.raises(CduError, match="damaged"):
+        data.fetch("svhn", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compressed_mnist_is_unpacked_without_the_network(tmp_path, monkeypatch):
+    raw, packed = {}, []
+    for name in data.MNIST_RAW_MD5:
+        content = name.encode() * 10
+        path = tmp_path / "MNIST" / "raw" / f"{name}.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(content))
+        raw[name] = hashlib.md5(content).hexdigest()
+        packed.append((path.name, hashlib.md5(path.read_bytes()).hexdigest()))
+    monkeypatch.setattr(data, "MNIST_RAW_MD5", raw)
+    monkeypatch.setattr(datasets.MNIST, "resources", packed)
+    data.fetch("mnist", tmp_path)
+    assert all(state == "present" for name, _, state in data.status(tmp_path) if name == "mnist")
+
+
+def test_a_complete_dataset_is_not_fetched_again(svhn, monkeypatch):
+    root, _ = svhn
+    monkeypatch.setattr(data, "_download", lambda *_: pytest.fail("downloaded again"))
+    assert data.fetch("svhn", root) == root
+
+
+def test_torch_and_torchvision_are_a_matching_pair():
+    from torchvision.ops import nms
+
+    kept = nms(torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1]]), torch.tensor([0.9, 0.8]), 0.5)
+    assert kept.tolist() == [0]

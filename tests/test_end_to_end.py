@@ -1,0 +1,250 @@
+"""The whole path, as a user walks it: papermill, the batch and its interruption, the book."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cdu.config import SECTIONS, repository
+from cdu.records import read_record
+
+pytestmark = pytest.mark.slow
+
+TINY = {
+    "seeds": [0],
+    "training": {"epochs": 3, "radius": 8},
+    "lissa": {"scale": 1000, "depth": 12, "repeats": 2, "batch_size": 10},
+}
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """Programs of this environment first, one thread."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The experiment quick, shrunk to seconds, under a name of its own."""
+    content = yaml.safe_load((repository() / "experiments" / "quick.yaml").read_text())
+    settings = content["datasets"]["digits"]
+    content.update(name="tiny", seeds=TINY["seeds"])
+    settings["training"].update(TINY["training"])
+    settings["unlearning"]["exact_limit"] = 100
+    for damping in settings["unlearning"]["dampings"].values():
+        damping["lissa"] = TINY["lissa"]
+    settings["theory"]["draws"] = 20_000
+    settings["relearn"]["max_epochs"] = 2
+    settings["ablations"].update(dampings=[20, 200], sigmas=[0.01], radii=[5, 8], depths=[5], noise_draws=2)
+    path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def papermill(environment, folder, *parameters):
+    command = ["papermill", "notebooks/02_training.ipynb", str(folder / "out.ipynb"), "--log-level", "ERROR"]
+    for name, value in parameters:
+        command += ["-p", name, str(value)]
+    return subprocess.run(command, cwd=repository(), env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def notebooks(environment):
+    subprocess.run(["cdu", "notebooks"], cwd=repository(), env=environment, check=True, capture_output=True)
+
+
+def test_a_notebook_runs_alone_under_papermill(environment, notebooks, tiny, tmp_path):
+    done = papermill(environment, tmp_path, ("experiment", tiny), ("output", tmp_path), ("seed", 1))
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "tiny" / "digits" / "seed-1" / "02_training.json")
+    assert record.seed == 1
+    assert any(cell.get("outputs") for cell in json.loads((tmp_path / "out.ipynb").read_text())["cells"])
+
+
+def test_an_unknown_parameter_fails_the_notebook(environment, notebooks, tiny, tmp_path):
+    done = papermill(environment, tmp_path, ("experiment", tiny), ("output", tmp_path), ("epochs", 7))
+    assert done.returncode != 0
+    assert "unknown parameter 'epochs'" in done.stderr
+    assert not list(tmp_path.glob("tiny/**/*.json"))
+
+
+def start_batch(environment, tiny, output):
+    command = [
+        "snakemake", "--snakefile", "workflow/Snakefile", "--config", f"experiment={tiny}", f"output={output}",
+        "device=cpu", "--cores", "2", "--keep-going", "--nolock", "--ignore-incomplete", "--rerun-triggers", "params",
+        "input", "mtime", "--quiet", "rules", "host",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, cwd=repository(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def records_under(output):
+    return {path.stem: path for path in output.glob("tiny/digits/seed-0/*.json")}
+
+
+@pytest.fixture(scope="session")
+def killed_batch(environment, tiny, tmp_path_factory):
+    """A batch whose Snakemake is killed with SIGKILL while its jobs live on, then started again."""
+    output = tmp_path_factory.mktemp("runs")
+    batch = start_batch(environment, tiny, output)
+    deadline = time.monotonic() + 180
+    while len(records_under(output)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    batch.send_signal(signal.SIGKILL)
+    batch.wait()
+    early = {name: path.stat().st_mtime_ns for name, path in records_under(output).items()}
+    again = start_batch(environment, tiny, output)
+    log, _ = again.communicate(timeout=400)
+    return output, early, again.returncode, log
+
+
+def test_a_killed_batch_completes_and_repeats_nothing(killed_batch):
+    output, early, code, log = killed_batch
+    assert code == 0, log
+    assert 2 <= len(early) < len(SECTIONS)
+    assert set(records_under(output)) == set(SECTIONS)
+    assert {name: records_under(output)[name].stat().st_mtime_ns for name in early} == early
+
+
+def test_a_complete_batch_has_nothing_to_do(environment, tiny, killed_batch):
+    output, *_ = killed_batch
+    before = {name: path.stat().st_mtime_ns for name, path in records_under(output).items()}
+    again = start_batch(environment, tiny, output)
+    log, _ = again.communicate(timeout=100)
+    assert again.returncode == 0, log
+    assert {name: path.stat().st_mtime_ns for name, path in records_under(output).items()} == before
+
+
+TIMINGS = {"seconds", "images_per_second"}
+
+
+def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tmp_path):
+    output, *_ = killed_batch
+    for section in ("02_training", "03_unlearning", "05_relearn"):
+        command = ["cdu", "section", section, "--experiment", str(tiny), "--output", str(tmp_path), "--device", "cpu"]
+        subprocess.run(command, cwd=repository(), env=environment, check=True, capture_output=True)
+        first, second = (
+            read_record(folder / "tiny" / "digits" / "seed-0" / f"{section}.json") for folder in (output, tmp_path)
+        )
+        kept = [[m for m in record.metrics if m.metric not in TIMINGS] for record in (first, second)]
+        assert kept[0] == kept[1]
+        assert len(kept[0]) > 5
+
+
+def test_a_failing_notebook_leaves_its_executed_copy(environment, tiny, tmp_path):
+    content = yaml.safe_load(tiny.read_text())
+    content["datasets"]["digits"]["training"]["learning_rate"] = 1e30
+    content["name"] = "broken"
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(content))
+    command = ["cdu", "section", "02_training", "--experiment", str(path), "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=repository(), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "training diverged" in done.stderr
+    assert "Traceback" not in done.stderr
+    executed = tmp_path / "broken" / "digits" / "seed-0" / "02_training.ipynb"
+    assert "CduError" in executed.read_text()
+    assert not executed.with_suffix(".json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["section", "99_magic"], "unknown section '99_magic'"),
+        (["section", "02_training", "--dataset", "imagenet"], "unknown dataset 'imagenet'"),
+        (["certify", "--radius", "10"], "give exactly one of --sigma and --epsilon"),
+        (["reference", "paper"], "records are missing"),
+        (["data", "fetch", "imagenet"], "unknown dataset 'imagenet'"),
+    ],
+)
+def test_the_command_line_answers_bad_input_with_one_sentence(environment, arguments, message):
+    done = subprocess.run(
+        ["cdu", *arguments], cwd=repository(), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_certify_prints_both_directions(environment):
+    def certify(*arguments):
+        command = ["cdu", "certify", "--radius", "20", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert "ε = 8.002e+08" in certify("--sigma", "0.001")
+    assert re.search(r"^σ = 149\.\d+ ", certify("--epsilon", "1"))
+
+
+@pytest.fixture(scope="session")
+def built_book(environment, tmp_path_factory):
+    """The book, built with warnings as errors from a copy of the tracked files: what a fresh clone holds."""
+    copy = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=repository(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (repository() / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(repository() / name, copy / name)
+    command = ["jupyter-book", "build", "book/", "-W", "--keep-going"]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return copy / "_build" / "html"
+
+
+PAGES = [
+    "index",
+    "claims",
+    "theory",
+    "training",
+    "unlearning",
+    "attacks",
+    "relearn",
+    "ablations",
+    "runs",
+    "provenance",
+    "api",
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_is_built_and_needs_no_network(built_book, page):
+    content = (built_book / f"{page}.html").read_text()
+    loaded = re.findall(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=\"(https?:)?//[^\"]*\"", content)
+    assert loaded == []
+    assert "Traceback" not in content
+
+
+def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_book):
+    unlearning = (built_book / "unlearning.html").read_text()
+    for title in ("Results: MNIST", "Results: digits"):
+        assert title in unlearning
+    for dataset, experiment in (("digits", "quick"), ("mnist", "mnist")):
+        for section in SECTIONS:
+            assert (built_book / "runs" / f"{dataset}-{experiment}-seed-0-{section}.html").exists()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium is installed")
+def test_formulas_are_set_in_a_browser_without_the_network(built_book, tmp_path):
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--dump-dom", f"file://{built_book}/theory.html",
+    ]  # fmt: skip
+    page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert page.count("<mjx-container") >= 10

@@ -1,0 +1,50 @@
+import pytest
+
+from cdu import notebook
+from cdu.errors import CduError
+from cdu.records import read_record
+
+GIVEN = {"dataset": "digits", "seed": 0, "experiment": "", "output": "runs", "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 3}, "unknown parameter 'epochs': this notebook takes dataset, seed"),
+        ({"dataset": "imagenet"}, "unknown dataset 'imagenet': known are digits, mnist"),
+        ({"dataset": ["digits"]}, "unknown dataset"),
+        ({"experiment": "slow"}, "no experiment 'slow'"),
+        ({"experiment": "mnist"}, "experiment 'mnist' has no dataset 'digits'"),
+        ({"seed": -1}, "seed = -1 is not a whole number"),
+        ({"seed": "one"}, "seed = 'one' is not a whole number"),
+        ({"seed": True}, "seed = True is not a whole number"),
+        ({"device": "abacus"}, "unknown device 'abacus'"),
+    ],
+)
+def test_wrong_parameters_are_errors(change, message):
+    with pytest.raises(CduError, match=message):
+        notebook.begin("02_training", {**GIVEN, **change})
+
+
+def test_a_missing_parameter_is_an_error():
+    with pytest.raises(CduError, match="'seed' is missing"):
+        notebook.begin("02_training", {"dataset": "digits"})
+
+
+def test_what_ipython_puts_into_the_namespace_is_no_parameter():
+    extra = {"In": ["", "x"], "Out": {}, "_": 1, "notebook": notebook, "exit": lambda: None}
+    run = notebook.begin("02_training", {**GIVEN, **extra})
+    assert run.scenario.experiment.name == "quick"
+
+
+def test_a_run_writes_a_record_that_says_how_it_was_made(tmp_path):
+    run = notebook.begin("02_training", {**GIVEN, "output": str(tmp_path), "seed": 2})
+    run.log("accuracy", 0.5, method="original", split="test")
+    run.log("residual", None, note="it diverged")
+    record = read_record(run.finish())
+    assert (record.dataset, record.seed, record.section, record.machine.device) == ("digits", 2, "02_training", "cpu")
+    assert record.split_hash == run.scenario.split.hash
+    assert record.settings["training"]["epochs"] == 50
+    assert "relearn" not in record.settings
+    assert record.packages["torch"].startswith("2.")
+    assert [metric.value for metric in record.metrics] == [0.5, None]

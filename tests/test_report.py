@@ -1,0 +1,86 @@
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from cdu import report
+from cdu.figures import FIGURES
+from cdu.records import record_path, write_record
+from test_records import record
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([97.1, 97.3, 97.2], "97.20 ± 0.10"),
+        ([3.0, 3.0], "3"),
+        ([5.0], "5"),
+        ([1e6, 3e6], "(2.0 ± 1.4)·10⁶"),
+        ([1.0e-4, 1.2e-4], "(1.10 ± 0.14)·10⁻⁴"),
+        ([120.0, 130.0], "125.0 ± 7.1"),
+        ([None, None], "—"),
+        ([12345.0], "12,345"),
+    ],
+)
+def test_numbers_show_the_digits_that_their_deviation_warrants(values, text):
+    assert report.plus_minus(pd.Series(values, dtype=float)) == text
+
+
+def test_the_report_imports_no_torch():
+    code = "import sys, cdu.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def made(**changes):
+    return record().model_copy(update=changes)
+
+
+def test_a_run_replaces_the_reference_of_the_same_seed_and_settings(tmp_path):
+    for seed in (0, 1):
+        write_record(made(seed=seed), record_path(tmp_path / "results", "quick", "digits", seed, "02_training"))
+    write_record(made(seed=1), record_path(tmp_path / "runs", "quick", "digits", 1, "02_training"))
+    (setup,) = report.collect(tmp_path)
+    shown = setup.sections["02_training"].records
+    assert [(loaded.record.seed, loaded.run) for loaded in shown] == [(0, False), (1, True)]
+
+
+def test_records_of_other_settings_are_never_mixed_in(tmp_path):
+    for seed in (0, 1):
+        write_record(made(seed=seed), record_path(tmp_path / "results", "quick", "digits", seed, "02_training"))
+    changed = made(seed=1, config_hash="e" * 12)
+    write_record(changed, record_path(tmp_path / "runs", "quick", "digits", 1, "02_training"))
+    (setup,) = report.collect(tmp_path)
+    assert [loaded.record.config_hash for loaded in setup.sections["02_training"].records] == ["e" * 12]
+
+
+@pytest.fixture(scope="module")
+def setups():
+    found = report.collect(report.repository())
+    if not found:
+        pytest.skip("no records are here")
+    return found
+
+
+def test_every_section_of_every_record_makes_tables_and_a_figure(setups):
+    for setup in setups:
+        for shown in setup.sections.values():
+            for title, content in report.tables(shown).items():
+                assert len(content) > 0, (shown.section, title)
+                assert not content.astype(str).isin(["nan", "None"]).any().any()
+            assert FIGURES[shown.section](shown.frame).axes
+
+
+def test_building_twice_touches_nothing(tmp_path, setups):
+    report.build(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "_generated" / "stale.md").write_text("left over")
+    report.build(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_every_claim_has_a_row_with_a_verdict(tmp_path, setups):
+    report.build(tmp_path)
+    table = (tmp_path / "_generated" / "claims-table.md").read_text()
+    for number in range(1, 11):
+        assert f"[C{number}](#claim-c{number})" in table

@@ -1,0 +1,120 @@
+import pytest
+import torch
+
+from cdu.curvature import Hessian, extreme_eigenvalues
+from cdu.seeding import generator
+from cdu.solvers import SolverError, conjugate_gradient, exact, lissa
+from conftest import network
+
+
+def convex(seed=0, damping=0.3):
+    """Logistic regression: its Hessian is positive semidefinite."""
+    objective, w, samples = network("logistic", seed, count=40)
+    return Hessian(objective, w, samples) + damping, objective.gradient(w, samples)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", ["logistic", "mlp", "smooth mlp", "allcnn"])
+def test_dense_and_products_agree_and_are_symmetric(name, seed):
+    objective, w, samples = network(name, seed)
+    operator = Hessian(objective, w, samples) + 0.5
+    dense = operator.dense()
+    vector = torch.randn(len(w), dtype=w.dtype, generator=torch.Generator().manual_seed(seed))
+    assert torch.allclose(dense @ vector, operator @ vector, atol=1e-10)
+    assert torch.equal(dense, dense.T)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_exact_and_conjugate_gradient_solve_the_dense_system(seed):
+    operator, vector = convex(seed)
+    expected = torch.linalg.solve(operator.dense(), vector)
+    for solution in (exact(operator, vector), conjugate_gradient(operator, vector, 1e-12)):
+        assert torch.allclose(solution.x, expected, rtol=1e-8, atol=1e-12)
+        assert solution.residual < 1e-10
+        assert solution.converged
+
+
+def test_conjugate_gradient_says_when_it_did_not_converge():
+    operator, vector = convex(damping=1e-4)
+    solution = conjugate_gradient(operator, vector, 1e-14, max_steps=2)
+    assert not solution.converged
+    assert solution.residual > 1e-14
+    assert len(solution.curve) == 2
+
+
+def test_lissas_mean_is_the_truncated_neumann_series():
+    """With fresh batches drawn independently, E[X_s] is the same recursion with the mean matrix, at every depth."""
+    operator, vector = convex(damping=0.5)
+    dense = operator.dense()
+    scale = 3 * torch.linalg.eigvalsh(dense)[-1].item()
+    identity = torch.eye(len(vector), dtype=vector.dtype)
+    x = vector
+    for depth in range(1, 7):
+        x = vector + (identity - dense / scale) @ x
+        if depth in (1, 3, 6):
+            solution = lissa(operator, vector, scale, depth, 20_000, 4, generator(0, depth))
+            assert (solution.x - x / scale).norm() < 0.01 * (x / scale).norm()
+
+
+def test_lissa_converges_to_the_solution():
+    operator, vector = convex(damping=0.5)
+    expected = torch.linalg.solve(operator.dense(), vector)
+    scale = 3 * torch.linalg.eigvalsh(operator.dense())[-1].item()
+    solution = lissa(operator, vector, scale, 300, 200, 16, generator(0))
+    assert solution.converged
+    assert (solution.x - expected).norm() < 0.05 * expected.norm()
+    true = ((operator @ solution.x - vector).norm() / vector.norm()).item()
+    assert solution.residual == pytest.approx(true)
+
+
+def test_lissa_repeats_itself_with_the_same_seed():
+    operator, vector = convex()
+    first, second, other = (lissa(operator, vector, 50, 10, 3, 4, generator(seed)).x for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_a_scale_that_is_too_small_is_reported_within_a_few_steps():
+    operator, vector = convex()
+    largest = torch.linalg.eigvalsh(operator.dense())[-1].item()
+    with pytest.raises(SolverError, match=r"diverges at step \d{1,2}:.*scale = .* is too small.*choose scale ≥"):
+        lissa(operator, vector, largest / 10, 1000, 2, 4, generator(0))
+
+
+def indefinite():
+    objective, w, samples = network("mlp", count=40)
+    hessian = Hessian(objective, 3 * w, samples)
+    values = torch.linalg.eigvalsh(hessian.dense())
+    assert values[0] < -1e-3
+    return hessian, values, objective.gradient(3 * w, samples)
+
+
+def test_negative_curvature_is_reported_with_the_eigenvalue():
+    hessian, values, vector = indefinite()
+    damping = -values[0].item() / 2
+    with pytest.raises(SolverError, match=r"λ_min\(H\) ≤ ") as caught:
+        exact(hessian + damping, vector)
+    assert f"{values[0].item():.3g}" in str(caught.value)
+    with pytest.raises(SolverError, match="conjugate gradient met curvature"):
+        conjugate_gradient(hessian + damping, vector, 1e-12, 10_000)
+    assert exact(hessian + 2 * -values[0].item(), vector).converged
+
+
+def test_the_exact_solver_refuses_large_systems_in_a_sentence():
+    operator, vector = convex()
+    with pytest.raises(SolverError, match=r"exceed the limit of 10.*use conjugate gradient"):
+        exact(operator, vector, limit=10)
+
+
+def test_a_zero_right_hand_side_is_refused():
+    operator, vector = convex()
+    with pytest.raises(SolverError, match="zero vector"):
+        conjugate_gradient(operator, torch.zeros_like(vector))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_extreme_eigenvalues_lie_within_their_error(seed):
+    hessian, values, vector = indefinite()
+    low, high = extreme_eigenvalues(hessian.__matmul__, vector, generator(seed), tolerance=1e-8)
+    assert abs(low.value - values[0].item()) <= low.error + 1e-9
+    assert abs(high.value - values[-1].item()) <= high.error + 1e-9

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cdu import training
+from cdu.config import ModelSettings, TrainingSettings
+from cdu.data import load
+from cdu.errors import CduError
+from cdu.models import build
+from cdu.objective import parameter_vector
+from conftest import random_samples
+
+SETTINGS = TrainingSettings(epochs=6, batch_size=32, radius=4.0)
+
+
+def digits():
+    return load("digits").train.subset(torch.arange(300))
+
+
+def fresh(seed=0, name="mlp"):
+    return build(ModelSettings(name=name, width=0.02), (1, 8, 8), 10, seed)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(monkeypatch, epochs):
+    real, calls = training._epoch, []
+
+    def epoch(*args):
+        if len(calls) == epochs:
+            raise Interrupted
+        calls.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(training, "_epoch", epoch)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("name", ["mlp", "allcnn"])
+def test_interrupted_training_resumes_to_the_same_bits(tmp_path, monkeypatch, name):
+    whole = training.train(fresh(name=name), digits(), SETTINGS, 3)
+    path = tmp_path / "model.safetensors"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 4)
+        with pytest.raises(Interrupted):
+            training.train(fresh(name=name), digits(), SETTINGS, 3, path)
+    assert not path.exists()
+    resumed = training.train(fresh(name=name), digits(), SETTINGS, 3, path)
+    assert torch.equal(whole.w, resumed.w)
+    for (_, one), (_, other) in zip(whole.model.named_buffers(), resumed.model.named_buffers(), strict=True):
+        assert torch.equal(one, other)
+    drop = [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history]
+    assert drop == [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.history]
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_finished_training_is_loaded_and_not_repeated(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    first = training.train(fresh(), digits(), SETTINGS, 0, path)
+    monkeypatch.setattr(training, "_epoch", lambda *_: pytest.fail("trained again"))
+    second = training.train(fresh(), digits(), SETTINGS, 0, path)
+    assert torch.equal(first.w, second.w)
+    assert first.history == second.history
+
+
+def test_one_step_is_adam_with_coupled_decay_then_projection():
+    samples = random_samples((1, 4, 4), 16, 0, classes=10)
+    model = build(ModelSettings(name="logistic"), (1, 4, 4), 10, 0).double()
+    settings = TrainingSettings(epochs=1, batch_size=16, radius=0.5, learning_rate=0.01, weight_decay=0.1)
+    trained = training.train(model, samples, settings, 0)
+    w = parameter_vector(model)
+    order = torch.randperm(16, generator=training.generator(0, "batches", 0))
+    inputs, targets = samples.batch(order)
+    loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))]) + 0.1 * w
+    stepped = w - 0.01 * gradient / (gradient.abs() + 1e-8)
+    assert stepped.norm() > 0.5
+    assert torch.allclose(trained.w, stepped * 0.5 / stepped.norm(), atol=1e-10)
+    assert trained.history[0]["projected"] == 1.0
+
+
+def test_the_ball_is_never_left_and_the_share_is_recorded():
+    small = training.train(fresh(), digits(), SETTINGS.model_copy(update={"radius": 2.0}), 0)
+    assert small.w.norm() <= 2.0 * (1 + 1e-6)
+    assert small.history[-1]["projected"] == 1.0
+    large = training.train(fresh(), digits(), SETTINGS.model_copy(update={"radius": 1e6}), 0)
+    assert all(row["projected"] == 0.0 for row in large.history)
+
+
+def test_training_learns_and_other_seeds_give_other_weights():
+    settings = SETTINGS.model_copy(update={"radius": 20.0, "epochs": 20})
+    first, second = (training.train(fresh(), digits(), settings, seed) for seed in (0, 1))
+    assert first.history[-1]["loss"] < 0.2 * first.history[0]["loss"]
+    assert not torch.equal(first.w, second.w)
+
+
+def test_divergence_is_an_error_that_names_the_learning_rate():
+    settings = SETTINGS.model_copy(update={"learning_rate": 1e30, "radius": 1e38})
+    with pytest.raises(CduError, match=r"diverged in epoch 1.*lower the learning rate \(it is 1e\+30\)"):
+        training.train(fresh(), digits(), settings, 0)
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", b""])
+def test_a_damaged_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CduError, match=r"model.safetensors cannot be read .*delete it to train again"):
+        training.train(fresh(), digits(), SETTINGS, 0, path)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"w": torch.zeros(3)}, path, metadata={"history": "[]"})
+    with pytest.raises(CduError, match="cannot be read"):
+        training.train(fresh(), digits(), SETTINGS, 0, path)

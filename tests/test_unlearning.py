@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from cdu.config import load_experiment
+from cdu.data import Samples
+from cdu.objective import Objective
+from cdu.seeding import generator
+from cdu.solvers import SolverError
+from cdu.training import Trained
+from cdu.unlearning import SECOND_SEED, NewtonStep, Original, Problem, Retrain, methods, publish, release
+from conftest import network, random_samples
+
+
+def ridge_problem(seed):
+    """Ridge regression, where retraining has a closed form and the Newton step is exact."""
+    rng = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(60, 5, generator=rng, dtype=torch.float64)
+    targets = inputs @ torch.randn(5, generator=rng, dtype=torch.float64) + torch.randn(60, generator=rng).double()
+    model = torch.nn.Linear(5, 1, bias=False).double()
+    objective = Objective(model, lambda outputs, y: (outputs.squeeze(1) - y).square().mean() / 2, l2=0.05)
+
+    def solve(samples):
+        gram = samples.inputs.T @ samples.inputs / len(samples) + 0.05 * torch.eye(5)
+        return torch.linalg.solve(gram, samples.inputs.T @ samples.targets / len(samples))
+
+    def retrain(samples, seed):
+        return Trained(model, solve(samples), [])
+
+    everything = Samples(inputs, targets, dtype=torch.float64)
+    retain, forget = everything.subset(torch.arange(10, 60)), everything.subset(torch.arange(10))
+    return Problem(objective, solve(everything), retain, forget, 1e6, retrain, seed), solve(retain)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("solver", ["exact", "conjugate_gradient"])
+@pytest.mark.parametrize("gradient", ["retain", "forget"])
+def test_the_newton_step_is_exact_retraining_on_ridge_regression(seed, solver, gradient):
+    problem, retrained = ridge_problem(seed)
+    step = NewtonStep(1e-12, solver, gradient)
+    tolerance = 1e-8 if solver == "exact" else 1e-4
+    assert (step(problem, generator(0)).w - retrained).norm() <= tolerance * retrained.norm()
+    assert (problem.w_star - retrained).norm() > 0.01 * retrained.norm()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_two_forms_agree_at_an_optimum_and_part_elsewhere(seed):
+    problem, _ = ridge_problem(seed)
+    forms = [NewtonStep(0.1, "exact", form) for form in ("retain", "forget")]
+    at_optimum = [form(problem, generator(0)).w for form in forms]
+    assert torch.allclose(*at_optimum, atol=1e-12)
+    early = Problem(**{**vars(problem), "w_star": problem.w_star + 0.1})
+    elsewhere = [form(early, generator(0)).w for form in forms]
+    assert (elsewhere[0] - elsewhere[1]).norm() > 1e-2
+
+
+def logistic_problem(radius=100.0):
+    objective, w, samples = network("logistic", count=40)
+    retain, forget = samples.subset(torch.arange(8, 40)), samples.subset(torch.arange(8))
+    trained = Trained(objective.model, w / 2, [{"seconds": 1.5}])
+    return Problem(objective, w, retain, forget, radius, lambda s, seed: trained, 0)
+
+
+def test_leave_one_out_influence_correlates_with_retraining():
+    """Newton steps for single samples predict the change that retraining without them makes."""
+    objective, w, samples = network("logistic", count=60, l2=0.1)
+
+    def minimise(subset, start):
+        for _ in range(8):
+            problem = Problem(objective, start, subset, subset, 1e6, None, 0)
+            start = NewtonStep(1e-12, "exact")(problem, generator(0)).w
+        return start
+
+    everything = minimise(samples, w)
+    assert objective.gradient(everything, samples).norm() < 1e-10
+    probe = random_samples((1, 4, 4), 1, 99)
+    predicted, actual = [], []
+    for index in range(12):
+        keep = samples.subset(torch.tensor([i for i in range(60) if i != index]))
+        gone = samples.subset(torch.tensor([index]))
+        problem = Problem(objective, everything, keep, gone, 1e6, None, 0)
+        estimate = NewtonStep(1e-12, "exact", "forget")(problem, generator(0)).w
+        base = objective.loss(everything, probe)
+        predicted.append(objective.loss(estimate, probe) - base)
+        actual.append(objective.loss(minimise(keep, everything), probe) - base)
+    assert np.corrcoef(predicted, actual)[0, 1] > 0.99
+
+
+def test_a_release_is_projected_before_the_noise():
+    problem = logistic_problem(radius=0.3)
+    plain = release(problem, Original(), generator(0))
+    assert plain.w.norm() == pytest.approx(0.3)
+    assert plain.certificate is None
+    noisy = release(problem, Original(), generator(0), sigma=0.5)
+    assert noisy.certificate.sensitivity == pytest.approx(0.6)
+    expected = plain.w + 0.5 * torch.randn(len(plain.w), generator=generator(0), dtype=torch.float64)
+    assert torch.allclose(noisy.w, expected)
+
+
+def test_the_noise_has_the_declared_distribution():
+    problem = logistic_problem()
+    update = Original()(problem, generator(0))
+    plain = publish(problem, update, generator(0)).w
+    draws = torch.cat([publish(problem, update, generator(1, n), 0.2).w - plain for n in range(200)])
+    assert stats.kstest(draws.numpy() / 0.2, "norm").pvalue > 1e-3
+    assert not torch.equal(publish(problem, update, generator(1), 0.2).w, publish(problem, update, generator(2), 0.2).w)
+
+
+def test_no_method_changes_the_retained_samples_or_the_original():
+    problem = logistic_problem()
+    before = [problem.w_star.clone(), problem.retain.inputs.clone(), problem.retain.targets.clone()]
+    settings = load_experiment("quick").settings("digits").unlearning
+    for name, method in methods(settings, 0).items():
+        released = release(problem, method, generator(0, name), 0.01)
+        assert torch.isfinite(released.w).all(), name
+    after = [problem.w_star, problem.retain.inputs, problem.retain.targets]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_the_registry_holds_yardsticks_and_every_named_damping():
+    settings = load_experiment("mnist").settings("mnist").unlearning
+    table = methods(settings, 4)
+    assert list(table)[:3] == ["original", "retrain", "second retraining"]
+    assert table["second retraining"].seed == 4 + SECOND_SEED
+    assert table["newton"].damping == 10
+    assert {table[name].damping for name in table if name.startswith("newton, λ")} == {0.01, 200}
+
+
+def test_retraining_reports_the_recipes_time_and_model():
+    problem = logistic_problem()
+    released = release(problem, Retrain(), generator(0))
+    assert released.update.seconds == 1.5
+    assert released.objective.model is problem.objective.model
+
+
+def test_the_codes_damping_is_refused_on_an_indefinite_hessian():
+    objective, w, samples = network("mlp", count=40)
+    problem = Problem(objective, 3 * w, samples, samples, 1e6, None, 0)
+    with pytest.raises(SolverError, match="the Newton step is undefined"):
+        NewtonStep(1e-6, "exact")(problem, generator(0))
+
+
+def test_lissa_needs_its_constants():
+    with pytest.raises(ValueError, match="lissa_settings"):
+        NewtonStep(1.0, "lissa")

@@ -1,0 +1,150 @@
+"""The rules, on planted results of every kind."""
+
+import pandas as pd
+import pytest
+
+from cdu.verdicts import CLAIMS, NOTHING, RELEASED, Word, decide, interval
+
+SEEDS = range(5)
+WIGGLE = [-1.0, 0.5, 0.0, 0.7, -0.2]
+
+
+def rows(section, metric, value, spread=0.0, **keys):
+    base = {"section": section, "metric": metric, "method": "", "split": "", "axis": "", "point": None, **keys}
+    return [{**base, "seed": seed, "value": value + spread * WIGGLE[seed]} for seed in SEEDS]
+
+
+def verdict(claim, *parts) -> Word:
+    return decide(claim, pd.DataFrame([row for part in parts for row in part])).word
+
+
+def theory(bounds, errors, trivial=20.0):
+    parts = rows("01_theory", "trivial_bound", trivial)
+    for point, bound, error in zip((10.0, 100.0), bounds, errors, strict=True):
+        parts += rows("01_theory", "bound", bound, axis="damping", point=point)
+        parts += rows("01_theory", "distance", error, 1e-4, axis="damping", point=point)
+    return parts
+
+
+def distances(step, nothing):
+    return rows("03_unlearning", "distance_to_retrained", step, 0.01, method="newton") + rows(
+        "03_unlearning", "distance_to_retrained", nothing, method="original"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bound", "step", "word"),
+    [
+        (15.0, 2.0, "holds"),
+        (15.0, 7.99, "holds but says nothing"),
+        (25.0, 2.0, "holds but says nothing"),
+        (1.0, 2.0, "does not hold"),
+    ],
+)
+def test_c1(bound, step, word):
+    assert verdict("C1", theory((bound, bound), (step, step)), distances(step, 8.0)) == word
+
+
+@pytest.mark.parametrize(
+    ("bounds", "errors", "word"),
+    [
+        ((15, 12), (8.0, 7.5), "holds"),
+        ((25, 22), (8.0, 7.5), "holds but says nothing"),
+        ((15, 12), (8.0, 8.0), "holds but says nothing"),
+        ((15, 12), (8.0, 8.5), "does not hold"),
+        ((12, 15), (8.0, 7.5), "does not hold"),
+    ],
+)
+def test_c2(bounds, errors, word):
+    assert verdict("C2", theory(bounds, errors)) == word
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step", "word"),
+    [(1.0, 2.0, "holds"), (1.0, 7.99, "holds but says nothing"), (20.0, 2.0, "does not hold")],
+)
+def test_c4(seconds, step, word):
+    times = rows("03_unlearning", "seconds", seconds, 0.01, method="newton")
+    times += rows("03_unlearning", "seconds", 100.0, method="retrain")
+    assert verdict("C4", times, distances(step, 8.0)) == word
+
+
+def accuracies(released, nothing, spread=1e-4):
+    parts = []
+    for method, value in {RELEASED: released, NOTHING: nothing, "retrain": 0.95}.items():
+        width = 0.0 if method == "retrain" else spread
+        for split in ("retain", "test"):
+            parts += rows("03_unlearning", "accuracy", value, width, method=method, split=split)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("released", "nothing", "spread", "word"),
+    [
+        (0.951, 0.90, 1e-4, "holds"),
+        (0.951, 0.952, 1e-4, "holds but says nothing"),
+        (0.93, 0.952, 1e-4, "does not hold"),
+        (0.951, 0.90, 0.03, "does not hold"),
+    ],
+)
+def test_c5(released, nothing, spread, word):
+    assert verdict("C5", accuracies(released, nothing, spread)) == word
+
+
+@pytest.mark.parametrize(
+    ("auc", "epochs", "word"),
+    [
+        ((0.51, 0.60), (5.0, 0.0), "holds"),
+        ((0.51, 0.51), (5.0, 5.0), "holds but says nothing"),
+        ((0.51, 0.60), (0.0, 0.0), "does not hold"),
+        ((0.60, 0.60), (5.0, 0.0), "does not hold"),
+    ],
+)
+def test_c6(auc, epochs, word):
+    parts = rows("04_attacks", "auc", 0.5, method="retrain") + rows("05_relearn", "epochs", 5.0, method="retrain")
+    for method, a, e in zip((RELEASED, NOTHING), auc, epochs, strict=True):
+        parts += rows("04_attacks", "auc", a, 1e-3, method=method)
+        parts += rows("05_relearn", "epochs", e, 0.1, method=method)
+    assert verdict("C6", parts) == word
+
+
+@pytest.mark.parametrize(("epsilon", "word"), [(5.0, "holds"), (1e6, "holds but says nothing")])
+def test_c9(epsilon, word):
+    values = {"epsilon": epsilon, "sigma": 1.0, "sigma_needed": 2.0, "epsilon_wanted": 1.0}
+    parts = [rows("03_unlearning", metric, value, method=RELEASED) for metric, value in values.items()]
+    assert verdict("C9", *parts) == word
+
+
+@pytest.mark.parametrize(
+    ("low", "sigma", "word"),
+    [(0.90, 100.0, "holds"), (0.90, 0.01, "holds but says nothing"), (0.96, 100.0, "does not hold")],
+)
+def test_c10(low, sigma, word):
+    parts = rows("06_ablations", "sigma", sigma) + rows("06_ablations", "delta", 1e-5)
+    for point, value in ((5.0, low), (20.0, 0.95)):
+        parts += rows(
+            "06_ablations", "accuracy", value, 1e-3, axis="radius", point=point, method="original", split="test"
+        )
+    assert verdict("C10", parts) == word
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_nothing_measured_is_not_yet_tested(claim):
+    empty = pd.DataFrame(columns=["section", "seed", "metric", "value", "method", "split", "axis", "point"])
+    assert decide(claim, empty).word == "not yet tested"
+
+
+@pytest.mark.parametrize("claim", [name for name in CLAIMS if name != "C9"])
+def test_a_single_seed_decides_nothing(claim):
+    parts = theory((15, 12), (8.0, 7.5)) + distances(2.0, 8.0) + accuracies(0.95, 0.9)
+    one = pd.DataFrame(parts)
+    assert decide(claim, one[one["seed"] == 0]).word == "not yet tested"
+
+
+def test_the_interval_is_scipys():
+    from scipy import stats
+
+    values = pd.Series([1.0, 2.0, 4.0, 8.0])
+    low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
+    found = interval(values)
+    assert (found.low, found.high) == pytest.approx((low, high))
