@@ -84,3 +84,25 @@ def test_every_claim_has_a_row_with_a_verdict(tmp_path, setups):
     table = (tmp_path / "_generated" / "claims-table.md").read_text()
     for number in range(1, 11):
         assert f"[C{number}](#claim-c{number})" in table
+
+
+def test_numbers_of_the_paper_stand_beside_ours_once_a_reader_fills_them_in(tmp_path, monkeypatch):
+    frame = pd.DataFrame(
+        [
+            {"metric": "accuracy", "method": "newton", "split": "test", "value": value, "axis": "", "point": None}
+            for value in (0.5, 0.7)
+        ]
+    )
+    assert report.paper_table(frame, "mnist") is None
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "paper.csv").write_text(
+        "metric,dataset,method,split,value,source\naccuracy,mnist,newton,test,0.61,planted for this test\n"
+    )
+    monkeypatch.setattr(report, "repository", lambda: tmp_path)
+    found = report.paper_table(frame, "mnist")
+    assert found.loc[0, ["paper", "here"]].tolist() == ["0.61", "0.60 ± 0.14"]
+    assert report.paper_table(frame, "digits") is None
+
+
+def test_the_committed_file_of_the_papers_numbers_is_empty():
+    assert len(pd.read_csv(report.repository() / "results" / "paper.csv")) == 0

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from cdu.config import load_experiment
+from cdu.config import load_experiment, repository
 from cdu.data import Samples
 from cdu.objective import Objective
 from cdu.seeding import generator
@@ -144,3 +144,18 @@ def test_the_codes_damping_is_refused_on_an_indefinite_hessian():
 def test_lissa_needs_its_constants():
     with pytest.raises(ValueError, match="lissa_settings"):
         NewtonStep(1.0, "lissa")
+
+
+def test_the_readmes_example_runs_as_printed():
+    readme = (repository() / "README.md").read_text()
+    example = readme.split("```python\n")[1].split("```")[0]
+    objective, _, samples = network("mlp", count=40)
+    names = {
+        "model": objective.model,
+        "loss": torch.nn.functional.cross_entropy,
+        "retain": samples.subset(torch.arange(30)),
+        "forget": samples.subset(torch.arange(30, 40)),
+        "my_recipe": None,
+    }
+    exec(example, names)
+    assert names["released"].certificate.sensitivity == 20

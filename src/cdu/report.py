@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cdu import figures, verdicts
-from cdu.config import SECTIONS, load_experiment, repository, section_hash
+from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.figures import select
 from cdu.records import Record, read_record
@@ -93,7 +93,8 @@ class Setup:
     @property
     def title(self) -> str:
         """The dataset's name, with the experiment's where it is not the one made for that dataset."""
-        return TITLES[self.dataset] + (" (paper)" if self.experiment == "paper" else "")
+        usual = DEFAULT_EXPERIMENT[self.dataset] == self.experiment
+        return TITLES[self.dataset] + ("" if usual else f" ({self.experiment})")
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -314,6 +315,28 @@ def tables(shown: Shown) -> dict[str, pd.DataFrame]:
     return makers[shown.section]()
 
 
+def paper_table(frame: pd.DataFrame, dataset: str) -> pd.DataFrame | None:
+    """The paper's own numbers beside ours, from ``results/paper.csv``; None where it holds none of this section's.
+
+    The file has columns ``metric, dataset, method, split, value, source``, names and units as in our records. It is
+    empty until a reader who has the paper fills it in: no cell of the paper's tables was available to us.
+    """
+    known = pd.read_csv(repository() / "results" / "paper.csv", keep_default_na=False)
+    known = known[(known["dataset"] == dataset) & known["metric"].isin(frame["metric"])]
+    rows = []
+    for cell in known.itertuples():
+        ours = select(frame, metric=str(cell.metric), method=str(cell.method), split=str(cell.split))["value"]
+        rows.append(
+            {
+                "number": " ".join(filter(None, map(str, (cell.metric, cell.method, cell.split)))),
+                "paper": str(cell.value),
+                "here": plus_minus(ours),
+                "source": str(cell.source),
+            }
+        )
+    return pd.DataFrame(rows) if rows else None
+
+
 def reasons(frame: pd.DataFrame) -> list[str]:
     """For every number that could not be had: what, in how many seeds, and the reason of one of them."""
     absent = frame[frame["value"].isna()]
@@ -403,6 +426,9 @@ def _section_fragment(
             _markdown(content),
             "",
         ]
+    quoted = paper_table(frame, setup.dataset)
+    if quoted is not None:
+        lines += ["**The paper's numbers**", "", _markdown(quoted), ""]
     explained = reasons(frame)
     if explained:
         lines += [":::{admonition} Numbers that could not be had", ":class: dropdown", ""]
