@@ -18,6 +18,8 @@ from cdu import notebook
 run = notebook.begin("04_attacks", globals())
 
 # %%
+import time
+
 import numpy as np
 import torch
 
@@ -50,7 +52,9 @@ targets["second retraining"] = ("second retraining", 0.0)
 for label, (name, sigma) in targets.items():
     released = release(problem, table[name], generator(seed, name), sigma)
     view = OriginalAndRelease(before, posteriors(released.objective, released.w), np.arange(2 * count) < count)
+    start = time.perf_counter()
     result = membership_attack(view, settings.attack.folds, seed)
+    run.log("seconds", time.perf_counter() - start, method=label)
     run.log("auc", result.auc, method=label)
     run.log("attack_accuracy", result.accuracy, method=label)
     print(f"{label:>20s}: AUC {result.auc:.3f}, accuracy {result.accuracy:.3f}")

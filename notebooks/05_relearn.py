@@ -17,6 +17,8 @@ from cdu import notebook
 run = notebook.begin("05_relearn", globals())
 
 # %%
+import time
+
 from cdu import figures
 from cdu.evaluation import mean_loss, relearn
 from cdu.seeding import generator
@@ -35,7 +37,9 @@ targets = {
 targets["second retraining"] = ("second retraining", 0.0)
 for label, (name, sigma) in targets.items():
     released = release(problem, table[name], generator(seed, name), sigma)
+    start = time.perf_counter()
     result = relearn(released.objective, released.w, problem.forget, target, settings.relearn, seed)
+    run.log("seconds", time.perf_counter() - start, method=label)
     limit = settings.relearn.max_epochs
     censored = "" if result.epochs is not None else f"censored: > {limit} epochs, counted as {limit + 1}"
     run.log("epochs", limit + 1 if result.epochs is None else result.epochs, method=label, note=censored)

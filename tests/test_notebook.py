@@ -41,7 +41,8 @@ def test_a_run_writes_a_record_that_says_how_it_was_made(tmp_path):
     run = notebook.begin("02_training", {**GIVEN, "output": str(tmp_path), "seed": 2})
     run.log("accuracy", 0.5, method="original", split="test")
     run.log("residual", None, note="it diverged")
-    record = read_record(run.finish())
+    run.finish()
+    record = read_record(tmp_path / "quick" / "digits" / "seed-2" / "02_training.json")
     assert (record.dataset, record.seed, record.section, record.machine.device) == ("digits", 2, "02_training", "cpu")
     assert record.split_hash == run.scenario.split.hash
     assert record.settings["training"]["epochs"] == 50

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -186,8 +186,21 @@ def reference(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         if seed == loaded.seeds[0]:
-            shutil.copyfile(path.with_suffix(".ipynb"), target.with_suffix(".ipynb"))
+            _write_exemplar(path.with_suffix(".ipynb"), target.with_suffix(".ipynb"))
     typer.echo(f"{len(paths)} records of '{loaded.name}' are now under results/{loaded.name}")
+
+
+def _write_exemplar(executed: Path, target: Path) -> None:
+    """Copy an executed notebook without progress bars and without papermill's notes, which name paths of a machine."""
+    import nbformat
+
+    content: Any = nbformat.read(executed, as_version=4)
+    content.metadata.pop("papermill", None)
+    for cell in content.cells:
+        cell.metadata.pop("papermill", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    nbformat.write(content, target)
 
 
 @app.command("experiments")

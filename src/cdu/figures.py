@@ -51,8 +51,12 @@ def select(frame: pd.DataFrame, **keys: str | float) -> pd.DataFrame:
 
 
 def _line(axes: Axes, rows: pd.DataFrame, label: str, number: int, factor: float = 1.0) -> None:
-    """Mean over seeds against the point, with a band of one standard deviation."""
-    grouped = (rows.dropna(subset=["value"]).groupby("point")["value"].agg(["mean", "std"]) * factor).fillna(0.0)
+    """Mean over seeds against the point, with a band of one standard deviation.
+
+    A point that some seeds lack is left out: its mean could not be compared with its neighbours'.
+    """
+    grouped = rows.groupby("point")["value"].agg(["mean", "std", "count"])
+    grouped = grouped[grouped["count"] == grouped["count"].max()].drop(columns="count").fillna(0.0) * factor
     if grouped.empty:
         return
     x, mean, deviation = (np.asarray(v, dtype=float) for v in (grouped.index, grouped["mean"], grouped["std"]))

@@ -78,8 +78,8 @@ class Run:
         frame = pd.DataFrame([metric.model_dump() for metric in self.metrics])
         return frame.assign(section=self.section, seed=self.scenario.seed, dataset=self.scenario.name)
 
-    def finish(self) -> Path:
-        """Write the record, atomically; returns where it is."""
+    def finish(self) -> None:
+        """Write the record, atomically, and say where it is."""
         scenario = self.scenario
         commit, dirty = git_state()
         device = torch.cuda.get_device_name() if scenario.device.type == "cuda" else "cpu"
@@ -109,7 +109,7 @@ class Run:
         )
         path = record_path(self.output, record.experiment, record.dataset, record.seed, record.section)
         write_record(record, path)
-        return path
+        print(f"recorded {len(record.metrics)} numbers in {path.relative_to(self.output.parent)}")
 
 
 def begin(section: str, namespace: Mapping[str, Any]) -> Run:

@@ -33,7 +33,7 @@ class Objective:
         chunk: Samples processed at once, so that memory does not grow with the size of S.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss = cross_entropy, l2: float = 0.0, chunk: int = 4096) -> None:
+    def __init__(self, model: nn.Module, loss: Loss = cross_entropy, l2: float = 0.0, chunk: int = 2048) -> None:
         self.model = model
         self.loss_of = loss
         self.l2 = l2

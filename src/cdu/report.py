@@ -140,7 +140,7 @@ def plus_minus(values: "pd.Series[float]", factor: float = 1.0) -> str:
         return "—"
     mean = float(known.mean())
     deviation = float(known.std()) if len(known) > 1 else 0.0
-    if deviation < 1e-12 * abs(mean) or deviation == 0:
+    if deviation <= 1e-5 * abs(mean):
         return _number(mean)
     largest = max(abs(mean), deviation)
     if largest >= 1e6 or largest < 1e-2:
@@ -177,14 +177,35 @@ def table(frame: pd.DataFrame, row: str, header: str, columns: Sequence[Column])
     """One row per value of the column ``row``, in order of appearance; cells are :func:`plus_minus`."""
     wanted = frame[frame["metric"].isin([column.metric for column in columns])]
     names = list(dict.fromkeys(wanted[row].dropna()))
+    seeds = frame["seed"].nunique()
     rows = []
     for name in names:
         cells: dict[str, str] = {header: name if isinstance(name, str) else f"{name:g}"}
         for column in columns:
             chosen = select(frame, metric=column.metric, **{row: name}, **column.keys)
-            cells[column.header] = plus_minus(chosen["value"], column.factor)
+            cells[column.header] = plus_minus(chosen["value"], column.factor) + _share(chosen, seeds)
         rows.append(cells)
     return pd.DataFrame(rows)
+
+
+def _share(chosen: pd.DataFrame, seeds: int) -> str:
+    """Says so when a mean is over fewer seeds than the others, and must not be compared with them."""
+    known = int(chosen["value"].notna().sum())
+    return f" ({known} of {seeds} seeds)" if 0 < known < seeds else ""
+
+
+def _with_reduction(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds the metric ``reduction``: the share of the do-nothing distance to the retrained model that is removed.
+
+    It is formed seed by seed, since distances vary far more between seeds than a step changes them.
+    """
+    keys = ["seed", "axis", "point"]
+    distance = select(frame, metric="distance_to_retrained")
+    nothing = select(distance, method="original").set_index(keys)["value"]
+    base = nothing.reindex(pd.MultiIndex.from_frame(distance[keys])).to_numpy()
+    return pd.concat(
+        [frame, distance.assign(metric="reduction", value=1 - distance["value"] / base)], ignore_index=True
+    )
 
 
 def _accuracies(*splits: str) -> list[Column]:
@@ -243,10 +264,12 @@ def _training_tables(shown: Shown) -> dict[str, pd.DataFrame]:
     return {"Models, accuracy (= micro-F1) and speed": result}
 
 
-def _unlearning_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame = _with_reduction(shown)
     quality = [
         *_accuracies("forget", "retain", "test"),
         Column("distance to retrained", "distance_to_retrained"),
+        Column("closer than doing nothing by (%)", "reduction", factor=100),
         Column("distance to original", "distance_to_original"),
     ]
     cost = [
@@ -267,7 +290,7 @@ def _unlearning_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    result = table(frame, "method", "model", [Column("epochs, mean ± sd", "epochs")])
+    result = table(frame, "method", "model", [Column("epochs, mean ± sd", "epochs"), Column("time (s)", "seconds")])
     means = [select(frame, metric="epochs", method=name)["value"].mean() for name in result["model"]]
     result["epochs, rounded mean"] = [f"{mean:.0f}" for mean in means]
     censored = [(select(frame, metric="epochs", method=name)["note"] != "").sum() for name in result["model"]]
@@ -275,10 +298,11 @@ def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"Relearn time": result}
 
 
-def _ablation_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame = _with_reduction(shown)
     distance = [
         Column("distance to retrained, after the step", "distance_to_retrained", {"method": "newton"}),
-        Column("doing nothing", "distance_to_retrained", {"method": "original"}),
+        Column("closer than doing nothing by (%)", "reduction", {"method": "newton"}, 100),
         Column("test set, after the step (%)", "accuracy", {"method": "newton", "split": "test"}, 100),
     ]
     noise = [
@@ -303,7 +327,7 @@ def _ablation_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def tables(shown: Shown) -> dict[str, pd.DataFrame]:
     """The tables of a section, by title."""
-    attack = [Column("AUC", "auc"), Column("accuracy", "attack_accuracy")]
+    attack = [Column("AUC", "auc"), Column("accuracy", "attack_accuracy"), Column("time (s)", "seconds")]
     makers: dict[str, Callable[[], dict[str, pd.DataFrame]]] = {
         "01_theory": partial(_theory_tables, shown.frame),
         "02_training": partial(_training_tables, shown),
