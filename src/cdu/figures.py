@@ -18,6 +18,8 @@ from matplotlib.ticker import PercentFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+#: Distances below this are rounding in float32: the model is the one it is compared with.
+ROUNDING = 1e-5
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -48,6 +50,11 @@ def select(frame: pd.DataFrame, **keys: str | float) -> pd.DataFrame:
     for column, wanted in keys.items():
         frame = frame[frame[column] == wanted]
     return frame
+
+
+def without_useless_noise(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows without the models noised for a meaningful ε, whose distances would dwarf all others."""
+    return frame[~frame["method"].str.contains(" for ε = ", regex=False)]
 
 
 def _line(axes: Axes, rows: pd.DataFrame, label: str, number: int, factor: float = 1.0) -> None:
@@ -111,8 +118,10 @@ def training(frame: pd.DataFrame) -> Figure:
 
 
 def unlearning(frame: pd.DataFrame) -> Figure:
-    """Accuracy on the three sets, and ℓ₂ distances of the weights (zeros cannot be drawn), per method."""
+    """Accuracy on the three sets, and ℓ₂ distances of the weights, per method (zeros are not drawn)."""
+    frame = without_useless_noise(frame)
     methods = list(dict.fromkeys(select(frame, metric="accuracy").dropna(subset=["value"])["method"]))
+    frame = frame[~frame["metric"].str.startswith("distance") | (frame["value"] > ROUNDING)]
     figure, (accuracy, distance) = _figure(2, 0.9 + 0.36 * len(methods))
     names = {"forget": "forget set", "retain": "retained set", "test": "test set"}
     for number, (split, label) in enumerate(names.items()):

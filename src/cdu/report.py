@@ -265,7 +265,7 @@ def _training_tables(shown: Shown) -> dict[str, pd.DataFrame]:
 
 
 def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    frame = _with_reduction(shown)
+    frame = _with_reduction(figures.without_useless_noise(shown))
     quality = [
         *_accuracies("forget", "retain", "test"),
         Column("distance to retrained", "distance_to_retrained"),
@@ -281,11 +281,13 @@ def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
         Column("σ", "sigma"),
         Column("ε certified", "epsilon"),
         Column("ε, classical formula", "epsilon_classical"),
+        *_accuracies("retain", "test"),
     ]
+    noised = shown[shown["method"].isin(select(shown, metric="epsilon")["method"])]
     return {
         "Accuracy (= micro-F1) and distances": table(frame, "method", "model", quality),
         "Cost": table(frame, "method", "method", cost),
-        "Noise and certificate (Δ = 2C)": table(frame, "method", "release", noise),
+        "Noise and certificate (Δ = 2C)": table(noised, "method", "release", noise),
     }
 
 
