@@ -19,7 +19,8 @@ help:
 	@echo "make reference EXPERIMENT=mnist   promote records from runs/ to results/"
 	@echo "make clean       delete the built book"
 
-report: batch book
+report: batch
+	@$(MAKE) --no-print-directory book
 
 test: $(VENV)/test.stamp
 	pytest
@@ -31,7 +32,7 @@ lint: $(VENV)/test.stamp
 
 batch: $(VENV)/report.stamp
 	snakemake --snakefile workflow/Snakefile --config experiment=$(EXPERIMENT) device=$(DEVICE) --cores $(CORES) \
-		--keep-going --nolock --ignore-incomplete --rerun-triggers params input mtime --quiet rules host
+		--keep-going --nolock --ignore-incomplete --rerun-triggers input --quiet rules host
 
 book: $(VENV)/report.stamp
 	jupyter-book build book/ $(BOOK_OPTIONS)

@@ -28,7 +28,7 @@ from cdu.models import LogisticRegression
 from cdu.objective import Objective
 from cdu.seeding import generator
 from cdu.solvers import conjugate_gradient
-from cdu.unlearning import NewtonStep, release
+from cdu.unlearning import NewtonStep, publish
 
 scenario, settings = run.scenario, run.scenario.settings
 radius, delta = settings.training.radius, settings.unlearning.delta
@@ -53,10 +53,10 @@ for epsilon in np.geomspace(0.01, 1e4, 25):
 
 # %%
 draws = settings.theory.draws
-uniform = generator(seed, "privacy loss")
+normal = generator(seed, "privacy loss")
 for epsilon in (0.5, 1.0, 4.0):
     sigma = certification.gaussian_sigma(epsilon, 1e-2, 1.0)
-    loss = 0.5 / sigma**2 + torch.randn(draws, generator=uniform, dtype=torch.float64) / sigma
+    loss = 0.5 / sigma**2 + torch.randn(draws, generator=normal, dtype=torch.float64) / sigma
     terms = (1 - torch.exp(epsilon - loss)).clamp(min=0)
     error = (terms.mean() - certification.gaussian_delta(epsilon, sigma, 1.0)) / (terms.std() / draws**0.5)
     run.log("monte_carlo_z", error.item(), axis="epsilon", point=epsilon)
@@ -140,8 +140,14 @@ for name, value in constants.items():
 
 # %%
 problem = scenario.problem()
+default = settings.unlearning.dampings[settings.unlearning.default].value
+run.log("default_exceeds_lambda_max", default > constants["lambda_max"])
 for damping in settings.theory.dampings:
-    released = release(problem, NewtonStep(damping), generator(seed, "theory"))
+    keys = {"axis": "damping", "point": damping}
+    update = run.attempt("newton", NewtonStep(damping), problem, "distance", **keys)
+    if update is None:
+        continue
+    released = publish(problem, update, generator(seed))
     error = (released.w - retrained.w).norm().item()
     bound = certification.newton_bound(
         radius,
@@ -150,8 +156,8 @@ for damping in settings.theory.dampings:
         constants["lambda_min"],
         constants["gradient_retrained"],
     )
-    run.log("bound", bound, axis="damping", point=damping)
-    run.log("distance", error, axis="damping", point=damping)
+    run.log("bound", bound, **keys)
+    run.log("distance", error, **keys)
     print(f"λ = {damping:6g}: error {error:.4f}, bound {bound:.4g}, trivial bound {2 * radius:g}")
 
 # %% [markdown]
@@ -160,7 +166,6 @@ for damping in settings.theory.dampings:
 # ∇L(w\*, D_r) and −n_u/(n − n_u)·∇L(w\*, D_u) agree only where training has converged.
 
 # %%
-default = settings.unlearning.dampings[settings.unlearning.default].value
 steps = [
     NewtonStep(default, gradient=form)(problem, generator(seed, "forms")).w - original.w
     for form in ("retain", "forget")

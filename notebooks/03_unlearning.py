@@ -20,8 +20,7 @@ run = notebook.begin("03_unlearning", globals())
 from cdu import certification, figures
 from cdu.evaluation import accuracy
 from cdu.seeding import generator
-from cdu.solvers import SolverError
-from cdu.unlearning import methods, publish, release
+from cdu.unlearning import methods, publish
 
 scenario, settings = run.scenario, run.scenario.settings.unlearning
 problem = scenario.problem()
@@ -44,31 +43,30 @@ def evaluate(name, released):
 # %%
 updates = {}
 for name, method in methods(settings, seed).items():
-    try:
-        released = release(problem, method, generator(seed, name))
-    except SolverError as error:
-        run.log("accuracy", None, method=name, split="test", note=str(error))
-        print(f"{name}: {error}")
+    update = run.attempt(name, method, problem)
+    if update is None:
         continue
-    evaluate(name, released)
-    updates[name] = released.update
-    run.log("seconds", released.update.seconds, method=name)
-    run.log("hvp_samples", released.update.hvp_samples, method=name)
-    if released.update.residual is not None:
-        run.log("residual", released.update.residual, method=name)
+    updates[name] = update
+    evaluate(name, publish(problem, update, generator(seed, "noise")))
+    run.log("seconds", update.seconds, method=name)
+    run.log("hvp_samples", update.hvp_samples, method=name)
+    run.log("gradient_samples", update.gradient_samples, method=name)
+    if update.residual is not None:
+        run.log("residual", update.residual, method=name)
+        run.log("converged", update.converged, method=name)
 
 # %% [markdown]
 # ## Released with noise
 #
 # σ as it is used in practice, and σ as (ε, δ) requires it for the sensitivity 2C: the only bound for a network whose
-# constants are fixed before the data are seen.
+# constants are fixed before the data are seen. All models receive the same draw of the noise.
 
 # %%
 needed = certification.gaussian_sigma(settings.epsilon, settings.delta, certification.trivial_bound(problem.radius))
-for name in ("original", "newton", "retrain"):
+for name in (name for name in ("original", "newton", "retrain", "second retraining") if name in updates):
     for label, sigma in {"noise": settings.sigma, f"noise for ε = {settings.epsilon:g}": needed}.items():
         noisy = f"{name} + {label}"
-        released = publish(problem, updates[name], generator(seed, name, "noise"), sigma, settings.delta)
+        released = publish(problem, updates[name], generator(seed, "noise"), sigma, settings.delta)
         evaluate(noisy, released)
         run.log("epsilon", released.certificate.epsilon, method=noisy)
         run.log("sigma", sigma, method=noisy)

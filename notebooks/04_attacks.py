@@ -26,10 +26,9 @@ import torch
 from cdu import figures
 from cdu.attacks import OriginalAndRelease, membership_attack
 from cdu.seeding import generator
-from cdu.unlearning import methods, release
 
 scenario, settings = run.scenario, run.scenario.settings
-problem, table = scenario.problem(), methods(settings.unlearning, seed)
+problem = scenario.problem()
 count = min(len(scenario.forget), len(scenario.test))
 draw = generator(seed, "attack samples")
 members = scenario.forget.subset(torch.randperm(len(scenario.forget), generator=draw)[:count])
@@ -44,13 +43,7 @@ def posteriors(objective, w):
 
 # %%
 before = posteriors(problem.objective, problem.w_star)
-noises = {"": 0.0, " + noise": settings.unlearning.sigma}
-targets = {
-    f"{name}{text}": (name, sigma) for name in ("original", "newton", "retrain") for text, sigma in noises.items()
-}
-targets["second retraining"] = ("second retraining", 0.0)
-for label, (name, sigma) in targets.items():
-    released = release(problem, table[name], generator(seed, name), sigma)
+for label, released in run.releases(problem, "auc").items():
     view = OriginalAndRelease(before, posteriors(released.objective, released.w), np.arange(2 * count) < count)
     start = time.perf_counter()
     result = membership_attack(view, settings.attack.folds, seed)

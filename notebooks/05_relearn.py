@@ -20,23 +20,15 @@ run = notebook.begin("05_relearn", globals())
 import time
 
 from cdu import figures
-from cdu.evaluation import mean_loss, relearn
-from cdu.seeding import generator
-from cdu.unlearning import methods, release
+from cdu.evaluation import relearn
 
 scenario, settings = run.scenario, run.scenario.settings
-problem, table = scenario.problem(), methods(settings.unlearning, seed)
-target = mean_loss(problem.objective, problem.w_star, problem.forget)
+problem = scenario.problem()
+target = problem.objective.mean_loss(problem.w_star, problem.forget)
 run.log("target_loss", target)
 
 # %%
-noises = {"": 0.0, " + noise": settings.unlearning.sigma}
-targets = {
-    f"{name}{text}": (name, sigma) for name in ("original", "newton", "retrain") for text, sigma in noises.items()
-}
-targets["second retraining"] = ("second retraining", 0.0)
-for label, (name, sigma) in targets.items():
-    released = release(problem, table[name], generator(seed, name), sigma)
+for label, released in run.releases(problem, "epochs").items():
     start = time.perf_counter()
     result = relearn(released.objective, released.w, problem.forget, target, settings.relearn, seed)
     run.log("seconds", time.perf_counter() - start, method=label)

@@ -45,13 +45,9 @@ def evaluate(released, reference, **keys):
 for damping in grid.dampings:
     keys = {"axis": "damping", "point": damping}
     evaluate(release(problem, Original(), generator(seed)), scenario.retrained, method="original", **keys)
-    try:
-        released = release(problem, NewtonStep(damping), generator(seed))
-    except SolverError as error:
-        run.log("distance_to_retrained", None, method="newton", note=str(error), **keys)
-        print(error)
-        continue
-    evaluate(released, scenario.retrained, method="newton", **keys)
+    update = run.attempt("newton", NewtonStep(damping), problem, "distance_to_retrained", **keys)
+    if update is not None:
+        evaluate(publish(problem, update, generator(seed)), scenario.retrained, method="newton", **keys)
 
 # %% [markdown]
 # ## Noise σ
@@ -60,10 +56,12 @@ for damping in grid.dampings:
 
 # %%
 bases = {"newton + noise": NewtonStep(default.value), "original + noise": Original()}
-updates = {name: method(problem, generator(seed)) for name, method in bases.items()}
+updates = {name: run.attempt(name, method, problem, axis="sigma") for name, method in bases.items()}
 for sigma in grid.sigmas:
     keys = {"axis": "sigma", "point": sigma}
     for name, update in updates.items():
+        if update is None:
+            continue
         draws = [
             publish(problem, update, generator(seed, "noise", draw), sigma, unlearning.delta)
             for draw in range(grid.noise_draws)
@@ -88,7 +86,9 @@ for radius in grid.radii:
     constrained = scenario.problem(original, recipe)
     keys = {"axis": "radius", "point": radius}
     for name, method in {"original": Original(), "newton": NewtonStep(default.value)}.items():
-        evaluate(release(constrained, method, generator(seed)), retrained, method=name, **keys)
+        update = run.attempt(name, method, constrained, "distance_to_retrained", **keys)
+        if update is not None:
+            evaluate(publish(constrained, update, generator(seed)), retrained, method=name, **keys)
     active = sum(row["projected"] for row in original.history) / len(original.history)
     run.log("projected", active, method="original", **keys)
     run.log("norm", original.w.norm(), method="original", **keys)

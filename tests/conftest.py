@@ -39,3 +39,6 @@ def network(name, seed=0, count=13, l2=0.01, chunk=5):
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+    yield
+    # Opening a run turns this on for the whole process, and hypothesis needs subnormal numbers.
+    torch.set_flush_denormal(False)

@@ -1,6 +1,7 @@
 import errno
 import gzip
 import hashlib
+import io
 import os
 from pathlib import Path
 from urllib.error import URLError
@@ -67,9 +68,13 @@ def test_an_impossible_forget_set_is_refused(forget, message):
         data.make_split(LABELS, 50, forget, 0)
 
 
-def test_overlapping_parts_are_refused():
+@pytest.mark.parametrize(
+    ("forget", "retain"),
+    [(np.array([0, 1]), np.array([1, 2])), (np.array([0]), np.array([1])), (np.arange(4), np.arange(0))],
+)
+def test_parts_that_overlap_or_leave_rows_out_are_refused(forget, retain):
     with pytest.raises(CduError, match="not disjoint and complete"):
-        data.Split(np.array([0, 1]), np.array([1, 2]), np.arange(3))
+        data.Split(forget, retain, np.arange(3), 3)
 
 
 def test_digits_need_no_download():
@@ -223,6 +228,34 @@ def test_a_download_of_the_wrong_content_is_refused_and_leaves_nothing(tmp_path,
     monkeypatch.setattr(datasets, "SVHN", patched("svhn", wrong))
     with pytest.raises(CduError, match="damaged"):
         data.fetch("svhn", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn"])
+def test_torchvisions_own_words_for_an_unreachable_server_become_one_sentence(tmp_path, monkeypatch, name):
+    def unreachable(*args, **kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    with pytest.raises(CduError, match=f"{name} could not be downloaded: .*nothing was changed there") as caught:
+        data.fetch(name, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("mnist", "train-images-idx3-ubyte.gz"), ("cifar10", "cifar-10-python.tar.gz"), ("svhn", "train_32x32.mat")],
+)
+def test_a_server_that_sends_something_else_is_named_with_both_checksums(tmp_path, monkeypatch, name, file):
+    class Response(io.BytesIO):
+        url = None
+        length = 5
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: Response(b"sorry"))
+    found = hashlib.md5(b"sorry").hexdigest()
+    with pytest.raises(CduError, match=f"{file} arrived damaged: its MD5 is {found}, expected [0-9a-f]{{32}};"):
+        data.fetch(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

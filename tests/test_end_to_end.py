@@ -83,8 +83,8 @@ def test_an_unknown_parameter_fails_the_notebook(environment, notebooks, tiny, t
 def start_batch(environment, tiny, output):
     command = [
         "snakemake", "--snakefile", "workflow/Snakefile", "--config", f"experiment={tiny}", f"output={output}",
-        "device=cpu", "--cores", "2", "--keep-going", "--nolock", "--ignore-incomplete", "--rerun-triggers", "params",
-        "input", "mtime", "--quiet", "rules", "host",
+        "device=cpu", "--cores", "2", "--keep-going", "--nolock", "--ignore-incomplete", "--rerun-triggers",
+        "input", "--quiet", "rules", "host",
     ]  # fmt: skip
     return subprocess.Popen(
         command, cwd=repository(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -6,7 +6,7 @@ from sklearn.metrics import f1_score
 from cdu.attacks import OriginalAndRelease, membership_attack, sorted_concatenation
 from cdu.config import RelearnSettings
 from cdu.errors import CduError
-from cdu.evaluation import accuracy, mean_loss, relearn
+from cdu.evaluation import accuracy, relearn
 from conftest import network
 
 
@@ -21,12 +21,12 @@ def test_accuracy_is_scikit_learns_micro_f1(name):
 def test_mean_loss_leaves_the_l2_term_out():
     objective, w, samples = network("mlp")
     direct = torch.nn.functional.cross_entropy(objective.outputs(w, samples), samples.targets)
-    assert mean_loss(objective, w, samples) == pytest.approx(direct.item())
+    assert objective.mean_loss(w, samples) == pytest.approx(direct.item())
 
 
 def test_relearn_time_counts_epochs_until_the_target():
     objective, w, samples = network("allcnn", count=12)
-    start = mean_loss(objective, w, samples)
+    start = objective.mean_loss(w, samples)
     settings = RelearnSettings(max_epochs=200, learning_rate=0.01)
     buffers = {key: value.clone() for key, value in objective.model.named_buffers()}
     assert relearn(objective, w, samples, start, settings, 0).epochs == 0

@@ -31,6 +31,7 @@ def record(found=()):
         seed=0,
         settings={"training": {"epochs": 3}},
         config_hash="a" * 12,
+        code_hash="f" * 12,
         split_hash="b" * 12,
         verdicts_hash="c" * 12,
         commit="d" * 40,

@@ -106,10 +106,29 @@ def test_the_exact_solver_refuses_large_systems_in_a_sentence():
         exact(operator, vector, limit=10)
 
 
-def test_a_zero_right_hand_side_is_refused():
+SOLVERS = {
+    "exact": exact,
+    "conjugate gradient": conjugate_gradient,
+    "lissa": lambda operator, vector: lissa(operator, vector, 50, 5, 2, 4, generator(0)),
+}
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_zero_is_solved_by_zero_and_nan_is_refused(solver):
     operator, vector = convex()
-    with pytest.raises(SolverError, match="zero vector"):
-        conjugate_gradient(operator, torch.zeros_like(vector))
+    solution = solver(operator, torch.zeros_like(vector))
+    assert solution.residual == 0
+    assert not solution.x.any()
+    with pytest.raises(SolverError, match="the right-hand side has norm nan"):
+        solver(operator, torch.full_like(vector, float("nan")))
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_solvers_leave_the_modules_mode_alone(solver):
+    operator, vector = convex()
+    operator.objective.model.train()
+    solver(operator, vector)
+    assert operator.objective.model.training
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

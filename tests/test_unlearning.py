@@ -3,12 +3,14 @@ import pytest
 import torch
 from scipy import stats
 
-from cdu.config import load_experiment, repository
-from cdu.data import Samples
+from cdu.config import ModelSettings, RelearnSettings, TrainingSettings, load_experiment, repository
+from cdu.data import Samples, load
+from cdu.evaluation import relearn
+from cdu.models import build
 from cdu.objective import Objective
 from cdu.seeding import generator
 from cdu.solvers import SolverError
-from cdu.training import Trained
+from cdu.training import Trained, train
 from cdu.unlearning import SECOND_SEED, NewtonStep, Original, Problem, Retrain, methods, publish, release
 from conftest import network, random_samples
 
@@ -96,6 +98,20 @@ def test_a_release_is_projected_before_the_noise():
     assert noisy.certificate.sensitivity == pytest.approx(0.6)
     expected = plain.w + 0.5 * torch.randn(len(plain.w), generator=generator(0), dtype=torch.float64)
     assert torch.allclose(noisy.w, expected)
+
+
+def test_doing_nothing_gives_the_original_bit_for_bit_and_relearns_in_no_time():
+    for seed in range(5):
+        model = build(ModelSettings(name="mlp"), (1, 8, 8), 10, seed)
+        settings = TrainingSettings(epochs=3, radius=4)
+        samples = load("digits").train.subset(torch.arange(200))
+        trained = train(model, samples, settings, seed)
+        objective = Objective(model, l2=settings.weight_decay)
+        problem = Problem(objective, trained.w, samples, samples, settings.radius, None, seed)
+        released = release(problem, Original(), generator(0))
+        assert torch.equal(released.w, trained.w)
+        target = objective.mean_loss(trained.w, samples)
+        assert relearn(released.objective, released.w, samples, target, RelearnSettings(), 0).epochs == 0
 
 
 def test_the_noise_has_the_declared_distribution():

@@ -1,9 +1,11 @@
 """The rules, on planted results of every kind."""
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from cdu.verdicts import CLAIMS, NOTHING, RELEASED, Word, decide, interval
+from cdu.verdicts import CLAIMS, NOTHING, RELEASED, Interval, Word, decide, interval
 
 SEEDS = range(5)
 WIGGLE = [-1.0, 0.5, 0.0, 0.7, -0.2]
@@ -19,7 +21,10 @@ def verdict(claim, *parts) -> Word:
 
 
 def theory(bounds, errors, trivial=20.0):
-    parts = rows("01_theory", "trivial_bound", trivial)
+    parts = rows("01_theory", "trivial_bound", trivial) + rows("01_theory", "lambda_max", 8.0, 1.0)
+    # A damping below λ_max, which the rules must not use.
+    parts += rows("01_theory", "bound", 0.1, axis="damping", point=8.5)
+    parts += rows("01_theory", "distance", 99.0, axis="damping", point=8.5)
     for point, bound, error in zip((10.0, 100.0), bounds, errors, strict=True):
         parts += rows("01_theory", "bound", bound, axis="damping", point=point)
         parts += rows("01_theory", "distance", error, 1e-4, axis="damping", point=point)
@@ -61,7 +66,12 @@ def test_c2(bounds, errors, word):
 
 @pytest.mark.parametrize(
     ("seconds", "step", "word"),
-    [(1.0, 2.0, "holds"), (1.0, 7.99, "holds but says nothing"), (20.0, 2.0, "does not hold")],
+    [
+        (1.0, 2.0, "holds"),
+        (1.0, 7.99, "holds but says nothing"),
+        (20.0, 2.0, "does not hold"),
+        (10.0, 2.0, "not testable here"),
+    ],
 )
 def test_c4(seconds, step, word):
     times = rows("03_unlearning", "seconds", seconds, 0.01, method="newton")
@@ -84,7 +94,7 @@ def accuracies(released, nothing, spread=1e-4):
         (0.951, 0.90, 1e-4, "holds"),
         (0.951, 0.952, 1e-4, "holds but says nothing"),
         (0.93, 0.952, 1e-4, "does not hold"),
-        (0.951, 0.90, 0.03, "does not hold"),
+        (0.951, 0.90, 0.03, "not testable here"),
     ],
 )
 def test_c5(released, nothing, spread, word):
@@ -117,13 +127,18 @@ def test_c9(epsilon, word):
 
 @pytest.mark.parametrize(
     ("low", "sigma", "word"),
-    [(0.90, 100.0, "holds"), (0.90, 0.01, "holds but says nothing"), (0.96, 100.0, "does not hold")],
+    [
+        (0.90, 100.0, "holds"),
+        (0.90, 0.01, "holds but says nothing"),
+        (0.96, 100.0, "does not hold"),
+        (0.9499, 100.0, "not testable here"),
+    ],
 )
 def test_c10(low, sigma, word):
     parts = rows("06_ablations", "sigma", sigma) + rows("06_ablations", "delta", 1e-5)
-    for point, value in ((5.0, low), (20.0, 0.95)):
+    for point, value, spread in ((5.0, low, 1e-3), (20.0, 0.95, 0.0)):
         parts += rows(
-            "06_ablations", "accuracy", value, 1e-3, axis="radius", point=point, method="original", split="test"
+            "06_ablations", "accuracy", value, spread, axis="radius", point=point, method="original", split="test"
         )
     assert verdict("C10", parts) == word
 
@@ -141,9 +156,24 @@ def test_a_single_seed_decides_nothing(claim):
     assert decide(claim, one[one["seed"] == 0]).word == "not yet tested"
 
 
-def test_the_interval_is_scipys():
-    from scipy import stats
+def test_the_smallest_effect_is_found_with_the_declared_probability():
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(2000):
+        draw = interval(pd.Series(rng.normal(0.0, 1.0, 10)))
+        # The detectable effect of the true standard deviation, not of this draw's.
+        exact = Interval(0.0, draw.half / draw_sd(draw) * 1.0, 10).detectable
+        shifted = Interval(draw.mean + exact, draw.half, 10)
+        found += shifted.low > 0
+    assert found / 2000 == pytest.approx(0.8, abs=0.05)
 
+
+def draw_sd(found):
+    """The standard deviation that an interval of ten seeds came from."""
+    return found.half * np.sqrt(10) / stats.t.ppf(0.975, 9)
+
+
+def test_the_interval_is_scipys():
     values = pd.Series([1.0, 2.0, 4.0, 8.0])
     low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
     found = interval(values)

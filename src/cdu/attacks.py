@@ -67,7 +67,7 @@ def membership_attack(view: OriginalAndRelease, folds: int, seed: int) -> Attack
         raise CduError(f"{folds} folds need at least {folds} members, found {members}; use fewer folds")
     features, labels = sorted_concatenation(view), view.members.astype(int)
     aucs, right = [], 0
-    for fit, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):
+    for fit, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(features, labels):
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         classifier.fit(features[fit], labels[fit])
         scores = classifier.decision_function(features[held_out])

@@ -12,6 +12,7 @@ from cdu.config import (
     DEFAULT_EXPERIMENT,
     SECTIONS,
     available_experiments,
+    code_hash,
     load_experiment,
     repository,
     section_hash,
@@ -59,7 +60,7 @@ def section(
     output: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
-    """Run one section's notebook through papermill, unless its record is there with the same settings."""
+    """Run one section's notebook through papermill, unless its record is there, of the same settings and code."""
     run_section(name, dataset, seed, experiment, output, device)
 
 
@@ -73,7 +74,7 @@ def run_section(name: str, dataset: str, seed: int, experiment: str, output: Pat
     """
     from filelock import FileLock
 
-    from cdu.records import read_record, record_path
+    from cdu.records import is_current, record_path
 
     if name not in SECTIONS:
         raise CduError(f"unknown section '{name}': known are {', '.join(SECTIONS)}")
@@ -84,8 +85,10 @@ def run_section(name: str, dataset: str, seed: int, experiment: str, output: Pat
     record = record_path(repository() / output, loaded.name, dataset, seed, name)
     record.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(record.with_suffix(".lock")):
-        if record.exists() and read_record(record).config_hash == wanted:
-            typer.echo(f"{record} is there already, with the same settings")
+        if is_current(record, wanted, code_hash(name)):
+            # Snakemake wants to see an output that is newer than its start.
+            record.touch()
+            typer.echo(f"{record} is there already, made with the same settings and code")
             return record
         parameters = {
             "dataset": dataset,
@@ -100,6 +103,7 @@ def run_section(name: str, dataset: str, seed: int, experiment: str, output: Pat
 
 def _execute(name: str, executed: Path, parameters: dict[str, object]) -> None:
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     source = executed.with_suffix(".source.ipynb")
     _write_notebook(name, source)
@@ -111,12 +115,17 @@ def _execute(name: str, executed: Path, parameters: dict[str, object]) -> None:
             parameters,
             progress_bar=sys.stderr.isatty(),
             cwd=str(repository()),
-            extra_arguments=["--log-level=40"],
+            extra_arguments=["--log-level=50"],
         )
     except papermill.PapermillExecutionError as error:
         raise CduError(
             f"{name} failed for {parameters['dataset']}, seed {parameters['seed']}: {error.ename}: {error.evalue} "
             f"(the executed copy with the traceback is {executed})"
+        ) from error
+    except DeadKernelError as error:
+        raise CduError(
+            f"{name} failed for {parameters['dataset']}, seed {parameters['seed']}: the notebook's process died, most "
+            "often for lack of memory; run fewer jobs at once (CORES=1) or a smaller experiment"
         ) from error
     finally:
         source.unlink(missing_ok=True)
@@ -172,8 +181,15 @@ def reference(
             f"{len(missing)} of {len(jobs)} records are missing, the first is {missing[0]}; "
             f"run 'make batch EXPERIMENT={loaded.name}' to its end; nothing was promoted"
         )
-    for (dataset, _, name), path in paths.items():
+    for (dataset, seed, name), path in paths.items():
         record = read_record(path)
+        if seed == loaded.seeds[0] and not path.with_suffix(".ipynb").exists():
+            raise CduError(
+                f"{path.with_suffix('.ipynb')} is missing, the executed notebook that goes with the record; delete the "
+                "record and run the batch again; nothing was promoted"
+            )
+        if record.code_hash != code_hash(name):
+            raise CduError(f"{path} was made by other code; run the batch again; nothing was promoted")
         if record.config_hash != section_hash(loaded.settings(dataset), dataset, name):
             raise CduError(f"{path} was made with other settings; run the batch again; nothing was promoted")
         if record.dirty:

@@ -32,6 +32,12 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
     "svhn": "paper",
 }
 
+#: Modules whose code decides what a run computes, beside those of ``cdu.unlearning``.
+COMPUTING = (
+    "attacks", "certification", "curvature", "data", "evaluation", "models", "objective", "scenario", "seeding",
+    "solvers", "training",
+)  # fmt: skip
+
 
 class Settings(BaseModel):
     """Base of every block: unknown keys are errors, values cannot be changed after reading."""
@@ -58,7 +64,7 @@ class ForgetSettings(Settings):
     kind: Literal["random", "class", "indices"] = "random"
     size: Count | None = None
     label: int | None = None
-    indices: tuple[int, ...] | None = None
+    indices: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> "ForgetSettings":
@@ -194,6 +200,14 @@ def section_hash(settings: DatasetSettings, dataset: str, section: str) -> str:
     """Hash of the settings that the numbers of one section depend on, and of nothing else."""
     blocks = settings.model_dump(mode="json", include=set(SECTIONS[section]))
     return digest({"dataset": dataset, "section": section, **blocks})
+
+
+def code_hash(section: str) -> str:
+    """Hash of the code that a section's numbers come from: its notebook, and the modules that compute."""
+    package = Path(__file__).parent
+    modules = [package / f"{name}.py" for name in COMPUTING] + sorted((package / "unlearning").glob("*.py"))
+    sources = [path.read_text(encoding="utf-8") for path in (*modules, repository() / "notebooks" / f"{section}.py")]
+    return digest(sources)
 
 
 def repository() -> Path:

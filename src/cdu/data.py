@@ -36,7 +36,7 @@ MNIST_RAW_MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 
-#: Side length of the training part of digits; the remaining 300 of its 1,797 images are its test set.
+#: Number of training images of digits; the remaining 300 of its 1,797 images are its test set.
 DIGITS_TRAIN = 1497
 
 
@@ -128,22 +128,30 @@ class Dataset:
 class Split:
     """Which training rows are forgotten, retained, held out; and which test rows are used.
 
+    Attributes:
+        forget: D_u, in ascending order like all parts.
+        retain: D_r.
+        test: Test rows.
+        size: Number of training rows.
+        validation: Training rows held out for tuning.
+
     Raises:
-        CduError: The parts overlap, or do not cover the training set.
+        CduError: The first, second and last part overlap, or do not cover the training set.
     """
 
     forget: NDArray[np.int64]
     retain: NDArray[np.int64]
     test: NDArray[np.int64]
+    size: int
     validation: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         """Refuse parts that are not disjoint and complete."""
         parts = np.concatenate([self.forget, self.retain, self.validation])
-        if not np.array_equal(np.sort(parts), np.arange(len(parts))):
+        if not np.array_equal(np.sort(parts), np.arange(self.size)):
             raise CduError(
-                f"the split is not disjoint and complete: its {len(parts)} training rows hold "
-                f"{len(np.unique(parts))} distinct ones; every row must be in exactly one part"
+                f"the split is not disjoint and complete: its {len(parts)} rows hold {len(np.unique(parts))} distinct "
+                f"ones of {self.size}; every training row must be in exactly one part"
             )
 
     @property
@@ -199,7 +207,7 @@ def make_split(
     retain = np.setdiff1d(rest, chosen)
     if len(retain) == 0:
         raise CduError("the forget set is the whole training set: nothing is left to retain; forget fewer rows")
-    return Split(np.sort(chosen), retain, np.arange(test_size), np.sort(validation))
+    return Split(np.sort(chosen), retain, np.arange(test_size), count, np.sort(validation))
 
 
 def data_root() -> Path:
@@ -325,6 +333,15 @@ def _files(name: str, root: Path) -> list[DataFile]:
     ]
 
 
+def _downloads(name: str, root: Path) -> list[DataFile]:
+    """The files that torchvision downloads, with their checksums."""
+    if name == "mnist":
+        return [DataFile(root / "MNIST" / "raw" / file, md5) for file, md5 in datasets.MNIST.resources]
+    if name == "cifar10":
+        return [DataFile(root / datasets.CIFAR10.filename, datasets.CIFAR10.tgz_md5)]
+    return _files(name, root)
+
+
 def status(root: Path | None = None) -> list[tuple[str, str, str]]:
     """State of every dataset's files: rows of (dataset, file, state)."""
     folder = data_root() if root is None else root
@@ -373,9 +390,10 @@ def fetch(name: str, root: Path | None = None) -> Path:
         reason = reasons.get(error.errno or 0, f"{error}; check the network and {folder}")
         raise CduError(f"{name} could not be downloaded: {reason}; nothing was left half-written") from error
     except RuntimeError as error:  # torchvision's word for a failed download or a wrong checksum
+        said = " ".join(str(error).split())
         raise CduError(
-            f"{name} could not be downloaded: {error}; try again later, or put the files under {folder} by hand; "
-            "nothing was changed there"
+            f"{name} could not be downloaded: {said}; connect to the network and try again, or put the files under "
+            f"{folder} as torchvision lays them out; nothing was changed there"
         ) from error
     for file in wanted:
         file.require(name)
@@ -386,12 +404,22 @@ def _download(name: str, folder: Path) -> None:
     """Let torchvision download into a temporary folder, then move the checked files into place."""
     with tempfile.TemporaryDirectory(prefix=".cdu-fetch-", dir=folder) as temporary:
         partial = Path(temporary)
-        if name == "svhn":
-            for part in ("train", "test"):
-                datasets.SVHN(temporary, split=part, download=True)
-        else:
-            kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
-            kind(temporary, download=True)
+        try:
+            if name == "svhn":
+                for part in ("train", "test"):
+                    datasets.SVHN(temporary, split=part, download=True)
+            else:
+                kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
+                kind(temporary, download=True)
+        except RuntimeError:
+            for arrived in _downloads(name, partial):
+                found = arrived.found()
+                if found not in (None, arrived.md5):
+                    raise CduError(
+                        f"{arrived.path.name} arrived damaged: its MD5 is {found}, expected {arrived.md5}; try again "
+                        "later; nothing was left half-written"
+                    ) from None
+            raise
         for source, target in zip(_files(name, partial), _files(name, folder), strict=True):
             source.require(name)
             target.path.parent.mkdir(parents=True, exist_ok=True)

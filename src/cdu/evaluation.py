@@ -21,11 +21,6 @@ def accuracy(objective: Objective, w: Tensor, samples: Samples) -> float:
     return (predicted == samples.targets).double().mean().item()
 
 
-def mean_loss(objective: Objective, w: Tensor, samples: Samples) -> float:
-    """Mean loss over the samples in evaluation mode, without the l2 term."""
-    return objective.loss(w, samples) - 0.5 * objective.l2 * w.square().sum().item()
-
-
 @dataclass(frozen=True)
 class Relearning:
     """How long a model needs to fit the forget set again.
@@ -58,7 +53,7 @@ def relearn(
     learner = Objective(copy.deepcopy(objective.model), objective.loss_of)
     point = w.detach().clone().requires_grad_()
     adam = torch.optim.Adam([point], lr=settings.learning_rate)
-    losses = [mean_loss(learner, point.detach(), forget)]
+    losses = [learner.mean_loss(point.detach(), forget)]
     for epoch in range(settings.max_epochs):
         if losses[-1] <= target:
             return Relearning(epoch, losses)
@@ -68,5 +63,5 @@ def relearn(
             (point.grad,) = torch.autograd.grad(learner.batch_loss(point, *forget.batch(rows)), point)
             adam.step()
         learner.model.eval()
-        losses.append(mean_loss(learner, point.detach(), forget))
+        losses.append(learner.mean_loss(point.detach(), forget))
     return Relearning(settings.max_epochs if losses[-1] <= target else None, losses)

@@ -15,7 +15,7 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from cdu import data
-from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, load_experiment, repository, section_hash
+from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.records import (
     SCHEMA_VERSION,
@@ -29,6 +29,9 @@ from cdu.records import (
     write_record,
 )
 from cdu.scenario import Scenario, pick_device
+from cdu.seeding import generator
+from cdu.solvers import SolverError
+from cdu.unlearning import Method, Problem, Release, Update, methods, publish
 from cdu.verdicts import rules_hash
 
 PARAMETERS = ("dataset", "seed", "experiment", "output", "device")
@@ -46,6 +49,10 @@ class Run:
         scenario: Data, models and problem.
         output: Folder that holds all runs.
         metrics: What was logged.
+        started: When the run was opened.
+        clock: The same moment on the clock that durations are read from.
+        commit: The commit at that moment, and whether the working tree differed from it.
+        code: Hash of the code at that moment.
     """
 
     section: str
@@ -53,6 +60,8 @@ class Run:
     output: Path
     metrics: list[Metric] = field(default_factory=list)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    commit: tuple[str, bool] = field(default_factory=git_state)
+    code: str = ""
     clock: float = field(default_factory=time.perf_counter)
 
     def log(
@@ -73,6 +82,41 @@ class Run:
             Metric(metric=metric, value=number, method=method, split=split, axis=axis, point=where, note=note)
         )
 
+    def attempt(
+        self,
+        name: str,
+        method: Method,
+        problem: Problem,
+        metric: str = "accuracy",
+        axis: str = "",
+        point: float | None = None,
+    ) -> Update | None:
+        """Run a method on a problem; where its system has no solution, log the reason for ``metric`` and go on."""
+        try:
+            return method(problem, generator(self.scenario.seed, name))
+        except SolverError as error:
+            print(f"{name}: {error}")
+            self.log(metric, None, method=name, axis=axis, point=point, note=str(error))
+            return None
+
+    def releases(self, problem: Problem, metric: str) -> dict[str, Release]:
+        """The models that attacks and relearning are tried on: yardsticks, retraining and the Newton step.
+
+        Each but the second retraining also with noise, the same draw for all, so that they differ in the model alone.
+        """
+        settings, seed = self.scenario.settings.unlearning, self.scenario.seed
+        table = methods(settings, seed)
+        found = {}
+        for name in ("original", "newton", "retrain", "second retraining"):
+            update = self.attempt(name, table[name], problem, metric)
+            if update is None:
+                continue
+            found[name] = publish(problem, update, generator(seed, "noise"))
+            if name != "second retraining":
+                noisy = publish(problem, update, generator(seed, "noise"), settings.sigma, settings.delta)
+                found[f"{name} + noise"] = noisy
+        return found
+
     def frame(self) -> pd.DataFrame:
         """The metrics so far, with the columns that :mod:`cdu.report` draws from."""
         frame = pd.DataFrame([metric.model_dump() for metric in self.metrics])
@@ -81,7 +125,7 @@ class Run:
     def finish(self) -> None:
         """Write the record, atomically, and say where it is."""
         scenario = self.scenario
-        commit, dirty = git_state()
+        commit, dirty = self.commit
         device = torch.cuda.get_device_name() if scenario.device.type == "cuda" else "cpu"
         record = Record(
             schema_version=SCHEMA_VERSION,
@@ -91,6 +135,7 @@ class Run:
             seed=scenario.seed,
             settings=scenario.settings.model_dump(mode="json", include=set(SECTIONS[self.section])),
             config_hash=section_hash(scenario.settings, scenario.name, self.section),
+            code_hash=self.code,
             split_hash=scenario.split.hash,
             verdicts_hash=rules_hash(),
             commit=commit,
@@ -140,7 +185,8 @@ def begin(section: str, namespace: Mapping[str, Any]) -> Run:
     torch.set_flush_denormal(True)
     output = repository() / str(given.get("output") or "runs")
     device = pick_device(str(given.get("device") or "auto"))
-    return Run(section, Scenario(experiment, dataset, seed, output / "checkpoints", device), output)
+    scenario = Scenario(experiment, dataset, seed, output / "checkpoints", device)
+    return Run(section, scenario, output, code=code_hash(section))
 
 
 def _parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,14 +63,17 @@ class Objective:
 
     def outputs(self, w: Tensor, samples: Samples) -> Tensor:
         """The module's outputs for all samples, shape (n, ...), in evaluation mode."""
-        with _evaluating(self.model), torch.no_grad():
+        with self.evaluating(), torch.no_grad():
             return torch.cat([self.forward(w, inputs) for inputs, _ in samples.batches(self.chunk)])
 
     def loss(self, w: Tensor, samples: Samples) -> float:
         """L(w, S)."""
+        return self.mean_loss(w, samples) + 0.5 * self.l2 * w.square().sum().item()
+
+    def mean_loss(self, w: Tensor, samples: Samples) -> float:
+        """The mean loss over S alone, without the l2 term."""
         with torch.no_grad():
-            total = sum(share * self.batch_loss(w, x, y).item() for x, y, share in self._chunks(samples))
-            return total + 0.5 * self.l2 * w.square().sum().item()
+            return sum(share * self.batch_loss(w, x, y).item() for x, y, share in self._chunks(samples))
 
     def gradient(self, w: Tensor, samples: Samples) -> Tensor:
         """∇L(w, S), shape (p,)."""
@@ -103,16 +106,16 @@ class Objective:
 
     def _chunks(self, samples: Samples) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Batches with their share of all samples, the module in evaluation mode meanwhile."""
-        with _evaluating(self.model):
+        with self.evaluating():
             for inputs, targets in samples.batches(self.chunk):
                 yield inputs, targets, len(targets) / len(samples)
 
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The module in evaluation mode; afterwards in the mode it was in."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)

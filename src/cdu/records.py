@@ -85,6 +85,7 @@ class Record(BaseModel):
     seed: int
     settings: dict[str, Any]
     config_hash: str
+    code_hash: str
     split_hash: str
     verdicts_hash: str
     commit: str
@@ -145,6 +146,15 @@ def read_record(path: Path) -> Record:
         raise CduError(f"{path} cannot be read as a record ({error}); delete it and make the run again") from error
 
 
+def is_current(path: Path, config_hash: str, code_hash: str) -> bool:
+    """Whether a readable record is there that was made with these settings by this code."""
+    try:
+        record = read_record(path)
+    except CduError:
+        return False
+    return (record.config_hash, record.code_hash) == (config_hash, code_hash)
+
+
 def package_versions() -> dict[str, str]:
     """Versions of the packages that can change a number."""
     found = {}
@@ -167,13 +177,18 @@ def cpu_name() -> str:
 
 
 def git_state() -> tuple[str, bool]:
-    """Commit of the project and whether tracked files differ from it; ("unknown", True) outside git."""
+    """Commit of the project, and whether the working tree differs from it; ("unknown", True) outside git.
+
+    Files that git does not know count where they could change a number: code, notebooks, experiments.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(repository()), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        unknown = git("ls-files", "--others", "--exclude-standard", "--", "src", "notebooks", "experiments", "workflow")
+        return git("rev-parse", "HEAD"), bool(changed or unknown)
     except (OSError, subprocess.CalledProcessError):
         return "unknown", True

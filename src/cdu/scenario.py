@@ -1,5 +1,6 @@
 """One dataset and seed of an experiment: its data, split, trained models and unlearning problem."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from cdu.config import DatasetSettings, Experiment, TrainingSettings, digest
 from cdu.data import Dataset, Samples, Split, make_split
 from cdu.errors import CduError
 from cdu.objective import Objective
-from cdu.training import Trained, train
+from cdu.training import RECIPE_VERSION, Trained, train
 from cdu.unlearning import SECOND_SEED, Problem
 
 
@@ -126,6 +127,8 @@ class Scenario:
             "samples": _fingerprint(samples),
             "seed": seed,
             "device": self.device.type,
+            "recipe": RECIPE_VERSION,
+            "torch": torch.__version__,
         }
         path = self.checkpoints / f"{self.name}-{digest(key)}.safetensors"
         return train(model, samples, recipe, seed, path, f"{label} ({self.name}, seed {self.seed})")
@@ -146,12 +149,7 @@ class Scenario:
 
 
 def _fingerprint(samples: Samples) -> str:
-    """Hash of the images and labels that a model is trained on."""
-    return digest([hash_tensor(samples.inputs), hash_tensor(samples.targets)])
-
-
-def hash_tensor(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
-    import hashlib
-
-    return hashlib.sha256(tensor.contiguous().cpu().numpy().tobytes()).hexdigest()
+    """Hash of the images and labels that a model is trained on, and of how they are normalised."""
+    parts = [samples.inputs, samples.targets]
+    contents = [hashlib.sha256(part.contiguous().cpu().numpy().tobytes()).hexdigest() for part in parts]
+    return digest([*contents, samples.shift, samples.spread, samples.maximum, str(samples.dtype)])

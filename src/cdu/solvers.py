@@ -3,6 +3,7 @@
 A solver that cannot give a solution raises with the values that it met; none returns NaN.
 """
 
+import time
 from dataclasses import dataclass, field
 
 import torch
@@ -23,8 +24,9 @@ class Solution:
 
     Attributes:
         x: The solution, shape (p,).
-        residual: ‖(H + λI)x − v‖ / ‖v‖ on all samples.
-        hvp_samples: Per-sample Hessian-vector products spent.
+        residual: ‖(H + λI)x − v‖ / ‖v‖ on all samples, computed after the solver has finished.
+        seconds: Wall time of the solver, without that check.
+        hvp_samples: Per-sample Hessian-vector products spent, without that check.
         converged: Whether the solver reached its own target.
         curve: For iterative solvers, their own measure of progress step by step: the relative residual of
             conjugate gradient; for LiSSA the norm of the last term added, relative to ‖v‖.
@@ -32,6 +34,7 @@ class Solution:
 
     x: Tensor
     residual: float
+    seconds: float
     hvp_samples: int
     converged: bool
     curve: list[float] = field(default_factory=list)
@@ -53,14 +56,19 @@ def exact(operator: Hessian, vector: Tensor, limit: int = 5000) -> Solution:
             f"the exact inverse was not computed: p = {operator.size:,} parameters exceed the limit of {limit:,} for a "
             "dense Hessian; use conjugate gradient, which solves the same system to any accuracy"
         )
+    if _is_zero(vector):
+        return _zero(vector)
+    start = time.perf_counter()
     matrix = operator.dense().double()
     factor, info = torch.linalg.cholesky_ex(matrix)
     if info.item() != 0:
         smallest = torch.linalg.eigvalsh(matrix)[0].item()
         raise SolverError(_indefinite("the exact solver", operator.damping, smallest))
     x = torch.cholesky_solve(vector.double().unsqueeze(1), factor).squeeze(1)
+    synchronise(x)
+    seconds = time.perf_counter() - start
     residual = ((matrix @ x - vector.double()).norm() / vector.double().norm()).item()
-    return Solution(x.to(vector.dtype), residual, operator.size * len(operator.samples), converged=True)
+    return Solution(x.to(vector.dtype), residual, seconds, operator.size * len(operator.samples), converged=True)
 
 
 def conjugate_gradient(operator: Hessian, vector: Tensor, tolerance: float = 1e-4, max_steps: int = 500) -> Solution:
@@ -73,11 +81,13 @@ def conjugate_gradient(operator: Hessian, vector: Tensor, tolerance: float = 1e-
         max_steps: Steps after which it gives up, saying so in ``converged``.
 
     Raises:
-        SolverError: A direction of negative curvature, which proves that H + λI is indefinite; or v is zero.
+        SolverError: A direction of negative curvature, which proves that H + λI is indefinite. That none is met
+            proves nothing: a negative eigenvalue whose eigenvector v hardly contains can go unseen.
     """
+    if _is_zero(vector):
+        return _zero(vector)
+    start = time.perf_counter()
     size = vector.norm()
-    if size == 0:
-        raise SolverError("the right-hand side is the zero vector: there is nothing to solve for")
     x = torch.zeros_like(vector)
     residual, direction = vector.clone(), vector.clone()
     square = residual.dot(residual)
@@ -96,9 +106,11 @@ def conjugate_gradient(operator: Hessian, vector: Tensor, tolerance: float = 1e-
         if curve[-1] <= tolerance:
             break
         direction = residual + (square / previous) * direction
-    true_residual = ((operator @ x - vector).norm() / size).item()
-    products = (len(curve) + 1) * len(operator.samples)
-    return Solution(x, true_residual, products, converged=curve[-1] <= tolerance, curve=curve)
+    synchronise(x)
+    seconds = time.perf_counter() - start
+    products = len(curve) * len(operator.samples)
+    residual_norm = _residual(operator, x, vector)
+    return Solution(x, residual_norm, seconds, products, converged=curve[-1] <= tolerance, curve=curve)
 
 
 def lissa(
@@ -131,6 +143,9 @@ def lissa(
         SolverError: The iteration diverges. While ‖I − (H_t + λI)/h‖ ≤ 1 the iterate obeys ‖X_t v‖ ≤ (t+1)‖v‖;
             ten times that is taken as divergence.
     """
+    if _is_zero(vector):
+        return _zero(vector)
+    start = time.perf_counter()
     objective, samples, w = operator.objective, operator.samples, operator.w
     shift = objective.l2 + operator.damping
 
@@ -146,27 +161,54 @@ def lissa(
     size = vector.norm()
     x = vector.expand(repeats, -1).clone()
     curve: list[float] = []
-    objective.model.eval()
-    for step in range(1, depth + 1):
-        rows = torch.randint(len(samples), (repeats, batch_size), generator=generator).to(vector.device)
-        inputs, targets = samples.batch(rows)
-        image = products(inputs, targets, x) + shift * x
-        before = x
-        x = vector + x - image / scale
-        growth = x.norm(dim=1).max() / size
-        curve.append(((x - before).norm(dim=1).mean() / size).item())
-        if not growth <= 10 * (step + 1):
-            stiffness = (image.norm(dim=1) / before.norm(dim=1)).max().item()
-            raise SolverError(
-                f"LiSSA diverges at step {step}: its iterate has grown to {growth.item():.3g} times ‖v‖, with "
-                f"‖(H_t + λI)x‖/‖x‖ = {stiffness:.3g} on a mini-batch; scale = {scale:g} is too small for "
-                f"‖H_t + λI‖ or λ = {operator.damping:g} is below −λ_min(H_t); choose scale ≥ {2 * stiffness:.3g}, "
-                "or a larger damping or batch"
-            )
+    with objective.evaluating():
+        for step in range(1, depth + 1):
+            rows = torch.randint(len(samples), (repeats, batch_size), generator=generator).to(vector.device)
+            inputs, targets = samples.batch(rows)
+            image = products(inputs, targets, x) + shift * x
+            before = x
+            x = vector + x - image / scale
+            growth = x.norm(dim=1).max() / size
+            curve.append(((x - before).norm(dim=1).mean() / size).item())
+            if not growth <= 10 * (step + 1):
+                stiffness = (image.norm(dim=1) / before.norm(dim=1)).max().item()
+                raise SolverError(
+                    f"LiSSA diverges at step {step}: its iterate has grown to {growth.item():.3g} times ‖v‖, with "
+                    f"‖(H_t + λI)x‖/‖x‖ = {stiffness:.3g} on a mini-batch; scale = {scale:g} is too small for "
+                    f"‖H_t + λI‖ or λ = {operator.damping:g} is below −λ_min(H_t); choose scale ≥ {2 * stiffness:.3g}, "
+                    "or a larger damping or batch"
+                )
     mean = x.mean(dim=0) / scale
-    residual = ((operator @ mean - vector).norm() / size).item()
-    spent = depth * repeats * batch_size + len(samples)
-    return Solution(mean, residual, spent, converged=residual <= tolerance, curve=curve)
+    synchronise(x)
+    seconds = time.perf_counter() - start
+    residual = _residual(operator, mean, vector)
+    spent = depth * repeats * batch_size
+    return Solution(mean, residual, seconds, spent, converged=residual <= tolerance, curve=curve)
+
+
+def synchronise(tensor: Tensor) -> None:
+    """Wait until ``tensor`` is computed, so that a clock read next tells the truth."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def _residual(operator: Hessian, x: Tensor, vector: Tensor) -> float:
+    return float((operator @ x - vector).norm() / vector.norm())
+
+
+def _is_zero(vector: Tensor) -> bool:
+    """Whether v is zero; raises :class:`SolverError` when it is not finite."""
+    size = vector.norm()
+    if not size.isfinite():
+        raise SolverError(
+            f"the right-hand side has norm {size.item()}: the gradient overflowed; check that training converged"
+        )
+    return not size.item()
+
+
+def _zero(vector: Tensor) -> Solution:
+    """The solution for v = 0."""
+    return Solution(torch.zeros_like(vector), 0.0, 0.0, 0, converged=True)
 
 
 def _indefinite(solver: str, damping: float, eigenvalue: float) -> str:

@@ -18,6 +18,9 @@ from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
 from cdu.seeding import generator, seed_for
 
+#: Raised whenever the arithmetic of training changes, so that models kept from before are not taken for new ones.
+RECIPE_VERSION = 1
+
 #: Seconds between two checkpoints of a training under way.
 CHECKPOINT_SECONDS = 10.0
 
@@ -45,8 +48,14 @@ class Trained:
 
 
 def project(w: Tensor, radius: float) -> Tensor:
-    """The point of the ball ‖w‖₂ ≤ ``radius`` nearest to ``w``."""
-    inside: Tensor = w * (radius / w.norm()).clamp(max=1.0)
+    """The point of the ball ‖w‖₂ ≤ ``radius`` nearest to ``w``, up to rounding towards the inside.
+
+    Weights inside are returned as they are, so that projecting twice changes nothing.
+    """
+    norm = w.double().norm().item()
+    if norm <= radius:
+        return w
+    inside: Tensor = w * (radius / norm * (1 - torch.finfo(w.dtype).eps))
     return inside
 
 
@@ -103,7 +112,8 @@ def train(
     if checkpoint is not None and partial is not None and not checkpoint.exists():
         _save(checkpoint, model, w, adam, history)
         partial.unlink(missing_ok=True)
-    return Trained(model, w.detach(), history)
+    # The projection inside the loop is of float32's accuracy; this one puts the result inside the ball for certain.
+    return Trained(model, project(w.detach(), settings.radius), history)
 
 
 def _epoch(

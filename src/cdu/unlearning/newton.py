@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cdu.config import LissaSettings
 from cdu.curvature import Hessian
-from cdu.solvers import Solution, conjugate_gradient, exact, lissa
+from cdu.solvers import Solution, conjugate_gradient, exact, lissa, synchronise
 from cdu.unlearning.problem import Problem, Update
 
 Solver = Literal["exact", "conjugate_gradient", "lissa"]
@@ -56,12 +56,18 @@ class NewtonStep:
         start = time.perf_counter()
         hessian = Hessian(problem.objective, problem.w_star, problem.retain)
         gradient = self._gradient(problem)
+        synchronise(gradient)
+        seconds = time.perf_counter() - start
         solution = self._solve(generator)(hessian + self.damping, gradient)
-        w = problem.w_star - solution.x
-        if w.is_cuda:
-            torch.cuda.synchronize()
         touched = problem.retain if self.gradient == "retain" else problem.forget
-        return Update(w, time.perf_counter() - start, solution.hvp_samples, len(touched), solution.residual)
+        return Update(
+            problem.w_star - solution.x,
+            seconds + solution.seconds,
+            hvp_samples=solution.hvp_samples,
+            gradient_samples=len(touched),
+            residual=solution.residual,
+            converged=solution.converged,
+        )
 
     def _gradient(self, problem: Problem) -> Tensor:
         """∇L(w*, D_r), or what equals it at an optimum."""

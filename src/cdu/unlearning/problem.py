@@ -45,6 +45,7 @@ class Update:
         hvp_samples: Per-sample Hessian-vector products.
         gradient_samples: Per-sample gradients.
         residual: Relative residual of the linear system that was solved; None where there was none.
+        converged: Whether the solver reached its own target; None where there was none.
         model: The module whose buffers belong to ``w``, where the method trained one; None for the problem's.
     """
 
@@ -53,6 +54,7 @@ class Update:
     hvp_samples: int = 0
     gradient_samples: int = 0
     residual: float | None = None
+    converged: bool | None = None
     model: nn.Module | None = None
 
 
