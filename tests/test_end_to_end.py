@@ -129,6 +129,21 @@ def test_a_complete_batch_has_nothing_to_do(environment, tiny, killed_batch):
     assert {name: path.stat().st_mtime_ns for name, path in records_under(output).items()} == before
 
 
+def test_a_failing_section_does_not_stop_the_others(environment, tiny, tmp_path):
+    content = yaml.safe_load(tiny.read_text())
+    content["datasets"]["digits"]["attack"] = {"folds": 1000}
+    content["name"] = "partly"
+    path = tmp_path / "partly.yaml"
+    path.write_text(yaml.safe_dump(content))
+    batch = start_batch(environment, path, tmp_path)
+    log, _ = batch.communicate(timeout=400)
+    assert batch.returncode != 0
+    assert "1000 folds need at least 1000 members" in log
+    found = {record.stem for record in tmp_path.glob("partly/digits/seed-0/*.json")}
+    assert found == set(SECTIONS) - {"04_attacks"}
+    assert "CduError" in (tmp_path / "partly" / "digits" / "seed-0" / "04_attacks.ipynb").read_text()
+
+
 TIMINGS = {"seconds", "images_per_second"}
 
 

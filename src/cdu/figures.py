@@ -103,7 +103,7 @@ def theory(frame: pd.DataFrame) -> Figure:
 
 
 def training(frame: pd.DataFrame) -> Figure:
-    """Loss, norm and active share of the projection against epochs, for the original model."""
+    """Training loss, norm and share of projected steps against epochs, for the original and the retrained model."""
     figure, axes = _figure(3, 3.0)
     labels = {"loss": "mean training loss (nats)", "norm": "norm ‖w‖₂", "projected": "steps projected"}
     for panel, (metric, label) in zip(axes, labels.items(), strict=True):
@@ -163,7 +163,7 @@ def relearn(frame: pd.DataFrame) -> Figure:
 
 
 def ablations(frame: pd.DataFrame) -> Figure:
-    """Test accuracy against λ, σ and C; LiSSA's residual against its depth."""
+    """Distance to the retrained model against λ and C, test accuracy against σ, LiSSA's residual against its depth."""
     figure = Figure(figsize=(8.8, 6.4), layout="constrained")
     with style():
         grid = [figure.add_subplot(2, 2, number + 1) for number in range(4)]

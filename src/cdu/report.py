@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cdu import figures, verdicts
-from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, load_experiment, repository, section_hash
+from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.figures import select
 from cdu.records import Record, read_record
@@ -97,6 +97,16 @@ class Setup:
         return TITLES[self.dataset] + ("" if usual else f" ({self.experiment})")
 
     @property
+    def consistent(self) -> bool:
+        """Whether all sections were made with the same shared settings, so that verdicts may combine them."""
+        blocks: dict[str, Any] = {}
+        for shown in self.sections.values():
+            for name, block in shown.records[0].record.settings.items():
+                if blocks.setdefault(name, block) != block:
+                    return False
+        return True
+
+    @property
     def metrics(self) -> pd.DataFrame:
         """All sections' metrics in long form."""
         frames = [shown.frame for shown in self.sections.values()]
@@ -106,8 +116,9 @@ class Setup:
 def collect(root: Path) -> list[Setup]:
     """Read the records below ``runs/`` and ``results/`` and choose which to show.
 
-    Per section the settings of the latest run count, or without any run those of the latest reference. Among the
-    records made with them, a run replaces the reference of the same seed.
+    Per section those count that were made with the settings that the experiment has now; where there are none, those
+    made with the settings of the latest run, or else of the latest reference. Among them a run replaces the reference
+    of the same seed.
     """
     found: dict[tuple[str, str], dict[str, list[Loaded]]] = {}
     for folder, run in (("results", False), ("runs", True)):
@@ -124,7 +135,7 @@ def collect(root: Path) -> list[Setup]:
 
 
 def _choose(section: str, candidates: list[Loaded]) -> Shown:
-    latest = max(candidates, key=lambda loaded: (loaded.run, loaded.record.started))
+    latest = max(candidates, key=lambda one: (not outdated(one.record), one.run, one.record.started))
     same = [loaded for loaded in candidates if loaded.record.config_hash == latest.record.config_hash]
     by_seed = {loaded.record.seed: loaded for loaded in sorted(same, key=lambda loaded: loaded.run)}
     return Shown(section, [by_seed[seed] for seed in sorted(by_seed)])
@@ -226,6 +237,7 @@ def _theory_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "gradient_retrained": "G = ‖∇L(w̃\\*, D_r)‖",
         "distance_original": "‖w\\* − w̃\\*‖",
         "trivial_bound": "2C",
+        "default_exceeds_lambda_max": "share of seeds whose λ_max is below the default λ",
         "step_cosine": "cosine of the two forms of the step",
         "ridge_distance": "ridge regression: relative distance before the step",
         "ridge_error": "ridge regression: relative distance after the step",
@@ -275,7 +287,9 @@ def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     cost = [
         Column("time (s)", "seconds"),
         Column("per-sample Hessian products", "hvp_samples"),
+        Column("per-sample gradients", "gradient_samples"),
         Column("relative residual", "residual"),
+        Column("seeds converged (%)", "converged", factor=100),
     ]
     noise = [
         Column("σ", "sigma"),
@@ -407,7 +421,7 @@ def _synchronise(files: dict[Path, bytes], folders: Iterable[Path]) -> None:
     """Make ``folders`` hold exactly ``files``, touching only what differs."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in set(folder.rglob("*.*")) - set(files):
+        for stale in {path for path in folder.rglob("*") if path.is_file()} - set(files):
             stale.unlink()
     for path, content in files.items():
         if not path.exists() or path.read_bytes() != content:
@@ -432,7 +446,7 @@ def _section_fragment(
     lines = [f"## Results: {setup.title}", "", _source_line(setup, shown), ""]
     for identifier, claim in verdicts.CLAIMS.items():
         if claim.chapter == section:
-            verdict = verdicts.decide(identifier, setup.metrics)
+            verdict = _decide(setup)[identifier]
             lines += [
                 f":::{{admonition}} {identifier}: {verdict.word}",
                 f":class: {LOOKS[verdict.word]}",
@@ -485,7 +499,7 @@ def _source_line(setup: Setup, shown: Shown) -> str:
     machines = sorted({_machine(record) for record in records})
     experiment = f"experiment `{setup.experiment}`"
     line = f"*Source: {'; '.join(parts)} · {experiment} · commit {', '.join(commits)} · {'; '.join(machines)}.*"
-    if _outdated(setup, records[0]):
+    if outdated(records[0]):
         line += (
             f"\n\n:::{{warning}}\nThese records were made with other settings than `{setup.experiment}.yaml` has "
             "now.\n:::"
@@ -493,12 +507,13 @@ def _source_line(setup: Setup, shown: Shown) -> str:
     return line
 
 
-def _outdated(setup: Setup, record: Record) -> bool:
+def outdated(record: Record) -> bool:
+    """Whether a record was made with other settings than its experiment has now, or the experiment is gone."""
     try:
-        current = load_experiment(setup.experiment).settings(setup.dataset)
+        current = load_experiment(record.experiment).settings(record.dataset)
     except CduError:
         return True
-    return section_hash(current, setup.dataset, record.section) != record.config_hash
+    return section_hash(current, record.dataset, record.section) != record.config_hash
 
 
 def _machine(record: Record) -> str:
@@ -553,6 +568,11 @@ def _run_pages(setup: Setup) -> dict[str, bytes]:
 
 def _decide(setup: Setup) -> dict[str, verdicts.Verdict]:
     metrics = setup.metrics
+    if not setup.consistent:
+        mixed = verdicts.Verdict(
+            "not yet tested", "The sections shown were made with different settings; run them again."
+        )
+        return dict.fromkeys(verdicts.CLAIMS, mixed)
     return {identifier: verdicts.decide(identifier, metrics) for identifier in verdicts.CLAIMS}
 
 
@@ -588,7 +608,7 @@ def _claims_detail(decided: dict[str, dict[str, verdicts.Verdict]]) -> str:
                     "set-up": title,
                     "verdict": _badge(verdict),
                     "evidence": verdict.evidence,
-                    "smallest effect it can see": verdict.smallest_effect or "—",
+                    "smallest effect it would find": verdict.smallest_effect or "—",
                     "seeds": str(verdict.seeds or "—"),
                 }
             )
@@ -631,8 +651,15 @@ def _provenance(setups: list[Setup]) -> str:
                     "seeds": f"{len(records)}",
                     "source": ", ".join(sorted({"run" if loaded.run else "reference" for loaded in shown.records})),
                     "commit": ", ".join(sorted({record.commit[:10] for record in records})),
-                    "settings": records[0].config_hash + (" (not current)" if _outdated(setup, records[0]) else ""),
-                    "rules": ", ".join(sorted({record.verdicts_hash for record in records})),
+                    "settings": records[0].config_hash + (" (not current)" if outdated(records[0]) else ""),
+                    "code": ", ".join(sorted({record.code_hash for record in records}))
+                    + ("" if all(record.code_hash == code_hash(section) for record in records) else " (not current)"),
+                    "rules": ", ".join(sorted({record.verdicts_hash for record in records}))
+                    + (
+                        ""
+                        if all(record.verdicts_hash == verdicts.rules_hash() for record in records)
+                        else " (not current)"
+                    ),
                     "machine": "; ".join(sorted({_machine(record) for record in records})),
                     "torch": ", ".join(sorted({record.packages["torch"] for record in records})),
                     "made": max(record.started for record in records)[:10],

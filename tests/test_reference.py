@@ -1,0 +1,100 @@
+"""Promotion of a batch to reference results: all of it, or nothing."""
+
+import shutil
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from cdu import cli, report
+from cdu.config import SECTIONS, code_hash, load_experiment, repository, section_hash
+from cdu.errors import CduError
+from cdu.records import read_record, record_path, write_record
+from test_records import record
+
+
+@pytest.fixture
+def batch(tmp_path, monkeypatch):
+    """A complete batch of the experiment quick in a project of its own."""
+    for folder in ("experiments", "notebooks"):
+        (tmp_path / folder).mkdir()
+        for path in (repository() / folder).glob("*.[yp]*"):
+            if path.suffix in {".yaml", ".py"}:
+                shutil.copyfile(path, tmp_path / folder / path.name)
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    loaded = load_experiment("quick")
+    settings = loaded.settings("digits")
+    for seed in loaded.seeds:
+        for section in SECTIONS:
+            path = record_path(tmp_path / "runs", "quick", "digits", seed, section)
+            made = record().model_copy(
+                update={
+                    "seed": seed,
+                    "section": section,
+                    "settings": settings.model_dump(mode="json", include=set(SECTIONS[section])),
+                    "config_hash": section_hash(settings, "digits", section),
+                    "code_hash": code_hash(section),
+                }
+            )
+            write_record(made, path)
+            outputs = [new_output("stream", name=name, text=name) for name in ("stdout", "stderr")]
+            executed = new_notebook(cells=[new_code_cell("1 + 1", outputs=outputs)])
+            executed.metadata["papermill"] = {"input_path": "somewhere"}
+            nbformat.write(executed, path.with_suffix(".ipynb"))
+    return tmp_path
+
+
+def test_a_complete_batch_is_promoted_with_exemplars_of_the_first_seed(batch):
+    cli.reference("quick")
+    for seed in (0, 1, 2):
+        for section in SECTIONS:
+            target = record_path(batch / "results", "quick", "digits", seed, section)
+            assert read_record(target).seed == seed
+            assert target.with_suffix(".ipynb").exists() == (seed == 0)
+    exemplar = nbformat.read(batch / "results/quick/digits/seed-0/02_training.ipynb", as_version=4)
+    assert "papermill" not in exemplar.metadata
+    assert [output["name"] for output in exemplar.cells[0].outputs] == ["stdout"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), "1 of 18 records are missing"),
+        (lambda path: path.with_suffix(".ipynb").unlink(), "the executed notebook that goes with the record"),
+        (lambda path: rewrite(path, dirty=True), "uncommitted changes"),
+        (lambda path: rewrite(path, config_hash="0" * 12), "made with other settings"),
+        (lambda path: rewrite(path, code_hash="0" * 12), "made by other code"),
+    ],
+)
+def test_an_unfit_batch_is_refused_and_nothing_is_promoted(batch, change, message):
+    change(record_path(batch / "runs", "quick", "digits", 0, "05_relearn"))
+    with pytest.raises(CduError, match=message):
+        cli.reference("quick")
+    assert list((batch / "results").iterdir()) == []
+
+
+def rewrite(path, **changes):
+    write_record(read_record(path).model_copy(update=changes), path)
+
+
+def test_sections_of_different_settings_decide_nothing_together(batch):
+    (setup,) = report.collect(batch)
+    assert setup.consistent
+    path = record_path(batch / "runs", "quick", "digits", 0, "05_relearn")
+    settings = read_record(path).settings
+    for seed in (0, 1, 2):
+        changed = {**settings, "training": {**settings["training"], "radius": 99}}
+        rewrite(record_path(batch / "runs", "quick", "digits", seed, "05_relearn"), settings=changed)
+    (setup,) = report.collect(batch)
+    assert not setup.consistent
+    assert {verdict.word for verdict in report._decide(setup).values()} == {"not yet tested"}
+
+
+def test_current_references_are_shown_before_runs_of_other_settings(batch):
+    cli.reference("quick")
+    for seed in (0, 1, 2):
+        rewrite(record_path(batch / "runs", "quick", "digits", seed, "05_relearn"), config_hash="0" * 12)
+    (setup,) = report.collect(batch)
+    assert [one.run for one in setup.sections["05_relearn"].records] == [False] * 3
+    assert [one.run for one in setup.sections["04_attacks"].records] == [True] * 3
