@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 #: Distances below this are rounding in float32: the model is the one it is compared with.
 ROUNDING = 1e-5
@@ -69,7 +70,11 @@ def _line(axes: Axes, rows: pd.DataFrame, label: str, number: int, factor: float
     x, mean, deviation = (np.asarray(v, dtype=float) for v in (grouped.index, grouped["mean"], grouped["std"]))
     many = len(x) > 15
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    axes.plot(x, mean, color=colour, marker=None if many else marker, markersize=5, label=label)
+    # Later lines are thinner and dashed: where two coincide, both can be seen.
+    axes.plot(
+        x, mean, color=colour, linestyle=LINES[number % len(LINES)], linewidth=max(1.2, 2.6 - 0.7 * number),
+        marker=None if many else marker, markersize=max(4, 7 - 1.5 * number), label=label,
+    )  # fmt: skip
     axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
 
 
@@ -146,18 +151,19 @@ def attacks(frame: pd.DataFrame) -> Figure:
     _dots(panel, select(frame, metric="attack_accuracy"), methods, "accuracy", 1)
     panel.axvline(0.5, color=COLOURS[6], linestyle="--", linewidth=1, label="chance")
     panel.set(xlabel="attack on held-out rows (share)")
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return figure
 
 
 def relearn(frame: pd.DataFrame) -> Figure:
-    """Loss on the forget set while each model relearns it, relative to the target."""
+    """Loss on the forget set while a model relearns it, over the target; a curve ends with its quickest seed."""
     figure, (panel,) = _figure(1, 3.6)
     methods = list(dict.fromkeys(select(frame, metric="relearn_loss")["method"]))
     for number, method in enumerate(methods):
         _line(panel, select(frame, metric="relearn_loss", method=method), method, number)
     panel.axhline(1.0, color="grey", linestyle="--", linewidth=1, label="target: the original model's loss")
     panel.set(xlabel="epochs on the forget set alone", ylabel="loss on the forget set / target", yscale="log")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.legend(fontsize=8)
     return figure
 

@@ -34,7 +34,7 @@ BADGES: dict[str, str] = {
     "holds": "bdg-success",
     "holds but says nothing": "bdg-warning",
     "does not hold": "bdg-danger",
-    "not testable here": "bdg-secondary",
+    "not testable here": "bdg-dark",
     "not yet tested": "bdg-light",
 }
 
@@ -632,7 +632,7 @@ def _worth(setup: Setup) -> str | None:
     usual = "newton + noise"
     return (
         f"- **{setup.title}**: the noise used in practice, σ = {mean('sigma', usual):g}, certifies "
-        f"ε = {mean('epsilon', usual):,.0f} at δ = {first['unlearning']['delta']:g}. A meaningful "
+        f"ε = {_number(mean('epsilon', usual))} at δ = {_number(first['unlearning']['delta'])}. A meaningful "
         f"ε = {first['unlearning']['epsilon']:g} needs σ = {mean('sigma', wanted):.1f}, and leaves a test accuracy of "
         f"{100 * mean('accuracy', wanted, split='test'):.1f} % (without noise: "
         f"{100 * mean('accuracy', 'newton', split='test'):.1f} %; guessing: about 10 %)."
