@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from cdu import notebook
 from cdu.errors import CduError
@@ -35,6 +36,14 @@ def test_what_ipython_puts_into_the_namespace_is_no_parameter():
     extra = {"In": ["", "x"], "Out": {}, "_": 1, "notebook": notebook, "exit": lambda: None}
     run = notebook.begin("02_training", {**GIVEN, **extra})
     assert run.scenario.experiment.name == "quick"
+
+
+def test_models_trained_with_another_number_of_threads_are_not_shared():
+    folders = set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        folders.add(notebook.begin("02_training", GIVEN).scenario.checkpoints)
+    assert len(folders) == 2
 
 
 def test_a_run_writes_a_record_that_says_how_it_was_made(tmp_path):

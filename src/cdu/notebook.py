@@ -185,7 +185,9 @@ def begin(section: str, namespace: Mapping[str, Any]) -> Run:
     torch.set_flush_denormal(True)
     output = repository() / str(given.get("output") or "runs")
     device = pick_device(str(given.get("device") or "auto"))
-    scenario = Scenario(experiment, dataset, seed, output / "checkpoints", device)
+    # Sums over several threads round differently: a model trained with two is not the one that a batch would train.
+    checkpoints = output / "checkpoints" / f"threads-{torch.get_num_threads()}"
+    scenario = Scenario(experiment, dataset, seed, checkpoints, device)
     return Run(section, scenario, output, code=code_hash(section))
 
 
