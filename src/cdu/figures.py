@@ -164,7 +164,7 @@ def relearn(frame: pd.DataFrame) -> Figure:
     panel.axhline(1.0, color="grey", linestyle="--", linewidth=1, label="target: the original model's loss")
     panel.set(xlabel="epochs on the forget set alone", ylabel="loss on the forget set / target", yscale="log")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 
 

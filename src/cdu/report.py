@@ -457,7 +457,8 @@ def _section_fragment(
                 ":::",
                 "",
             ]
-    lines += [f"```{{image}} _generated/{stem}.svg", f":alt: {_alt(section, setup)}", ":width: 100%", "```", ""]
+    image = [f"```{{image}} _generated/{stem}.svg", f":alt: {_alt(section, setup)}", ":width: 100%", "```"]
+    lines += ["::::{div} chart", *image, "::::", ""]
     lines += [f"*{_caption(section)}*", ""]
     for title, content in tables(shown).items():
         lines += [
