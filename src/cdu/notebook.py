@@ -205,4 +205,4 @@ def show(figure: Figure) -> None:
     """Display a figure below the cell, as PNG, so that executed notebooks stay readable anywhere."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    display(Image(buffer.getvalue(), format="png"))  # type: ignore[no-untyped-call]
+    display(Image(buffer.getvalue(), format="png"))  # type: ignore[no-untyped-call]  # IPython has no types
