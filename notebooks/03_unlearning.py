@@ -62,7 +62,8 @@ for name, method in methods(settings, seed).items():
 # constants are fixed before the data are seen. All models receive the same draw of the noise.
 
 # %%
-needed = certification.gaussian_sigma(settings.epsilon, settings.delta, certification.trivial_bound(problem.radius))
+distance = certification.trivial_bound(problem.radius).value
+needed = certification.gaussian_sigma(settings.epsilon, settings.delta, distance)
 for name in (name for name in ("original", "newton", "retrain", "second retraining") if name in updates):
     for label, sigma in {"noise": settings.sigma, f"noise for ε = {settings.epsilon:g}": needed}.items():
         noisy = f"{name} + {label}"

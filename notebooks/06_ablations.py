@@ -68,7 +68,7 @@ for sigma in grid.sigmas:
         ]
         mean = sum(accuracy(draw.objective, draw.w, scenario.test) for draw in draws) / len(draws)
         run.log("accuracy", mean, method=name, split="test", **keys)
-    epsilon = certification.gaussian_epsilon(sigma, unlearning.delta, certification.trivial_bound(problem.radius))
+    epsilon = certification.gaussian_epsilon(sigma, unlearning.delta, certification.trivial_bound(problem.radius).value)
     run.log("epsilon", epsilon, **keys)
     print(f"σ = {sigma:g} certifies ε = {epsilon:.4g}")
 

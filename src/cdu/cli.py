@@ -146,22 +146,38 @@ def _write_notebook(section_name: str, target: Path) -> None:
 
 @app.command()
 def certify(
-    radius: Annotated[float, typer.Option(help="C, the radius that weights are projected onto")],
-    delta: Annotated[float, typer.Option(help="δ")] = 1e-5,
+    radius: Annotated[float | None, typer.Option(help="C, the radius that weights are projected onto: Δ = 2C")] = None,
+    budget: Annotated[float | None, typer.Option(help="Δ fixed in advance, with retraining as fallback")] = None,
+    delta: Annotated[float, typer.Option(help="δ, for all releases together")] = 1e-5,
     sigma: Annotated[float | None, typer.Option(help="noise per coordinate: prints the certified ε")] = None,
     epsilon: Annotated[float | None, typer.Option(help="ε wanted: prints the necessary noise")] = None,
+    releases: Annotated[int, typer.Option(help="k, how many releases ε is for together")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="print the certificate as JSON and nothing else")] = False,
 ) -> None:
-    """What a noise certifies for any network that is projected onto a ball, or which noise an ε needs."""
-    from cdu.certification import certify_by_projection, classical_sigma, gaussian_sigma, trivial_bound
+    """What a noise certifies, or which noise an ε needs: for weights projected onto a ball, or within a budget."""
+    from cdu import certification
 
     if (sigma is None) == (epsilon is None):
         raise CduError("give exactly one of --sigma and --epsilon; the other is computed")
+    if radius is not None and budget is None:
+        bound = certification.trivial_bound(radius)
+    elif budget is not None and radius is None:
+        bound = certification.budget_bound(budget)
+    else:
+        raise CduError("give exactly one of --radius and --budget; it bounds the distance that noise must hide")
     if epsilon is not None:
-        sigma = gaussian_sigma(epsilon, delta, trivial_bound(radius))
-        classical = classical_sigma(epsilon, delta, trivial_bound(radius)) if epsilon > 0 else float("inf")
-        typer.echo(f"σ = {sigma:.6g} (classical formula, proved for ε ≤ 1 only: {classical:.6g})")
+        sigma = certification.required_sigma(bound, epsilon, delta, releases)
     assert sigma is not None
-    typer.echo(str(certify_by_projection(sigma, delta, radius)))
+    certificate = certification.certify(bound, sigma, delta, releases)
+    if json:
+        typer.echo(certificate.model_dump_json(indent=2))
+        return
+    if epsilon is not None:
+        together = certification.composed_sensitivity(bound.value, releases)
+        # The classical formula has no value at ε = 0.
+        classical = certification.classical_sigma(epsilon, delta, together) if epsilon > 0 else float("inf")
+        typer.echo(f"σ = {sigma:.6g} (classical formula, proved for ε ≤ 1 only: {classical:.6g})")
+    typer.echo(str(certificate))
 
 
 @app.command()

@@ -32,10 +32,9 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
     "svhn": "paper",
 }
 
-#: Modules whose code decides what a run computes, beside those of ``cdu.unlearning``.
+#: Modules whose code decides what a run computes, beside those of ``cdu.certification`` and ``cdu.unlearning``.
 COMPUTING = (
-    "attacks", "certification", "curvature", "data", "evaluation", "models", "objective", "scenario", "seeding",
-    "solvers", "training",
+    "attacks", "curvature", "data", "evaluation", "models", "objective", "scenario", "seeding", "solvers", "training",
 )  # fmt: skip
 
 
@@ -205,7 +204,8 @@ def section_hash(settings: DatasetSettings, dataset: str, section: str) -> str:
 def code_hash(section: str) -> str:
     """Hash of the code that a section's numbers come from: its notebook, and the modules that compute."""
     package = Path(__file__).parent
-    modules = [package / f"{name}.py" for name in COMPUTING] + sorted((package / "unlearning").glob("*.py"))
+    modules = [package / f"{name}.py" for name in COMPUTING]
+    modules += [path for folder in ("certification", "unlearning") for path in sorted((package / folder).glob("*.py"))]
     sources = [path.read_text(encoding="utf-8") for path in (*modules, repository() / "notebooks" / f"{section}.py")]
     return digest(sources)
 

@@ -388,7 +388,7 @@ def _c10(evidence: Evidence) -> Verdict:
         return _NOTHING_MEASURED
     sigma = float(evidence.values("06_ablations", "sigma").mean())
     delta = float(evidence.values("06_ablations", "delta").mean())
-    epsilon = gaussian_epsilon(sigma, delta, trivial_bound(grid[0]))
+    epsilon = gaussian_epsilon(sigma, delta, trivial_bound(grid[0]).value)
     text = (
         f"From C = {grid[-1]:g} to {grid[0]:g} test accuracy falls by {100 * cost.mean:.2f} ± {100 * cost.half:.2f} "
         f"points; at C = {grid[0]:g}, σ = {sigma:g} certifies ε = {epsilon:.3g}."

@@ -1,0 +1,392 @@
+"""Bounds on ‖w̃ − w̃*‖₂, the distance of what is released to what it should equal.
+
+A bound whose constants were measured on the data D is an *indication*, however exactly they were computed: on
+neighbouring data the constants differ. Only a bound that was fixed before D is seen gives a certificate.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cdu.certification.checks import require, require_count, require_not_negative, require_positive
+
+#: The LiSSA term as it is printed, as the code of later work prints it, and as LiSSA's own theorem gives it.
+LissaForm = Literal["printed, logarithm", "printed, square root", "derived"]
+
+_RETRAINED = "retraining on the retained set by the same recipe, projected, plus N(0, σ²I)"
+_STATIONARY = "the stationary point w̃* on the retained set inside the ball of radius C, plus N(0, σ²I)"
+_MINIMISER = "the exact minimiser of the loss on the retained set, plus N(0, σ²I)"
+
+_ENDS_PROJECTED = "training, retraining and unlearning all end with a projection onto the ball of radius C"
+_IN_THE_BALL = "w* and w̃* lie in the ball of radius C"
+_SMOOTH = "the Hessian of the loss is M-Lipschitz over the ball (no ReLU network's is)"
+_EXACT_SOLVE = "the damped system is solved exactly"
+_STRONGLY_CONVEX = "the loss on the retained set is l2-strongly convex"
+
+
+class Bound(BaseModel):
+    """A bound on ‖w̃ − w̃*‖₂ with what it was computed from.
+
+    Attributes:
+        value: Δ, in the units of the weights; 0 where the step is exact.
+        name: Where it comes from, e.g. "2C by projection" or "Theorem 3.4".
+        constants: The arguments it was computed from, by name.
+        fixed_in_advance: Whether every constant was fixed before the data were seen.
+        failure: ρ, the probability with which the bound may fail; 0 for none.
+        requests: How many requests ``failure`` speaks of.
+        assumptions: What must be true for the bound to hold.
+        reference: The distribution that a noisy release is compared with.
+        covers: What a certificate from this bound is worth, in words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    name: str
+    constants: dict[str, float]
+    fixed_in_advance: bool
+    failure: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    requests: Annotated[int, Field(ge=1)] = 1
+    assumptions: tuple[str, ...]
+    reference: str
+    covers: str
+
+    @property
+    def kind(self) -> Literal["certificate", "indication"]:
+        """A certificate may rest on it only if it was fixed before the data were seen."""
+        return "certificate" if self.fixed_in_advance else "indication"
+
+
+def trivial_bound(radius: float) -> Bound:
+    """2C: two points of the ball ‖w‖₂ ≤ C are never farther apart. Holds for every method that projects.
+
+    Args:
+        radius: C, fixed before the data are seen.
+
+    Raises:
+        CduError: C is not a positive finite number.
+    """
+    require_positive(radius=radius)
+    return Bound(
+        value=2 * radius,
+        name="2C by projection",
+        constants={"radius": radius},
+        fixed_in_advance=True,
+        assumptions=(_ENDS_PROJECTED, "C was fixed before the data were seen"),
+        reference=_RETRAINED,
+        covers="every point of the ball alike: no better than releasing the original model with noise for 2C",
+    )
+
+
+def unprojected_bound(radius: float, step_norm: float) -> Bound:
+    """2C + ‖w̃ − w*‖: what is left of 2C when the Newton iterate leaves the ball and is not projected back.
+
+    By the triangle inequality over w*. The step is measured on D, so that this is an indication.
+
+    Args:
+        radius: C, the ball that w* and w̃* lie in.
+        step_norm: ‖w̃ − w*‖₂ ≥ 0.
+
+    Raises:
+        CduError: An argument outside its range.
+    """
+    require_positive(radius=radius)
+    require_not_negative(step_norm=step_norm)
+    return Bound(
+        value=2 * radius + step_norm,
+        name="2C + step, not projected",
+        constants={"radius": radius, "step_norm": step_norm},
+        fixed_in_advance=False,
+        assumptions=(_IN_THE_BALL,),
+        reference=_RETRAINED,
+        covers="nothing: the step was measured on the data",
+    )
+
+
+def newton_bound(
+    radius: float,
+    hessian_lipschitz: float,
+    damping: float,
+    smallest_eigenvalue: float,
+    gradient_norm: float = 0.0,
+    *,
+    fixed_in_advance: bool = False,
+) -> Bound:
+    """Theorem 3.4 with the term for training that has not converged: [2C(MC + λ) + G] / (λ + λ_min).
+
+    It is below 2C exactly where MC + G/(2C) < λ_min, so never for λ_min ≤ 0.
+
+    Args:
+        radius: C.
+        hessian_lipschitz: M, Lipschitz constant of the Hessian over the ball; 0 for a quadratic loss.
+        damping: λ ≥ 0; 0 needs λ_min > 0.
+        smallest_eigenvalue: λ_min of H = ∇²L(w*, D_r).
+        gradient_norm: G, the retrained model's ‖∇L(w̃*, D_r)‖; 0 for a stationary point.
+        fixed_in_advance: Say True only if M, λ_min and G hold for every data set, as they do for an l2-regularised
+            linear model with clipped inputs.
+
+    Raises:
+        CduError: λ + λ_min ≤ 0, where the theorem does not apply, or an argument outside its range.
+    """
+    require_positive(radius=radius)
+    require(hessian_lipschitz >= 0, f"hessian_lipschitz = {hessian_lipschitz} is negative; M is at least 0")
+    require(gradient_norm >= 0, f"gradient_norm = {gradient_norm} is negative; G is at least 0")
+    require_not_negative(damping=damping, hessian_lipschitz=hessian_lipschitz, gradient_norm=gradient_norm)
+    smallest_damped = _smallest_damped_eigenvalue(damping, smallest_eigenvalue)
+    return Bound(
+        value=(2 * radius * (hessian_lipschitz * radius + damping) + gradient_norm) / smallest_damped,
+        name="Theorem 3.4, not converged" if gradient_norm > 0 else "Theorem 3.4",
+        constants={
+            "radius": radius,
+            "hessian_lipschitz": hessian_lipschitz,
+            "damping": damping,
+            "smallest_eigenvalue": smallest_eigenvalue,
+            "gradient_norm": gradient_norm,
+        },
+        fixed_in_advance=fixed_in_advance,
+        assumptions=(
+            _IN_THE_BALL,
+            _SMOOTH,
+            "no eigenvalue of the Hessian on the retained set at w* is below λ_min",
+            "‖∇L(w̃*, D_r)‖ ≤ G" if gradient_norm > 0 else "w̃* is a stationary point of the loss on the retained set",
+            _EXACT_SOLVE,
+        ),
+        reference=_RETRAINED if gradient_norm > 0 else _STATIONARY,
+        covers="the Newton step, as far as its constants hold on every data set",
+    )
+
+
+def lissa_depth(scale: float, damping: float, smallest_eigenvalue: float) -> int:
+    """The depth s₂ from which LiSSA's bound applies: 2κ ln 4κ, rounded up, with κ = h/(λ + λ_min).
+
+    LiSSA's theorem (Agarwal, Bullins & Hazan 2017) asks for 2κ ln 2κ, which falls short for the smallest κ; 2κ ln 4κ
+    is enough for every κ ≥ 1.
+
+    Args:
+        scale: h ≥ ‖H_t + λI‖.
+        damping: λ.
+        smallest_eigenvalue: λ_min.
+
+    Raises:
+        CduError: λ + λ_min ≤ 0, or h is below it.
+    """
+    require_positive(scale=scale)
+    require_not_negative(damping=damping)
+    smallest_damped = _smallest_damped_eigenvalue(damping, smallest_eigenvalue)
+    require(
+        scale >= smallest_damped,
+        f"scale = {scale:g} is below λ + λ_min = {smallest_damped:.4g}, an eigenvalue of what it must bound; raise it",
+    )
+    condition = scale / smallest_damped
+    return math.ceil(2 * condition * math.log(4 * condition))
+
+
+def lissa_bound(
+    radius: float,
+    gradient_lipschitz: float,
+    hessian_lipschitz: float,
+    damping: float,
+    smallest_eigenvalue: float,
+    gradient_norm: float,
+    *,
+    parameters: int,
+    repeats: int,
+    depth: int,
+    scale: float,
+    failure: float,
+    form: LissaForm,
+    fixed_in_advance: bool = False,
+) -> Bound:
+    """Theorem 3.4 plus LiSSA's error, with probability 1 − ρ: newton + (2LC + G)·(16·r/(λ + λ_min) + t).
+
+    2LC + G bounds the gradient that LiSSA is applied to. The forms differ in r and t:
+
+    - "printed, logarithm": r = √(ln(d/ρ)/s₁), t = 1/16, as later work (Mu & Klabjan 2025) prints the paper's bound;
+    - "printed, square root": r = √((d/ρ)/s₁), t = 1/16, as the code of that work has it;
+    - "derived": r = √(ln(d/ρ)/s₁), t = 1/(16h), which is what LiSSA's theorem (Agarwal, Bullins & Hazan 2017) gives
+      when it is followed through the division by h.
+
+    Args:
+        radius: C.
+        gradient_lipschitz: L, Lipschitz constant of the gradient of every mini-batch loss, at least 0.
+        hessian_lipschitz: M.
+        damping: λ.
+        smallest_eigenvalue: λ_min of H.
+        gradient_norm: G; 0 for a stationary point.
+        parameters: d, the number of weights.
+        repeats: s₁.
+        depth: s₂, at least :func:`lissa_depth`.
+        scale: h ≥ λ + L.
+        failure: ρ, between 0 and 1.
+        form: Which of the three.
+        fixed_in_advance: As for :func:`newton_bound`.
+
+    Raises:
+        CduError: h, s₂ or ρ outside what LiSSA's theorem needs, or what :func:`newton_bound` refuses.
+    """
+    newton = newton_bound(
+        radius, hessian_lipschitz, damping, smallest_eigenvalue, gradient_norm, fixed_in_advance=fixed_in_advance
+    )
+    require_not_negative(gradient_lipschitz=gradient_lipschitz)
+    require_count(parameters=parameters, repeats=repeats, depth=depth)
+    require_positive(scale=scale)
+    require(0 < failure < 1, f"failure = {failure} is not between 0 and 1; ρ is a probability, far below δ")
+    require(
+        scale >= damping + gradient_lipschitz,
+        f"scale = {scale:g} is below damping + gradient_lipschitz = {damping:g} + {gradient_lipschitz:g}; "
+        "LiSSA's bound needs H_t + λI ≼ hI for every mini-batch, so raise the scale to their sum",
+    )
+    needed = lissa_depth(scale, damping, smallest_eigenvalue)
+    require(
+        depth >= needed,
+        f"depth = {depth} is too small for LiSSA's bound: with κ = h/(λ + λ_min) = "
+        f"{scale / (damping + smallest_eigenvalue):.4g} it needs at least {needed}, 2κ ln 4κ",
+    )
+    spread, tail = _lissa_terms(form, parameters / failure, scale)
+    factor = 16 * math.sqrt(spread / repeats) / (damping + smallest_eigenvalue) + tail
+    return Bound(
+        value=newton.value + (2 * gradient_lipschitz * radius + gradient_norm) * factor,
+        name=f"{newton.name} with LiSSA ({form})",
+        constants={
+            **newton.constants,
+            "gradient_lipschitz": gradient_lipschitz,
+            "parameters": parameters,
+            "repeats": repeats,
+            "depth": depth,
+            "scale": scale,
+        },
+        fixed_in_advance=fixed_in_advance,
+        failure=failure,
+        assumptions=(
+            *(text for text in newton.assumptions if text != _EXACT_SOLVE),
+            "the gradient of every mini-batch loss is L-Lipschitz over the ball (no ReLU network's is)",
+            "0 ≺ H_t + λI ≼ hI for every mini-batch that LiSSA draws, not only for their mean",
+        ),
+        reference=newton.reference,
+        covers=newton.covers,
+    )
+
+
+def _lissa_terms(form: LissaForm, ratio: float, scale: float) -> tuple[float, float]:
+    """What stands under the root over s₁, and t; ``ratio`` is d/ρ."""
+    terms = {
+        "printed, logarithm": (math.log(ratio), 1 / 16),
+        "printed, square root": (ratio, 1 / 16),
+        "derived": (math.log(ratio), 1 / (16 * scale)),
+    }
+    require(form in terms, f"form = '{form}' is unknown; choose one of {', '.join(map(repr, terms))}")
+    return terms[form]
+
+
+def residual_bound(residual_norm: float, strong_convexity: float, retrained_residual_norm: float = 0.0) -> Bound:
+    """(‖∇L(w̃, D_r)‖ + ‖∇L(ŵ, D_r)‖) / l2: distance of w̃ to a retrained model ŵ, for an l2-strongly convex loss.
+
+    Strong convexity gives l2·‖w̃ − ŵ‖ ≤ ‖∇L(w̃, D_r) − ∇L(ŵ, D_r)‖. Residuals are measured on D: always an
+    indication. :func:`budget_bound` makes a certificate of it.
+
+    Args:
+        residual_norm: ‖∇L(w̃, D_r)‖₂.
+        strong_convexity: l2, in the loss as (l2/2)·‖w‖².
+        retrained_residual_norm: ‖∇L(ŵ, D_r)‖₂; 0 for the exact minimiser.
+
+    Raises:
+        CduError: An argument outside its range.
+    """
+    require_not_negative(residual_norm=residual_norm, retrained_residual_norm=retrained_residual_norm)
+    require_positive(strong_convexity=strong_convexity)
+    return Bound(
+        value=(residual_norm + retrained_residual_norm) / strong_convexity,
+        name="residual over l2",
+        constants={
+            "residual_norm": residual_norm,
+            "strong_convexity": strong_convexity,
+            "retrained_residual_norm": retrained_residual_norm,
+        },
+        fixed_in_advance=False,
+        assumptions=(_STRONGLY_CONVEX,),
+        reference=_MINIMISER if retrained_residual_norm == 0 else "the retrained model ŵ, plus N(0, σ²I)",
+        covers="nothing: the residuals were measured on the data",
+    )
+
+
+def budget_bound(budget: float) -> Bound:
+    """Δ fixed before the data are seen: a result whose residual bound exceeds it is replaced by retraining.
+
+    Whatever is released, with the same noise, then lies within Δ of the exact minimiser w̃* on D_r, on every data set
+    and for every request. Noise scaled to the *measured* residual would be no certificate: the reference
+    w̃* + N(0, σ²I) must not depend on D_u, but its σ would; the noise level, which can be read off the release, would
+    itself leak; and two neighbouring references would differ in their variance.
+
+    Args:
+        budget: Δ, in the units of the weights.
+
+    Raises:
+        CduError: Δ is not a positive finite number.
+    """
+    require_positive(budget=budget)
+    return Bound(
+        value=budget,
+        name="budget with fallback",
+        constants={"budget": budget},
+        fixed_in_advance=True,
+        assumptions=(
+            _STRONGLY_CONVEX,
+            "Δ was fixed before the data were seen",
+            "a result whose residual over l2 exceeds Δ is not released; retraining replaces it, with the same noise",
+            "the retrained model's own residual over l2 is at most Δ",
+            "nothing tells whether the fallback was taken, not the time it took either",
+        ),
+        reference=_MINIMISER,
+        covers="the released weights, whether they come from the unlearning step or from the fallback",
+    )
+
+
+def sequential_bound(steps: Sequence[Bound]) -> Bound:
+    """The bound at any of k requests, when every iterate is projected before the next step: the largest of the steps'.
+
+    The proof of Theorem 3.4 uses of w_{k−1} only that it lies in the ball of radius C, not where it comes from, so
+    that errors of earlier steps do not add up. Failure probabilities do, by the union bound.
+
+    Args:
+        steps: One bound for each request, at least one.
+
+    Raises:
+        CduError: No steps, or failure probabilities that add up to 1 or more.
+    """
+    require(len(steps) > 0, "a sequential bound was asked for 0 steps; give one bound for each request")
+    requests = sum(step.requests for step in steps)
+    failure = math.fsum(step.failure for step in steps)
+    require(
+        failure < 1,
+        f"the failure probabilities of {requests} requests add up to {failure:g}, which is not below 1; "
+        "run LiSSA with a smaller ρ at every request",
+    )
+    largest = max(steps, key=lambda step: step.value)
+    projected = "every iterate is projected onto the ball of radius C before the next step"
+    needs_the_ball = any("radius" in step.constants for step in steps)
+    assumptions = [text for step in steps for text in step.assumptions] + [projected] * needs_the_ball
+    return Bound(
+        value=largest.value,
+        name=f"{largest.name}, the largest of {requests} requests",
+        constants=largest.constants,
+        fixed_in_advance=all(step.fixed_in_advance for step in steps),
+        failure=failure,
+        requests=requests,
+        assumptions=tuple(dict.fromkeys(assumptions)),
+        reference="; ".join(dict.fromkeys(step.reference for step in steps)),
+        covers="; ".join(dict.fromkeys(step.covers for step in steps)),
+    )
+
+
+def _smallest_damped_eigenvalue(damping: float, smallest_eigenvalue: float) -> float:
+    """λ + λ_min, refused where it is not positive."""
+    denominator = damping + smallest_eigenvalue
+    require(
+        denominator > 0,
+        f"Theorem 3.4 needs H + λI positive definite, but λ + λ_min = {denominator:.4g}; "
+        f"choose λ > {0 - smallest_eigenvalue:.4g}",
+    )
+    require(denominator < math.inf, f"smallest_eigenvalue = {smallest_eigenvalue} is not a finite number")
+    return denominator

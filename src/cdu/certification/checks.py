@@ -1,0 +1,38 @@
+"""Refusals that bounds, mechanism and certificates share: one sentence each, with the value that was met."""
+
+import math
+
+from cdu.errors import CduError
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise :class:`~cdu.errors.CduError` with ``sentence`` unless ``condition`` holds."""
+    if not condition:
+        raise CduError(sentence)
+
+
+def require_positive(**values: float) -> None:
+    """Refuse every named value that is not a positive finite number."""
+    for name, value in values.items():
+        require(0 < value < math.inf, f"{name} = {value} is not a positive finite number")
+
+
+def require_not_negative(**values: float) -> None:
+    """Refuse every named value that is not a finite number of at least 0."""
+    for name, value in values.items():
+        require(0 <= value < math.inf, f"{name} = {value} is not a finite number of at least 0")
+
+
+def require_count(**values: int) -> None:
+    """Refuse every named value that is not a whole number of at least 1."""
+    for name, value in values.items():
+        require(isinstance(value, int) and value >= 1, f"{name} = {value} is not a whole number of at least 1")
+
+
+def require_delta(delta: float) -> None:
+    """Refuse a δ that is no probability between 0 and 1."""
+    require(
+        0 < delta < 1,
+        f"delta = {delta} is not between 0 and 1; choose far less than one over the number of samples",
+    )
+    require(delta >= 1e-300, f"delta = {delta} is below what double precision resolves; choose at least 1e-300")
