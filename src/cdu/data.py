@@ -75,7 +75,10 @@ class Samples:
         spread = torch.tensor(self.spread, dtype=torch.float64)
         shift = torch.tensor(self.shift, dtype=torch.float64)
         scale, offset = 1 / (self.maximum * spread), -shift / spread
-        return tuple(t.view(-1, 1, 1).to(self.device, self.dtype) for t in (scale, offset))  # type: ignore[return-value]
+        def shaped(values: Tensor) -> Tensor:
+            return values.view(-1, 1, 1).to(self.device, self.dtype)
+
+        return shaped(scale), shaped(offset)
 
     def normalised(self, inputs: Tensor) -> Tensor:
         """Raw ``inputs`` of shape (..., C, H, W) as the network sees them."""

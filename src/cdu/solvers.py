@@ -4,6 +4,7 @@ A solver that cannot give a solution raises with the values that it met; none re
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -71,7 +72,13 @@ def exact(operator: Hessian, vector: Tensor, limit: int = 5000) -> Solution:
     return Solution(x.to(vector.dtype), residual, seconds, operator.size * len(operator.samples), converged=True)
 
 
-def conjugate_gradient(operator: Hessian, vector: Tensor, tolerance: float = 1e-4, max_steps: int = 500) -> Solution:
+def conjugate_gradient(
+    operator: Hessian,
+    vector: Tensor,
+    tolerance: float = 1e-4,
+    max_steps: int = 500,
+    preconditioner: Callable[[Tensor], Tensor] | None = None,
+) -> Solution:
     """Conjugate gradient, stopped at a relative residual.
 
     Args:
@@ -79,6 +86,7 @@ def conjugate_gradient(operator: Hessian, vector: Tensor, tolerance: float = 1e-
         vector: v, shape (p,).
         tolerance: Relative residual to reach.
         max_steps: Steps after which it gives up, saying so in ``converged``.
+        preconditioner: An approximate inverse of the operator, symmetric and positive definite; none when None.
 
     Raises:
         SolverError: A direction of negative curvature, which proves that H + λI is indefinite. That none is met
@@ -89,8 +97,9 @@ def conjugate_gradient(operator: Hessian, vector: Tensor, tolerance: float = 1e-
     start = time.perf_counter()
     size = vector.norm()
     x = torch.zeros_like(vector)
-    residual, direction = vector.clone(), vector.clone()
-    square = residual.dot(residual)
+    residual = vector.clone()
+    smoothed = residual if preconditioner is None else preconditioner(residual)
+    direction, square = smoothed.clone(), residual.dot(smoothed)
     curve: list[float] = []
     for _ in range(max_steps):
         image = operator @ direction
@@ -101,11 +110,12 @@ def conjugate_gradient(operator: Hessian, vector: Tensor, tolerance: float = 1e-
         step = square / curvature
         x = x + step * direction
         residual = residual - step * image
-        square, previous = residual.dot(residual), square
-        curve.append((square.sqrt() / size).item())
+        curve.append((residual.norm() / size).item())
         if curve[-1] <= tolerance:
             break
-        direction = residual + (square / previous) * direction
+        smoothed = residual if preconditioner is None else preconditioner(residual)
+        square, previous = residual.dot(smoothed), square
+        direction = smoothed + (square / previous) * direction
     synchronise(x)
     seconds = time.perf_counter() - start
     products = len(curve) * len(operator.samples)
