@@ -185,21 +185,20 @@ def reference(
     experiment: Annotated[str, typer.Argument(help="the experiment to promote")],
     source: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
 ) -> None:
-    """Promote an experiment's records from runs/ to results/, with seed 0's executed notebooks as exemplars."""
+    """Promote an experiment's records from runs/ to results/, with each section's first seed as executed exemplar."""
     from cdu.records import read_record, record_path
 
     loaded = load_experiment(experiment)
-    jobs = [(d, s, n) for d in loaded.datasets for s in loaded.seeds for n in SECTIONS]
-    paths = {job: record_path(repository() / source, loaded.name, *job) for job in jobs}
+    paths = {job: record_path(repository() / source, loaded.name, *job) for job in loaded.jobs()}
     missing = [path for path in paths.values() if not path.exists()]
     if missing:
         raise CduError(
-            f"{len(missing)} of {len(jobs)} records are missing, the first is {missing[0]}; "
+            f"{len(missing)} of {len(paths)} records are missing, the first is {missing[0]}; "
             f"run 'make batch EXPERIMENT={loaded.name}' to its end; nothing was promoted"
         )
     for (dataset, seed, name), path in paths.items():
         record = read_record(path)
-        if seed == loaded.seeds[0] and not path.with_suffix(".ipynb").exists():
+        if seed == loaded.seeds_of(name)[0] and not path.with_suffix(".ipynb").exists():
             raise CduError(
                 f"{path.with_suffix('.ipynb')} is missing, the executed notebook that goes with the record; delete the "
                 "record and run the batch again; nothing was promoted"
@@ -217,7 +216,7 @@ def reference(
         target = record_path(repository() / "results", loaded.name, dataset, seed, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-        if seed == loaded.seeds[0]:
+        if seed == loaded.seeds_of(name)[0]:
             _write_exemplar(path.with_suffix(".ipynb"), target.with_suffix(".ipynb"))
     typer.echo(f"{len(paths)} records of '{loaded.name}' are now under results/{loaded.name}")
 

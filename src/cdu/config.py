@@ -13,6 +13,7 @@ from cdu.errors import CduError
 DatasetName = Literal["digits", "mnist", "cifar10", "svhn"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 #: The section of the report each notebook reproduces, and the blocks of settings its numbers depend on.
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -34,7 +35,8 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 
 #: Modules whose code decides what a run computes, beside those of ``cdu.certification`` and ``cdu.unlearning``.
 COMPUTING = (
-    "attacks", "curvature", "data", "evaluation", "models", "objective", "scenario", "seeding", "solvers", "training",
+    "attacks", "convex", "curvature", "data", "evaluation", "models", "objective", "scenario", "seeding", "solvers",
+    "theory", "training",
 )  # fmt: skip
 
 
@@ -127,10 +129,39 @@ class UnlearningSettings(Settings):
 
 
 class TheorySettings(Settings):
-    """Numerical checks of the theory: the dampings at which bounds are evaluated, and how often noise is drawn."""
+    """Numeric checks of the theory.
+
+    Attributes:
+        dampings: The λ at which bounds on networks are evaluated.
+        draws: Releases simulated for the privacy profile.
+        deltas: The δ at which the two noise formulas are compared.
+        rows: Training samples of the small convex problems.
+        forget_sizes: n_u of the small convex problems, whose error is plotted against n_u.
+        epochs: Numbers of epochs after which training is stopped early.
+        requests: k, into how many requests the forget set is cut.
+        lissa_draws: Independent LiSSA estimates behind the test of its mean.
+        batches: Mini-batches whose Hessians are looked at, per batch size.
+        failure: ρ of the bound with LiSSA.
+        filters: Random filters of the fixed features.
+        l2: Weights of the regulariser in the control experiment.
+        budget: Δ of the control experiment, fixed before the data are looked at.
+        epsilons: The ε for which its noise is chosen.
+    """
 
     dampings: tuple[Positive, ...]
     draws: Count = 200_000
+    deltas: tuple[Positive, ...] = (1e-3, 1e-5, 1e-10)
+    rows: Count = 1500
+    forget_sizes: tuple[Count, ...] = (8, 16, 32, 64)
+    epochs: tuple[Count, ...] = (1, 5, 20)
+    requests: Count = 3
+    lissa_draws: Annotated[int, Field(ge=3)] = 20
+    batches: Count = 20
+    failure: Positive = 1e-6
+    filters: Count = 16
+    l2: tuple[Positive, ...] = (1e-2, 1e-3)
+    budget: Positive = 1e-3
+    epsilons: tuple[Positive, ...] = (0.1, 1.0)
 
 
 class AttackSettings(Settings):
@@ -171,12 +202,41 @@ class DatasetSettings(Settings):
 
 
 class Experiment(Settings):
-    """A named set of runs: datasets × seeds × sections."""
+    """A named set of runs: datasets × seeds × sections.
+
+    Attributes:
+        name: The file's name.
+        description: One sentence.
+        seeds: Seeds of every section.
+        section_seeds: Sections that are run with other seeds.
+        datasets: Settings by dataset.
+    """
 
     name: str
     description: str
-    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+    seeds: Seeds
+    section_seeds: dict[str, Seeds] = {}
     datasets: dict[DatasetName, DatasetSettings]
+
+    @model_validator(mode="after")
+    def _sections_are_known(self) -> "Experiment":
+        unknown = sorted(set(self.section_seeds) - set(SECTIONS))
+        if unknown:
+            raise ValueError(f"section_seeds names no section of ours: {unknown}; known are {', '.join(SECTIONS)}")
+        return self
+
+    def seeds_of(self, section: str) -> tuple[int, ...]:
+        """The seeds that a section is run with."""
+        return self.section_seeds.get(section, self.seeds)
+
+    def jobs(self) -> list[tuple[DatasetName, int, str]]:
+        """Every run: dataset, seed, section."""
+        return [
+            (dataset, seed, section)
+            for dataset in self.datasets
+            for section in SECTIONS
+            for seed in self.seeds_of(section)
+        ]
 
     def settings(self, dataset: str) -> DatasetSettings:
         """The settings of one dataset; raises :class:`CduError` when the experiment has none for it."""

@@ -62,7 +62,11 @@ class Eigenvalue:
 
 
 def extreme_eigenvalues(
-    product: Callable[[Tensor], Tensor], like: Tensor, generator: torch.Generator, tolerance: float = 1e-3
+    product: Callable[[Tensor], Tensor],
+    like: Tensor,
+    generator: torch.Generator,
+    tolerance: float = 1e-3,
+    subspace: int = 40,
 ) -> tuple[Eigenvalue, Eigenvalue]:
     """Smallest and largest eigenvalue of a symmetric operator, by implicitly restarted Lanczos (ARPACK).
 
@@ -71,6 +75,7 @@ def extreme_eigenvalues(
         like: A vector of A's size, type and device.
         generator: Draws the starting vector.
         tolerance: Relative accuracy asked of ARPACK.
+        subspace: Lanczos vectors between restarts; the smallest number of products.
 
     Raises:
         CduError: Lanczos did not converge.
@@ -84,7 +89,7 @@ def extreme_eigenvalues(
     operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
     start = torch.randn(size, generator=generator, dtype=torch.float64).numpy()
     try:
-        values, vectors = eigsh(operator, k=2, which="BE", v0=start, tol=tolerance, ncv=min(size, 40))
+        values, vectors = eigsh(operator, k=2, which="BE", v0=start, tol=tolerance, ncv=min(size, subspace))
     except ArpackNoConvergence as error:
         raise CduError(
             f"Lanczos did not converge to the extreme eigenvalues within a relative tolerance of {tolerance:g}; "

@@ -75,6 +75,7 @@ class Samples:
         spread = torch.tensor(self.spread, dtype=torch.float64)
         shift = torch.tensor(self.shift, dtype=torch.float64)
         scale, offset = 1 / (self.maximum * spread), -shift / spread
+
         def shaped(values: Tensor) -> Tensor:
             return values.view(-1, 1, 1).to(self.device, self.dtype)
 

@@ -90,20 +90,173 @@ def _dots(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], label: str, nu
     axes.set_ylim(-0.6, len(methods) - 0.4)
 
 
-def theory(frame: pd.DataFrame) -> Figure:
-    """Noise of the classical formula over the exact noise; bound and error against λ."""
-    figure, (noise, bound) = _figure(2)
-    _line(noise, select(frame, metric="sigma_ratio"), "classical σ / exact σ", 0)
-    noise.axhline(1.0, color=COLOURS[1], linestyle="--", label="below this line: too little noise")
-    noise.set(xscale="log", xlabel="ε (no unit)", ylabel="classical σ / exact σ (no unit)")
+def _per_method(axes: Axes, rows: pd.DataFrame, labels: dict[str, str] | None = None) -> None:
+    """One line per method in order of appearance, or for those named in ``labels``."""
+    names = labels or {name: name for name in dict.fromkeys(rows["method"])}
+    for number, (name, label) in enumerate(names.items()):
+        _line(axes, select(rows, method=name), label, number)
+
+
+def theory_noise(frame: pd.DataFrame) -> Figure:
+    """Left: σ of the classical formula over the exact σ. Right: simulated δ against the closed form."""
+    figure, (noise, profile) = _figure(2)
+    _per_method(noise, select(frame, metric="sigma_ratio"))
+    noise.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="below: too little noise")
+    noise.set(xscale="log", xlabel="ε", ylabel="classical σ / exact σ")
     noise.legend(fontsize=8)
-    damped = frame[frame["axis"] == "damping"]
-    _line(bound, select(damped, metric="bound"), "Theorem 3.4 (measured constants)", 0)
-    _line(bound, select(damped, metric="distance"), "measured error ‖w̃ − w̃*‖", 1)
-    trivial = select(frame, metric="trivial_bound")["value"].mean()
-    bound.axhline(trivial, color=COLOURS[2], linestyle="--", label="trivial bound 2C")
-    bound.set(xscale="log", yscale="log", xlabel="damping λ", ylabel="ℓ₂ distance of weights")
-    bound.legend(fontsize=8)
+    rows = select(frame, metric="monte_carlo_z")
+    profile.scatter(rows["point"], rows["value"], s=14, color=COLOURS[0], label="one seed and noise")
+    for edge in (-2, 2):
+        profile.axhline(edge, color=COLOURS[6], linestyle="--", linewidth=1, label="±2" if edge > 0 else None)
+    profile.set(xscale="log", xlabel="ε", ylabel="simulated δ − formula (standard errors)", ylim=(-5, 5))
+    profile.legend(fontsize=8)
+    return figure
+
+
+def theory_newton(frame: pd.DataFrame) -> Figure:
+    """Error of the undamped Newton step on softmax regression against the share forgotten and the number forgotten;
+    difference of the step's two forms against the gradient that training left.
+    """  # noqa: D205
+    figure, (share, size, forms) = _figure(3, 3.2)
+    rows = select(frame, metric="step_error")
+    _line(share, select(rows, axis="share"), "one fixed set", 0)
+    share.set(xlabel="share t that is forgotten", ylabel="‖w̃ − w̃*‖ after the step")
+    _per_method(size, select(rows, axis="forget size"))
+    size.set(xlabel="samples forgotten n_u", ylabel="‖w̃ − w̃*‖ after the step")
+    rows = frame[(frame["axis"] == "gradient norm") & (frame["point"] > ROUNDING / 10)]
+    _line(forms, select(rows, metric="forms_difference"), "measured", 0)
+    forms.set(xlabel="‖∇L(w*, D)‖ where training stopped", ylabel="difference of the forms / step")
+    for panel, power in ((share, 2), (size, 1), (forms, 1)):
+        panel.set(xscale="log", yscale="log")
+        _guide(panel, power)
+    _guide(size, 2)
+    for panel in (share, size, forms):
+        panel.legend(fontsize=8)
+    return figure
+
+
+def _guide(axes: Axes, power: int) -> None:
+    """A dashed line of slope ``power`` through the last point of the last line drawn for it."""
+    line = axes.lines[power - 1 if len(axes.lines) > 1 and axes.get_xlabel().endswith("n_u") else 0]
+    x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+    style = ("--", ":")[power - 1]
+    axes.plot(x, y[-1] * (x / x[-1]) ** power, color=COLOURS[6], linestyle=style, linewidth=1, label=f"slope {power}")
+
+
+def theory_bound(frame: pd.DataFrame) -> Figure:
+    """Bound of Theorem 3.4 and measured error against λ, both over 2C: a bound above the dashed line says nothing."""
+    known = {"ridge": "ridge", "softmax": "softmax", "smooth network": "smooth network", "network": "ReLU network"}
+    damped = frame[(frame["axis"] == "damping") & frame["metric"].isin(["bound", "distance"])]
+    trivial = select(frame, metric="trivial_bound").set_index(["method", "seed"])["value"]
+    base = trivial.reindex(pd.MultiIndex.from_frame(damped[["method", "seed"]])).to_numpy()
+    relative = damped.assign(value=damped["value"] / base)
+    figure, panels = _figure(2)
+    titles = {"bound": "bound / 2C", "distance": "measured ‖w̃ − w̃*‖ / 2C"}
+    for panel, (metric, title) in zip(panels, titles.items(), strict=True):
+        _per_method(panel, select(relative, metric=metric), known)
+        panel.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="2C, without any method")
+        panel.set(xscale="log", yscale="log", xlabel="damping λ", ylabel=title)
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def theory_lissa(frame: pd.DataFrame) -> Figure:
+    """LiSSA on the network. Top left: distance of the truncated series to the inverse, and of the draws' mean to the
+    series. Others: relative error against depth, repeats s₁ and scale h (h at the factor of its default).
+    """  # noqa: D205
+    figure, grid = _grid()
+    rows = select(frame, axis="depth")
+    names = {
+        "lissa_truncation": "series to inverse",
+        "lissa_bias": "mean of draws to series",
+        "lissa_bias_noise": "expected from sampling",
+    }
+    for number, (metric, label) in enumerate(names.items()):
+        _line(grid[0], select(rows, metric=metric), label, number)
+    grid[0].set(xlabel="depth s₂ (steps)", ylabel="relative distance", yscale="log")
+    grid[0].legend(fontsize=8)
+    for panel, (axis, label) in zip(
+        grid[1:], {"depth": "depth s₂ (steps)", "repeats": "repeats s₁", "scale": "scale h"}.items(), strict=True
+    ):
+        _line(panel, select(frame, metric="lissa_error", axis=f"LiSSA {axis}"), axis, 0)
+        panel.set(xscale="log", yscale="log", xlabel=label, ylabel="relative error")
+    return figure
+
+
+def _grid() -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(8.8, 6.4), layout="constrained")
+    with style():
+        return figure, [figure.add_subplot(2, 2, number + 1) for number in range(4)]
+
+
+def theory_requests(frame: pd.DataFrame) -> Figure:
+    """Bound (squares) and error (circles) over 2C against epochs of training and against requests; difference of the
+    step's forms against the gradient that training left; ε of k releases.
+    """  # noqa: D205
+    names = {"softmax": "softmax", "smooth network": "smooth network", "network": "ReLU network"}
+    trivial = select(frame, metric="trivial_bound").set_index(["method", "seed"])["value"]
+    base = trivial.reindex(pd.MultiIndex.from_frame(frame[["method", "seed"]])).to_numpy()
+    relative = frame.assign(value=frame["value"] / base)
+    figure, grid = _grid()
+    for panel, (axis, label) in zip(grid, {"epochs": "epochs of training", "request": "request"}.items(), strict=False):
+        number = 0
+        for name, title in names.items():
+            rows = relative[(relative["axis"] == axis) & (relative["method"] == name)]
+            for metric, word in {"bound": "bound", "distance": "error"}.items():
+                if not select(rows, metric=metric).empty:
+                    _line(panel, select(rows, metric=metric), f"{title}: {word}", number)
+                    number += 1
+        panel.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="2C")
+        panel.set(yscale="log", xlabel=label, ylabel="distance / 2C")
+        panel.legend(fontsize=7, ncols=2)
+    grid[0].set_xscale("log")
+    for number, name in enumerate(("smooth network", "network")):
+        rows = select(frame, axis="epochs", method=name)
+        means = rows[rows["metric"].isin(["gradient_original", "forms_difference"])].pivot_table(
+            index="point", columns="metric", values="value"
+        )
+        if not means.empty:
+            grid[2].plot(
+                means["gradient_original"], means["forms_difference"], color=COLOURS[number], marker=MARKERS[number],
+                linestyle="", label=names[name],
+            )  # fmt: skip
+    grid[2].set(xlabel="‖∇L(w*, D)‖ after 1 to 50 epochs", ylabel="difference of the forms / step")
+    grid[2].legend(fontsize=8)
+    _per_method(grid[3], select(frame, metric="epsilon", axis="releases"))
+    grid[3].set(xscale="log", yscale="log", xlabel="releases k", ylabel="ε together")
+    grid[3].legend(fontsize=8)
+    return figure
+
+
+def theory_control(frame: pd.DataFrame) -> Figure:
+    """Left: measured distance to true retraining against the certified one; on or below the line the certificate
+    holds, right of the budget the request is retrained. Right: accuracy after two steps with the noise of ε.
+    """  # noqa: D205
+    figure, (distance, price) = _figure(2, 4.0)
+    rows = select(frame, axis="steps")
+    keys = ["seed", "method", "point"]
+    pairs = select(rows, metric="certified_distance")[[*keys, "value"]].merge(
+        select(rows, metric="measured_distance")[[*keys, "value"]], on=keys, suffixes=("_certified", "_measured")
+    )
+    for number, (steps, group) in enumerate(pairs.groupby("point")):
+        distance.scatter(
+            group["value_certified"], group["value_measured"], s=18, color=COLOURS[number], marker=MARKERS[number],
+            label=f"{steps:g} step{'' if steps == 1 else 's'}", alpha=0.7,
+        )  # fmt: skip
+    ends = np.array([pairs["value_certified"].min(), pairs["value_certified"].max()])
+    distance.plot(ends, ends, color=COLOURS[6], linewidth=1, label="measured = certified")
+    distance.set(xscale="log", yscale="log", xlabel="certified distance, residual/l2", ylabel="measured ‖w̃ − w̃*‖")
+    distance.legend(fontsize=8)
+    final = select(rows, metric="accuracy", point=2.0)
+    methods = list(dict.fromkeys(final["method"]))
+    titles = {
+        split: split.replace("test", "noiseless", 1) if split == "test" else split.removeprefix("test, ")
+        for split in dict.fromkeys(final["split"])
+    }
+    for number, (split, label) in enumerate(titles.items()):
+        _dots(price, select(final, split=split), methods, label, number, 100)
+    price.set(xlabel="test accuracy (%)")
+    price.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return figure
 
 
@@ -170,9 +323,7 @@ def relearn(frame: pd.DataFrame) -> Figure:
 
 def ablations(frame: pd.DataFrame) -> Figure:
     """Distance to the retrained model against λ and C, test accuracy against σ, LiSSA's residual against its depth."""
-    figure = Figure(figsize=(8.8, 6.4), layout="constrained")
-    with style():
-        grid = [figure.add_subplot(2, 2, number + 1) for number in range(4)]
+    figure, grid = _grid()
     for axes, axis, label in ((grid[0], "damping", "damping λ"), (grid[2], "radius", "radius C")):
         rows = select(frame, metric="distance_to_retrained", axis=axis)
         _line(axes, select(rows, method="newton"), "after the step", 0)
@@ -191,9 +342,14 @@ def ablations(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-#: The figure of each section.
+#: The figure of each section, or of each of its parts.
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
-    "01_theory": theory,
+    "01_theory-noise": theory_noise,
+    "01_theory-newton": theory_newton,
+    "01_theory-bound": theory_bound,
+    "01_theory-lissa": theory_lissa,
+    "01_theory-requests": theory_requests,
+    "01_theory-control": theory_control,
     "02_training": training,
     "03_unlearning": unlearning,
     "04_attacks": attacks,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cdu import data, models
-from cdu.config import DatasetSettings, Experiment, TrainingSettings, digest
+from cdu.config import DatasetSettings, Experiment, ModelSettings, TrainingSettings, digest
 from cdu.data import Dataset, Samples, Split, make_split
 from cdu.errors import CduError
 from cdu.objective import Objective
@@ -58,6 +58,12 @@ class Scenario:
     def settings(self) -> DatasetSettings:
         """This dataset's settings."""
         return self.experiment.settings(self.name)
+
+    def with_model(self, model: ModelSettings) -> "Scenario":
+        """The same data, split and recipe with another network."""
+        settings = self.settings.model_copy(update={"model": model})
+        experiment = self.experiment.model_copy(update={"datasets": {**self.experiment.datasets, self.name: settings}})
+        return Scenario(experiment, self.name, self.seed, self.checkpoints, self.device)
 
     @cached_property
     def data(self) -> Dataset:

@@ -22,7 +22,9 @@ from scipy import stats
 
 from cdu.certification import gaussian_epsilon, trivial_bound
 
-Word = Literal["holds", "holds but says nothing", "does not hold", "not testable here", "not yet tested"]
+Word = Literal[
+    "holds", "holds but says nothing", "does not hold", "assumption violated", "not testable here", "not yet tested"
+]  # fmt: skip
 
 #: Share of the do-nothing distance that the step must remove to count as "closer to the retrained model".
 SMALLEST_REDUCTION = 0.05
@@ -43,6 +45,9 @@ POWER = 0.8
 
 #: The released model of the paper's method, and the yardstick that did nothing but received the same noise.
 RELEASED, NOTHING = "newton + noise", "original + noise"
+
+#: The network of an experiment, and its twin with a smooth activation, in the theory section.
+NETWORK, SMOOTH = "network", "smooth network"
 
 
 @dataclass(frozen=True)
@@ -145,8 +150,19 @@ CLAIMS: dict[str, Claim] = {
 
 
 def rules_hash() -> str:
-    """The first 12 hexadecimal digits of SHA-256 over this file."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    """The first 12 hexadecimal digits of SHA-256 over this file and that of the theory's statements."""
+    files = (Path(__file__), Path(__file__).with_name("statements.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def _percent(share: float) -> str:
+    """A share in percent with two significant digits, so that a small one is not printed as zero."""
+    return f"{float(f'{100 * share:.2g}'):.10g} %"
+
+
+def _plain(value: float) -> str:
+    """A number with three significant digits, large ones in full instead of as a power of ten."""
+    return f"{float(f'{value:.3g}'):,.10g}"
 
 
 def decide(claim: str, metrics: pd.DataFrame) -> Verdict:
@@ -220,10 +236,11 @@ class Evidence:
             rows = rows[rows[column] == wanted]
         return rows.set_index("seed")["value"].astype(float)
 
-    def points(self, section: str, metric: str, axis: str) -> list[float]:
-        """The points of an axis at which a metric was measured, ascending."""
+    def points(self, section: str, metric: str, axis: str, method: str | None = None) -> list[float]:
+        """The points of an axis at which a metric was measured, for one method or any, ascending."""
         rows = self.metrics
         rows = rows[(rows["section"] == section) & (rows["metric"] == metric) & (rows["axis"] == axis)]
+        rows = rows if method is None else rows[rows["method"] == method]
         return sorted(float(point) for point in rows["point"].dropna().unique())
 
 
@@ -233,8 +250,8 @@ def _undecided(text: str, effect: str, seeds: int) -> Verdict:
 
 def _assumption_grid(evidence: Evidence) -> list[float]:
     """The dampings above every seed's λ_max, ascending."""
-    largest = evidence.values("01_theory", "lambda_max").max()
-    return [point for point in evidence.points("01_theory", "bound", "damping") if point > largest]
+    largest = evidence.values("01_theory", "lambda_max", method=NETWORK).max()
+    return [point for point in evidence.points("01_theory", "bound", "damping", NETWORK) if point > largest]
 
 
 _NOTHING_MEASURED = Verdict("not yet tested", "At least two seeds are needed; fewer are recorded.")
@@ -252,12 +269,13 @@ def _c1(evidence: Evidence) -> Verdict:
     reduction = _closeness(evidence)
     if not grid or reduction.seeds < 2:
         return _NOTHING_MEASURED
-    bound = evidence.values("01_theory", "bound", axis="damping", point=grid[0])
-    error = evidence.values("01_theory", "distance", axis="damping", point=grid[0])
-    trivial = evidence.values("01_theory", "trivial_bound").mean()
+    where: dict[str, str | float] = {"method": NETWORK, "axis": "damping", "point": grid[0]}
+    bound = evidence.values("01_theory", "bound", **where)
+    error = evidence.values("01_theory", "distance", **where)
+    trivial = evidence.values("01_theory", "trivial_bound", method=NETWORK).mean()
     text = (
         f"At λ = {grid[0]:g} the error is {error.mean():.2f} and the bound {bound.mean():.3g}, against 2C = "
-        f"{trivial:g}; the step removes {reduction.mean:.2%} ± {reduction.half:.2%} of the distance that "
+        f"{trivial:g}; the step removes {_percent(reduction.mean)} ± {_percent(reduction.half)} of the distance that "
         f"doing nothing leaves."
     )
     effect = f"a reduction by {reduction.detectable:.2g} of the distance"
@@ -271,12 +289,17 @@ def _c2(evidence: Evidence) -> Verdict:
     grid = _assumption_grid(evidence)
     if len(grid) < 2:
         return _NOTHING_MEASURED
-    bounds = [evidence.values("01_theory", "bound", axis="damping", point=point) for point in (grid[0], grid[-1])]
-    errors = [evidence.values("01_theory", "distance", axis="damping", point=point) for point in (grid[0], grid[-1])]
+    bounds, errors = (
+        [
+            evidence.values("01_theory", metric, method=NETWORK, axis="damping", point=point)
+            for point in (grid[0], grid[-1])
+        ]
+        for metric in ("bound", "distance")
+    )
     change = interval(errors[1] / errors[0] - 1)
     if change.seeds < 2:
         return _NOTHING_MEASURED
-    trivial = evidence.values("01_theory", "trivial_bound").mean()
+    trivial = evidence.values("01_theory", "trivial_bound", method=NETWORK).mean()
     text = (
         f"From λ = {grid[0]:g} to {grid[-1]:g} the bound goes from {bounds[0].mean():.3g} to {bounds[1].mean():.3g} "
         f"(2C = {trivial:g}) and the error changes by {change.mean:+.3%} ± {change.half:.3%}."
@@ -296,7 +319,7 @@ def _c4(evidence: Evidence) -> Verdict:
         return _NOTHING_MEASURED
     text = (
         f"The step takes {share.mean:.1%} ± {share.half:.1%} of retraining's time ({1 / share.mean:.0f}× faster) "
-        f"and removes {reduction.mean:.2%} of the distance that doing nothing leaves."
+        f"and removes {_percent(reduction.mean)} of the distance that doing nothing leaves."
     )
     effect = f"a difference of {share.detectable:.1%} of retraining's time"
     if share.low > FAST:
@@ -369,7 +392,8 @@ def _c9(evidence: Evidence) -> Verdict:
     if epsilon.empty:
         return Verdict("not yet tested", "No run certifies a release yet.")
     text = (
-        f"σ = {sigma.mean():g} certifies ε = {epsilon.mean():.3g}; ε = {wanted.mean():g} needs σ = {needed.mean():.3g}."
+        f"σ = {sigma.mean():g} certifies ε = {_plain(epsilon.mean())}; "
+        f"ε = {wanted.mean():g} needs σ = {needed.mean():.3g}."
     )
     word: Word = "holds" if epsilon.max() <= LARGEST_EPSILON else "holds but says nothing"
     return Verdict(word, text, "none: ε follows from σ, δ and C without sampling", len(epsilon))
@@ -391,7 +415,7 @@ def _c10(evidence: Evidence) -> Verdict:
     epsilon = gaussian_epsilon(sigma, delta, trivial_bound(grid[0]).value)
     text = (
         f"From C = {grid[-1]:g} to {grid[0]:g} test accuracy falls by {100 * cost.mean:.2f} ± {100 * cost.half:.2f} "
-        f"points; at C = {grid[0]:g}, σ = {sigma:g} certifies ε = {epsilon:.3g}."
+        f"points; at C = {grid[0]:g}, σ = {sigma:g} certifies ε = {_plain(epsilon)}."
     )
     effect = f"{100 * cost.detectable:.2f} points"
     if cost.high <= 0:
