@@ -136,13 +136,13 @@ class TheorySettings(Settings):
         draws: Releases simulated for the privacy profile.
         deltas: The δ at which the two noise formulas are compared.
         rows: Training samples of the small convex problems.
-        forget_sizes: n_u of the small convex problems, whose error is plotted against n_u.
+        forget_sizes: n_u of the small convex problems, whose error is plotted against n_u; small parts of a class.
         epochs: Numbers of epochs after which training is stopped early.
         requests: k, into how many requests the forget set is cut.
         lissa_draws: Independent LiSSA estimates behind the test of its mean.
         batches: Mini-batches whose Hessians are looked at, per batch size.
         failure: ρ of the bound with LiSSA.
-        filters: Random filters of the fixed features.
+        filters: Random filters of the fixed features; every filter gives 16 of them.
         l2: Weights of the regulariser in the control experiment.
         budget: Δ of the control experiment, fixed before the data are looked at.
         epsilons: The ε for which its noise is chosen.
@@ -152,7 +152,7 @@ class TheorySettings(Settings):
     draws: Count = 200_000
     deltas: tuple[Positive, ...] = (1e-3, 1e-5, 1e-10)
     rows: Count = 1500
-    forget_sizes: tuple[Count, ...] = (8, 16, 32, 64)
+    forget_sizes: tuple[Count, ...] = (4, 8, 16, 32)
     epochs: tuple[Count, ...] = (1, 5, 20)
     requests: Count = 3
     lissa_draws: Annotated[int, Field(ge=3)] = 20

@@ -98,7 +98,7 @@ def clipped(samples: Samples, norm: float) -> Samples:
     return _rows(samples, rows * (norm / lengths).clamp(max=1.0))
 
 
-def random_features(samples: Samples, filters: int = 64, size: int = 3, cells: int = 2, chunk: int = 2048) -> Samples:
+def random_features(samples: Samples, filters: int = 16, size: int = 5, cells: int = 4, chunk: int = 2048) -> Samples:
     """Float64 features of random convolutions: filter, ReLU, average over a grid of cells.
 
     Filters are Gaussian from a fixed seed and nothing is fitted, centred or scaled on the data: the features of one
