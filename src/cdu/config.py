@@ -137,6 +137,7 @@ class TheorySettings(Settings):
         deltas: The δ at which the two noise formulas are compared.
         rows: Training samples of the small convex problems.
         forget_sizes: n_u of the small convex problems, whose error is plotted against n_u; small parts of a class.
+        forget_sets: Random forget sets behind each point of that.
         epochs: Numbers of epochs after which training is stopped early.
         requests: k, into how many requests the forget set is cut.
         lissa_draws: Independent LiSSA estimates behind the test of its mean.
@@ -153,6 +154,7 @@ class TheorySettings(Settings):
     deltas: tuple[Positive, ...] = (1e-3, 1e-5, 1e-10)
     rows: Count = 1500
     forget_sizes: tuple[Count, ...] = (4, 8, 16, 32)
+    forget_sets: Count = 8
     epochs: tuple[Count, ...] = (1, 5, 20)
     requests: Count = 3
     lissa_draws: Annotated[int, Field(ge=3)] = 20

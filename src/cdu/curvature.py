@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import Objective
+
+Product = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Eigenvalue:
 
 
 def extreme_eigenvalues(
-    product: Callable[[Tensor], Tensor],
+    product: Product,
     like: Tensor,
     generator: torch.Generator,
     tolerance: float = 1e-3,
@@ -80,6 +83,36 @@ def extreme_eigenvalues(
     Raises:
         CduError: Lanczos did not converge.
     """
+    low, high = _lanczos(product, like, generator, tolerance, subspace, 2, "BE")
+    return low, high
+
+
+def spectral_norm(product: Product, like: Tensor, generator: torch.Generator, tolerance: float = 1e-2) -> float:
+    """The largest eigenvalue in absolute value of a symmetric operator, by Lanczos: never more than the true one.
+
+    Args:
+        product: v ↦ Av.
+        like: A vector of A's size, type and device.
+        generator: Draws the starting vector.
+        tolerance: Relative accuracy asked of ARPACK.
+
+    Raises:
+        CduError: Lanczos did not converge.
+    """
+    (found,) = _lanczos(product, like, generator, tolerance, 12, 1, "LM")
+    return abs(found.value)
+
+
+def _lanczos(
+    product: Product,
+    like: Tensor,
+    generator: torch.Generator,
+    tolerance: float,
+    subspace: int,
+    count: int,
+    which: Literal["BE", "LM"],
+) -> list[Eigenvalue]:
+    """``count`` eigenvalues, ascending, at both ends or of largest magnitude."""
     size = len(like)
 
     def matvec(vector: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -89,7 +122,7 @@ def extreme_eigenvalues(
     operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
     start = torch.randn(size, generator=generator, dtype=torch.float64).numpy()
     try:
-        values, vectors = eigsh(operator, k=2, which="BE", v0=start, tol=tolerance, ncv=min(size, subspace))
+        values, vectors = eigsh(operator, k=count, which=which, v0=start, tol=tolerance, ncv=min(size, subspace))
     except ArpackNoConvergence as error:
         raise CduError(
             f"Lanczos did not converge to the extreme eigenvalues within a relative tolerance of {tolerance:g}; "
@@ -99,4 +132,4 @@ def extreme_eigenvalues(
     for value, vector in zip(values, vectors.T, strict=True):
         residual = float(np.linalg.norm(matvec(vector) - value * vector))
         found.append(Eigenvalue(float(value), residual))
-    return found[0], found[1]
+    return found

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
@@ -128,6 +128,10 @@ def theory_newton(frame: pd.DataFrame) -> Figure:
     forms.set(xlabel="‖∇L(w*, D)‖ where training stopped", ylabel="difference of the forms / step")
     for panel, power in ((share, 2), (size, 1), (forms, 1)):
         panel.set(xscale="log", yscale="log")
+        if panel is not forms and panel.lines:
+            ticks = np.asarray(panel.lines[0].get_xdata(), dtype=float)
+            panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+            panel.xaxis.set_minor_locator(NullLocator())
         _guide(panel, power)
     _guide(size, 2)
     for panel in (share, size, forms):

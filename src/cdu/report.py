@@ -1,10 +1,8 @@
 """Records → tables, figures and pages of the book. Reads records and nothing else, and imports no torch."""
 
 import io
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,24 @@ import nbformat
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cdu import figures, verdicts
+from cdu import figures, ledger, statements, verdicts
 from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.figures import select
 from cdu.records import Record, read_record
+from cdu.tables import number, plus_minus, tables
 
 TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
 
-#: Chapters of the book by section.
+#: Page and title of the book's chapters, by section or ``section-part``.
 CHAPTERS = {
     "01_theory": ("theory", "Theory sanity checks"),
+    "01_theory-noise": ("theory-noise", "Noise"),
+    "01_theory-newton": ("theory-newton", "The Newton step"),
+    "01_theory-bound": ("theory-bound", "Theorem 3.4"),
+    "01_theory-lissa": ("theory-lissa", "LiSSA"),
+    "01_theory-requests": ("theory-requests", "Early stopping and requests"),
+    "01_theory-control": ("theory-control", "The control experiment"),
     "02_training": ("training", "Training"),
     "03_unlearning": ("unlearning", "Unlearning"),
     "04_attacks": ("attacks", "Membership inference"),
@@ -30,10 +35,26 @@ CHAPTERS = {
     "06_ablations": ("ablations", "Ablations"),
 }
 
+#: Where a claim's verdict is shown, if not on its chapter's own page.
+SHOWN_ON = {"01_theory": "01_theory-bound"}
+
+#: A metric that every record of a part has; an older record without it cannot be shown there.
+MARKERS = {
+    "01_theory-noise": "crossover",
+    "01_theory-newton": "step_error",
+    "01_theory-bound": "known_lipschitz",
+    "01_theory-lissa": "lissa_truncation",
+    "01_theory-requests": "certified_distance",
+    "01_theory-control": "measured_distance",
+}
+
 BADGES: dict[str, str] = {
     "holds": "bdg-success",
     "holds but says nothing": "bdg-warning",
     "does not hold": "bdg-danger",
+    "assumption violated": "bdg-secondary",
+    "violated": "bdg-danger",
+    "unknown": "bdg-light",
     "not testable here": "bdg-dark",
     "not yet tested": "bdg-light",
 }
@@ -42,6 +63,7 @@ LOOKS: dict[str, str] = {
     "holds": "tip",
     "holds but says nothing": "warning",
     "does not hold": "danger",
+    "assumption violated": "note",
     "not testable here": "note",
     "not yet tested": "note",
 }
@@ -141,220 +163,6 @@ def _choose(section: str, candidates: list[Loaded]) -> Shown:
     return Shown(section, [by_seed[seed] for seed in sorted(by_seed)])
 
 
-# --- tables --------------------------------------------------------------------------------------------------------
-
-
-def plus_minus(values: "pd.Series[float]", factor: float = 1.0) -> str:
-    """``mean ± standard deviation`` over seeds, with the digits that the deviation warrants."""
-    known = values.dropna().astype(float) * factor
-    if known.empty:
-        return "—"
-    mean = float(known.mean())
-    deviation = float(known.std()) if len(known) > 1 else 0.0
-    if deviation <= 1e-5 * abs(mean):
-        return _number(mean)
-    largest = max(abs(mean), deviation)
-    if largest >= 1e6 or largest < 1e-2:
-        exponent = math.floor(math.log10(largest))
-        scaled = (mean / 10**exponent, deviation / 10**exponent)
-        places = max(1, min(3, 1 - math.floor(math.log10(scaled[1]))))
-        return f"({scaled[0]:.{places}f} ± {scaled[1]:.{places}f})·10{_superscript(exponent)}"
-    places = max(0, min(6, 1 - math.floor(math.log10(deviation))))
-    return f"{mean:,.{places}f} ± {deviation:,.{places}f}"
-
-
-def _number(value: float) -> str:
-    if value != 0 and not 1e-2 <= abs(value) < 1e6:
-        exponent = math.floor(math.log10(abs(value)))
-        return f"{value / 10**exponent:.2f}·10{_superscript(exponent)}"
-    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-
-
-def _superscript(number: int) -> str:
-    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: which metric, and the factor to the unit in the header."""
-
-    header: str
-    metric: str
-    keys: dict[str, str] = field(default_factory=dict)
-    factor: float = 1.0
-
-
-def table(frame: pd.DataFrame, row: str, header: str, columns: Sequence[Column]) -> pd.DataFrame:
-    """One row per value of the column ``row``, in order of appearance; cells are :func:`plus_minus`."""
-    wanted = frame[frame["metric"].isin([column.metric for column in columns])]
-    names = list(dict.fromkeys(wanted[row].dropna()))
-    seeds = frame["seed"].nunique()
-    rows = []
-    for name in names:
-        cells: dict[str, str] = {header: name if isinstance(name, str) else f"{name:g}"}
-        for column in columns:
-            chosen = select(frame, metric=column.metric, **{row: name}, **column.keys)
-            cells[column.header] = plus_minus(chosen["value"], column.factor) + _share(chosen, seeds)
-        rows.append(cells)
-    return pd.DataFrame(rows)
-
-
-def _share(chosen: pd.DataFrame, seeds: int) -> str:
-    """Says so when a mean is over fewer seeds than the others, and must not be compared with them."""
-    known = int(chosen["value"].notna().sum())
-    return f" ({known} of {seeds} seeds)" if 0 < known < seeds else ""
-
-
-def _with_reduction(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds the metric ``reduction``: the share of the do-nothing distance to the retrained model that is removed.
-
-    It is formed seed by seed, since distances vary far more between seeds than a step changes them.
-    """
-    keys = ["seed", "axis", "point"]
-    distance = select(frame, metric="distance_to_retrained")
-    nothing = select(distance, method="original").set_index(keys)["value"]
-    base = nothing.reindex(pd.MultiIndex.from_frame(distance[keys])).to_numpy()
-    return pd.concat(
-        [frame, distance.assign(metric="reduction", value=1 - distance["value"] / base)], ignore_index=True
-    )
-
-
-def _accuracies(*splits: str) -> list[Column]:
-    titles = {"forget": "forget set (%)", "retain": "retained set (%)", "test": "test set (%)"}
-    return [Column(titles[split], "accuracy", {"split": split}, 100) for split in splits]
-
-
-def _axis(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
-    return frame[frame["axis"] == axis].sort_values("point", kind="stable")
-
-
-def _theory_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    names = {
-        "lambda_min": "λ_min of H",
-        "lambda_max": "λ_max of H",
-        "hessian_lipschitz": "M, from below, along w\\*–w̃\\*",
-        "gradient_original": "‖∇L(w\\*, D)‖",
-        "gradient_retrained": "G = ‖∇L(w̃\\*, D_r)‖",
-        "distance_original": "‖w\\* − w̃\\*‖",
-        "trivial_bound": "2C",
-        "default_exceeds_lambda_max": "share of seeds whose λ_max is below the default λ",
-        "step_cosine": "cosine of the two forms of the step",
-        "ridge_distance": "ridge regression: relative distance before the step",
-        "ridge_error": "ridge regression: relative distance after the step",
-    }
-    constants = pd.DataFrame(
-        [
-            {"quantity": text, "mean ± sd": plus_minus(select(frame, metric=name)["value"])}
-            for name, text in names.items()
-        ]
-    )
-    bound = table(
-        _axis(frame, "damping"),
-        "point",
-        "λ",
-        [Column("bound of Theorem 3.4", "bound"), Column("measured error", "distance")],
-    )
-    return {"Measured constants (indications, not certificates)": constants, "Bound and error": bound}
-
-
-def _training_tables(shown: Shown) -> dict[str, pd.DataFrame]:
-    frame = shown.frame
-    on_gpu = {loaded.record.seed for loaded in shown.records if loaded.record.machine.device != "cpu"}
-    marked = frame.assign(split=frame["split"].where(frame["metric"] != "images_per_second", "cpu"))
-    gpu = (marked["metric"] == "images_per_second") & marked["seed"].isin(on_gpu)
-    marked.loc[gpu, "split"] = "gpu"
-    columns = [
-        *_accuracies("forget", "retain", "test"),
-        Column("last epoch's steps projected (%)", "final_projected", factor=100),
-        Column("time (s)", "seconds"),
-        Column("images/s, CPU", "images_per_second", {"split": "cpu"}),
-        Column("images/s, GPU", "images_per_second", {"split": "gpu"}),
-    ]
-    result = table(marked, "method", "model", columns)
-    if not on_gpu:
-        result["images/s, GPU"] = "not recorded"
-    return {"Models, accuracy (= micro-F1) and speed": result}
-
-
-def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    frame = _with_reduction(figures.without_useless_noise(shown))
-    quality = [
-        *_accuracies("forget", "retain", "test"),
-        Column("distance to retrained", "distance_to_retrained"),
-        Column("closer than doing nothing by (%)", "reduction", factor=100),
-        Column("distance to original", "distance_to_original"),
-    ]
-    cost = [
-        Column("time (s)", "seconds"),
-        Column("per-sample Hessian products", "hvp_samples"),
-        Column("per-sample gradients", "gradient_samples"),
-        Column("relative residual", "residual"),
-        Column("seeds converged (%)", "converged", factor=100),
-    ]
-    noise = [
-        Column("σ", "sigma"),
-        Column("ε certified", "epsilon"),
-        Column("ε, classical formula", "epsilon_classical"),
-        *_accuracies("retain", "test"),
-    ]
-    noised = shown[shown["method"].isin(select(shown, metric="epsilon")["method"])]
-    return {
-        "Accuracy (= micro-F1) and distances": table(frame, "method", "model", quality),
-        "Cost": table(frame, "method", "method", cost),
-        "Noise and certificate (Δ = 2C)": table(noised, "method", "release", noise),
-    }
-
-
-def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    result = table(frame, "method", "model", [Column("epochs, mean ± sd", "epochs"), Column("time (s)", "seconds")])
-    means = [select(frame, metric="epochs", method=name)["value"].mean() for name in result["model"]]
-    result["epochs, rounded mean"] = [f"{mean:.0f}" for mean in means]
-    censored = [(select(frame, metric="epochs", method=name)["note"] != "").sum() for name in result["model"]]
-    result["seeds censored"] = [str(count) for count in censored]
-    return {"Relearn time": result}
-
-
-def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    frame = _with_reduction(shown)
-    distance = [
-        Column("distance to retrained, after the step", "distance_to_retrained", {"method": "newton"}),
-        Column("closer than doing nothing by (%)", "reduction", {"method": "newton"}, 100),
-        Column("test set, after the step (%)", "accuracy", {"method": "newton", "split": "test"}, 100),
-    ]
-    noise = [
-        Column("ε certified", "epsilon"),
-        Column("test set, after the step (%)", "accuracy", {"method": "newton + noise"}, 100),
-        Column("doing nothing (%)", "accuracy", {"method": "original + noise"}, 100),
-    ]
-    radius = [
-        *distance,
-        Column("doing nothing (%)", "accuracy", {"method": "original", "split": "test"}, 100),
-        Column("‖w\\*‖", "norm"),
-        Column("steps projected (%)", "projected", factor=100),
-    ]
-    depth = [Column(f"relative residual, {name}", "residual", {"method": name}) for name in ("batch 10", "batch 128")]
-    return {
-        "Damping": table(_axis(frame, "damping"), "point", "λ", distance),
-        "Noise": table(_axis(frame, "sigma"), "point", "σ", noise),
-        "Radius": table(_axis(frame, "radius"), "point", "C", radius),
-        "LiSSA's depth": table(_axis(frame, "depth"), "point", "s₂", depth),
-    }
-
-
-def tables(shown: Shown) -> dict[str, pd.DataFrame]:
-    """The tables of a section, by title."""
-    attack = [Column("AUC", "auc"), Column("accuracy", "attack_accuracy"), Column("time (s)", "seconds")]
-    makers: dict[str, Callable[[], dict[str, pd.DataFrame]]] = {
-        "01_theory": partial(_theory_tables, shown.frame),
-        "02_training": partial(_training_tables, shown),
-        "03_unlearning": partial(_unlearning_tables, shown.frame),
-        "04_attacks": lambda: {"Attack on held-out rows": table(shown.frame, "method", "model", attack)},
-        "05_relearn": partial(_relearn_tables, shown.frame),
-        "06_ablations": partial(_ablation_tables, shown.frame),
-    }
-    return makers[shown.section]()
-
-
 def paper_table(frame: pd.DataFrame, dataset: str) -> pd.DataFrame | None:
     """The paper's own numbers beside ours, from ``results/paper.csv``; None where it holds none of this section's.
 
@@ -406,9 +214,13 @@ def build(book: Path) -> None:
     files: dict[Path, bytes] = {}
     pages = {page: content for setup in setups for page, content in _run_pages(setup).items()}
     files |= {book / "runs" / page: content for page, content in pages.items()}
-    for section in SECTIONS:
-        fragments = [_section_fragment(setup, section, files, book, pages) for setup in setups]
-        files[book / "_generated" / f"{section}.md"] = "\n\n".join(filter(None, fragments)).encode()
+    for name in figures.FIGURES:
+        fragments = [_section_fragment(setup, name, files, book, pages) for setup in setups]
+        files[book / "_generated" / f"{name}.md"] = "\n\n".join(filter(None, fragments)).encode()
+    files[book / "_generated" / "statements.md"] = _statements_table(setups).encode()
+    files[book / "_generated" / "ledger.md"] = _ledger(setups).encode()
+    files[book / "_generated" / "ledger-first.md"] = _ledger(setups[:1]).encode()
+    files[book / "_generated" / "control.md"] = "\n".join(filter(None, map(_control, setups))).encode()
     decided = {setup.title: _decide(setup) for setup in setups}
     files[book / "_generated" / "claims-table.md"] = _claims_table(decided).encode()
     files[book / "_generated" / "claims-detail.md"] = _claims_detail(decided).encode()
@@ -433,19 +245,26 @@ def _markdown(content: pd.DataFrame) -> str:
 
 
 def _section_fragment(
-    setup: Setup, section: str, files: dict[Path, bytes], book: Path, pages: dict[str, bytes]
+    setup: Setup, name: str, files: dict[Path, bytes], book: Path, pages: dict[str, bytes]
 ) -> str | None:
-    """Verdicts, figure, tables, reasons and links of one section for one set-up."""
+    """Verdicts, figure, tables, reasons and links of one section, or one part of it, for one set-up."""
+    section, _, part = name.partition("-")
     shown = setup.sections.get(section)
     if shown is None:
         return None
-    stem = f"{section}-{setup.experiment}-{setup.dataset}"
+    stem = f"{name}-{setup.experiment}-{setup.dataset}"
     frame = shown.frame
-    files[book / "_generated" / f"{stem}.svg"] = _svg(figures.FIGURES[section](frame))
+    if name in MARKERS and MARKERS[name] not in set(frame["metric"]):
+        return (
+            f"## Results: {setup.title}\n\n{_source_line(setup, shown)}\n\nThese records were made before this check "
+            f"existed: `make batch EXPERIMENT={setup.experiment}` runs it."
+        )
+    on_gpu = {loaded.record.seed for loaded in shown.records if loaded.record.machine.device != "cpu"}
+    files[book / "_generated" / f"{stem}.svg"] = _svg(figures.FIGURES[name](frame))
     files[book / "_generated" / f"{stem}.csv"] = frame.to_csv(index=False).encode()
     lines = [f"## Results: {setup.title}", "", _source_line(setup, shown), ""]
     for identifier, claim in verdicts.CLAIMS.items():
-        if claim.chapter == section:
+        if SHOWN_ON.get(claim.chapter, claim.chapter) == name:
             verdict = _decide(setup)[identifier]
             lines += [
                 f":::{{admonition}} {identifier}: {verdict.word}",
@@ -457,10 +276,11 @@ def _section_fragment(
                 ":::",
                 "",
             ]
-    image = [f"```{{image}} _generated/{stem}.svg", f":alt: {_alt(section, setup)}", ":width: 100%", "```"]
+    lines += _statements(setup, part)
+    image = [f"```{{image}} _generated/{stem}.svg", f":alt: {_alt(name, setup)}", ":width: 100%", "```"]
     lines += ["::::{div} chart", *image, "::::", ""]
-    lines += [f"*{_caption(section)}*", ""]
-    for title, content in tables(shown).items():
+    lines += [f"*{_caption(name)}*", ""]
+    for title, content in tables(name, frame, on_gpu).items():
         lines += [
             f"**{title}** (mean ± standard deviation over {_seeds(len(shown.records))})",
             "",
@@ -471,7 +291,7 @@ def _section_fragment(
     if quoted is not None:
         lines += ["**The paper's numbers**", "", _markdown(quoted), ""]
     explained = reasons(frame)
-    if explained:
+    if explained and part in {"", "bound"}:
         lines += [":::{admonition} Numbers that could not be had", ":class: dropdown", ""]
         lines += [*(f"- {reason}" for reason in explained), ":::", ""]
     links = [f"{{download}}`all numbers (CSV) <_generated/{stem}.csv>`"]
@@ -523,13 +343,13 @@ def _machine(record: Record) -> str:
     return f"{place}, {machine.threads} thread{'s' if machine.threads > 1 else ''} per run"
 
 
-def _alt(section: str, setup: Setup) -> str:
-    return f"{CHAPTERS[section][1]} on {setup.title}. {_caption(section)}"
+def _alt(name: str, setup: Setup) -> str:
+    return f"{CHAPTERS[name][1]} on {setup.title}. {_caption(name)}"
 
 
-def _caption(section: str) -> str:
-    function = figures.FIGURES[section]
-    return f"{(function.__doc__ or '').strip()} Means over seeds; bars and bands are one standard deviation."
+def _caption(name: str) -> str:
+    words = " ".join((figures.FIGURES[name].__doc__ or "").split())
+    return f"{words} Means over seeds; bars and bands are one standard deviation."
 
 
 def _svg(figure: Figure) -> bytes:
@@ -582,7 +402,88 @@ def _badge(verdict: verdicts.Verdict) -> str:
 
 
 def _chapter_link(section: str) -> str:
-    return f"[{CHAPTERS[section][1]}]({CHAPTERS[section][0]}.md)" if section in CHAPTERS else "planned"
+    name = SHOWN_ON.get(section, section)
+    return f"[{CHAPTERS[name][1]}]({CHAPTERS[name][0]}.md)" if name in CHAPTERS else "planned"
+
+
+# --- statements and assumptions ------------------------------------------------------------------------------------
+
+
+def _statements(setup: Setup, part: str) -> list[str]:
+    """The table of the statements that one part of the theory chapter checks, for one set-up."""
+    rows = []
+    for identifier, statement in statements.STATEMENTS.items():
+        if statement.part != part:
+            continue
+        verdict = statements.decide(identifier, setup.metrics)
+        rows.append(
+            {
+                "": identifier,
+                "statement": statement.text,
+                "check and tolerance": statement.check,
+                "verdict": _badge(verdict),
+                "evidence": verdict.evidence,
+                "seeds": str(verdict.seeds or "—"),
+            }
+        )
+    return ["::::{div} claims-detail", _markdown(pd.DataFrame(rows)), "::::", ""] if rows else []
+
+
+def _statements_table(setups: list[Setup]) -> str:
+    """Every statement with its verdict per set-up."""
+    with_theory = [setup for setup in setups if statements.SECTION in setup.sections]
+    rows = []
+    for identifier, statement in statements.STATEMENTS.items():
+        row = {"": identifier, "statement": statement.text}
+        for setup in with_theory:
+            row[setup.title] = _badge(statements.decide(identifier, setup.metrics))
+        row["shown in"] = _chapter_link(f"{statements.SECTION}-{statement.part}")
+        rows.append(row)
+    return _markdown(pd.DataFrame(rows))
+
+
+def _ledger(setups: list[Setup]) -> str:
+    """The assumption ledger of every set-up whose network is an MLP; convolutional networks get their own columns."""
+    by_dataset = {setup.dataset: setup.metrics for setup in setups}
+    empty = pd.DataFrame(columns=["section", "metric", "method", "split", "axis", "value"])
+    others = {"AllCNN": by_dataset.get("cifar10", empty), "ResNet-18": by_dataset.get("svhn", empty)}
+    lines = []
+    for setup in setups:
+        shown = setup.sections.get(statements.SECTION)
+        if shown is None or setup.dataset in {"cifar10", "svhn"}:
+            continue
+        columns = ledger.ledger(setup.metrics, others)
+        rows = [
+            {"assumption": text} | {name: f"{_state(cells[row])} {cells[row].text}" for name, cells in columns.items()}
+            for row, text in enumerate(ledger.ASSUMPTIONS)
+        ]
+        lines += [f"**{setup.title}** ({_seeds(len(shown.records))})", "", "::::{div} ledger"]
+        lines += [_markdown(pd.DataFrame(rows)).replace("w̃*", "w̃\\*"), "::::", ""]
+    return "\n".join(lines)
+
+
+def _state(cell: ledger.Cell) -> str:
+    return f"{{{BADGES[cell.state]}}}`{cell.state}`"
+
+
+def _control(setup: Setup) -> str | None:
+    """What the control experiment says a certificate costs where the assumptions hold, in one sentence."""
+    if statements.SECTION not in setup.sections:
+        return None
+    rows = select(setup.metrics, section=statements.SECTION, axis="steps", metric="accuracy")
+    if rows.empty:
+        return None
+    final = rows[rows["point"] == rows["point"].max()]
+    best = final[final["split"] == "test"].groupby("method")["value"].mean().idxmax()
+    chosen = select(final, method=str(best))
+    noiseless, noisy = (100 * select(chosen, split=split)["value"].mean() for split in ("test", "test, ε = 1"))
+    fallback = select(setup.metrics, section=statements.SECTION, metric="fallback", method=str(best)).query(
+        "point == 2"
+    )
+    return (
+        f"- **{setup.title}**, {best}: test accuracy {noiseless:.2f} % without noise and {noisy:.2f} % with the noise "
+        f"of ε = 1 (two Newton steps; {100 * fallback['value'].mean():.0f} % of the requests answered by retraining)."
+    )
 
 
 def _claims_table(decided: dict[str, dict[str, verdicts.Verdict]]) -> str:
@@ -633,7 +534,7 @@ def _worth(setup: Setup) -> str | None:
     usual = "newton + noise"
     return (
         f"- **{setup.title}**: the noise used in practice, σ = {mean('sigma', usual):g}, certifies "
-        f"ε = {_number(mean('epsilon', usual))} at δ = {_number(first['unlearning']['delta'])}. A meaningful "
+        f"ε = {number(mean('epsilon', usual))} at δ = {number(first['unlearning']['delta'])}. A meaningful "
         f"ε = {first['unlearning']['epsilon']:g} needs σ = {mean('sigma', wanted):.1f}, and leaves a test accuracy of "
         f"{100 * mean('accuracy', wanted, split='test'):.1f} % (without noise: "
         f"{100 * mean('accuracy', 'newton', split='test'):.1f} %; guessing: about 10 %)."

@@ -1,7 +1,7 @@
 """Numeric checks of the paper's statements: estimates from below, the truncated Neumann series, fitted slopes."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import Normal
 
-from cdu.curvature import Hessian, extreme_eigenvalues
+from cdu.curvature import Hessian, extreme_eigenvalues, spectral_norm
 from cdu.data import Samples
 from cdu.objective import Objective
 
@@ -73,19 +73,13 @@ def segment_constants(
     points = [torch.lerp(start, end, share) for share in torch.linspace(0, 1, nodes).tolist()]
     hessians = [Hessian(objective, point, samples) for point in points]
     length = (end - start).norm().item()
-    steepest = max(_norm(hessian.__matmul__, start, generator) for hessian in hessians)
+    steepest = max(spectral_norm(hessian.__matmul__, start, generator) for hessian in hessians)
 
     def change(before: Hessian, after: Hessian) -> float:
-        return _norm(lambda vector: after @ vector - before @ vector, start, generator)
+        return spectral_norm(lambda vector: after @ vector - before @ vector, start, generator)
 
     bend = max(change(before, after) for before, after in itertools.pairwise(hessians))
     return Segment(steepest, bend / (length / (nodes - 1)), length)
-
-
-def _norm(product: Callable[[Tensor], Tensor], like: Tensor, generator: torch.Generator) -> float:
-    """Spectral norm of a symmetric operator, from below: Ritz values lie inside the spectrum."""
-    low, high = extreme_eigenvalues(product, like, generator, tolerance=1e-2, subspace=20)
-    return max(abs(low.value), abs(high.value))
 
 
 def neumann_series(operator: Hessian, vector: Tensor, scale: float, depths: Iterable[int]) -> dict[int, Tensor]:

@@ -1,0 +1,425 @@
+"""Tables, computed from long-form metrics and nothing else."""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import pandas as pd
+
+from cdu import figures
+from cdu.figures import select
+
+
+def plus_minus(values: "pd.Series[float]", factor: float = 1.0) -> str:
+    """``mean ± standard deviation`` over seeds, with the digits that the deviation warrants."""
+    known = values.dropna().astype(float) * factor
+    if known.empty:
+        return "—"
+    mean = float(known.mean())
+    deviation = float(known.std()) if len(known) > 1 else 0.0
+    if deviation <= 1e-5 * abs(mean):
+        return number(mean)
+    largest = max(abs(mean), deviation)
+    if largest >= 1e6 or largest < 1e-2:
+        exponent = math.floor(math.log10(largest))
+        scaled = (mean / 10**exponent, deviation / 10**exponent)
+        places = max(1, min(3, 1 - math.floor(math.log10(scaled[1]))))
+        return f"({scaled[0]:.{places}f} ± {scaled[1]:.{places}f})·10{_superscript(exponent)}"
+    places = max(0, min(6, 1 - math.floor(math.log10(deviation))))
+    return f"{mean:,.{places}f} ± {deviation:,.{places}f}"
+
+
+def number(value: float) -> str:
+    """A number with the digits that a table needs, powers of ten where it is very large or small."""
+    if value != 0 and not 1e-2 <= abs(value) < 1e6:
+        exponent = math.floor(math.log10(abs(value)))
+        return f"{value / 10**exponent:.2f}·10{_superscript(exponent)}"
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: which metric, and the factor to the unit in the header."""
+
+    header: str
+    metric: str
+    keys: dict[str, str] = field(default_factory=dict)
+    factor: float = 1.0
+
+
+def table(frame: pd.DataFrame, row: str, header: str, columns: Sequence[Column]) -> pd.DataFrame:
+    """One row per value of the column ``row``, in order of appearance; cells are :func:`plus_minus`."""
+    wanted = frame[frame["metric"].isin([column.metric for column in columns])]
+    names = list(dict.fromkeys(wanted[row].dropna()))
+    seeds = frame["seed"].nunique()
+    rows = []
+    for name in names:
+        cells: dict[str, str] = {header: name if isinstance(name, str) else f"{name:g}"}
+        for column in columns:
+            chosen = select(frame, metric=column.metric, **{row: name}, **column.keys)
+            cells[column.header] = plus_minus(chosen["value"], column.factor) + _share(chosen, seeds)
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def _share(chosen: pd.DataFrame, seeds: int) -> str:
+    """Says so when a mean is over fewer seeds than the others, and must not be compared with them."""
+    known = int(chosen["value"].notna().sum())
+    return f" ({known} of {seeds} seeds)" if 0 < known < seeds else ""
+
+
+def _with_reduction(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds the metric ``reduction``: the share of the do-nothing distance to the retrained model that is removed.
+
+    It is formed seed by seed, since distances vary far more between seeds than a step changes them.
+    """
+    keys = ["seed", "axis", "point"]
+    distance = select(frame, metric="distance_to_retrained")
+    nothing = select(distance, method="original").set_index(keys)["value"]
+    base = nothing.reindex(pd.MultiIndex.from_frame(distance[keys])).to_numpy()
+    return pd.concat(
+        [frame, distance.assign(metric="reduction", value=1 - distance["value"] / base)], ignore_index=True
+    )
+
+
+def _accuracies(*splits: str) -> list[Column]:
+    titles = {"forget": "forget set (%)", "retain": "retained set (%)", "test": "test set (%)"}
+    return [Column(titles[split], "accuracy", {"split": split}, 100) for split in splits]
+
+
+def _axis(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
+    return frame[frame["axis"] == axis].sort_values("point", kind="stable")
+
+
+def _theory_noise_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    ratio = select(frame, metric="sigma_ratio")
+    ends = {"ratio at ε = 1": 1.0, "ratio at ε = 10⁴": 1e4}
+    fails = [
+        {
+            "δ": str(name).removeprefix("δ = "),
+            "too little noise from ε =": plus_minus(select(frame, metric="crossover", method=str(name))["value"]),
+            **{title: plus_minus(select(rows, point=point)["value"]) for title, point in ends.items()},
+        }
+        for name, rows in ratio.groupby("method", sort=False)
+    ]
+    certified = [
+        {"noise": name, "ε certified at Δ = 2C": plus_minus(rows["value"])}
+        for name, rows in select(frame, metric="epsilon", axis="").groupby("method", sort=False)
+    ]
+    return {
+        "Classical over exact σ": pd.DataFrame(fails),
+        "What the noise used in practice certifies": pd.DataFrame(certified),
+    }
+
+
+def _theory_newton_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    slopes = table(
+        select(frame, metric="slope"), "method", "forget set", [Column("fitted slope of the error", "slope")]
+    )
+    exact = {"before the step": "ridge_distance", "after the step": "ridge_error"}
+    ridge = [{"ridge regression": text, "relative distance": _cell(frame, name)} for text, name in exact.items()]
+    forms = [
+        Column("difference of the forms / step", "forms_difference"),
+        Column("not explained by ∇L(w\\*, D)", "forms_unexplained"),
+    ]
+    return {
+        "Exact on a quadratic": pd.DataFrame(ridge),
+        "Order of the error": slopes,
+        "The two forms": table(_axis(frame, "gradient norm"), "point", "‖∇L(w\\*, D)‖ at most", forms),
+    }
+
+
+#: The set-ups of the theory section, as they are called in tables.
+SETUPS = {"ridge": "ridge", "softmax": "softmax", "smooth network": "smooth network", "network": "ReLU network"}
+
+
+def _by_setup(frame: pd.DataFrame, names: dict[str, str], **keys: str) -> pd.DataFrame:
+    """One row per metric of ``names``, one column per set-up."""
+    rows = []
+    for metric, text in names.items():
+        cells = {title: _cell(frame, metric, method=name, **keys) for name, title in SETUPS.items()}
+        rows.append({"quantity": text, **cells})
+    return pd.DataFrame(rows)
+
+
+def _cell(frame: pd.DataFrame, metric: str, **keys: str | float) -> str:
+    return plus_minus(select(frame, metric=metric, **keys)["value"])
+
+
+def _theory_bound_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    constants = _by_setup(
+        frame,
+        {
+            "lambda_min": "λ_min of H",
+            "lambda_max": "λ_max of H",
+            "known_lipschitz": "L, known",
+            "gradient_lipschitz": "L, from below along w\\*–w̃\\*",
+            "known_hessian_lipschitz": "M, known",
+            "hessian_lipschitz": "M, from below along w\\*–w̃\\*",
+            "gradient_retrained": "G = ‖∇L(w̃\\*, D_r)‖",
+            "gradient_original": "‖∇L(w\\*, D)‖",
+            "norm": "larger of ‖w\\*‖ and ‖w̃\\*‖",
+            "default_exceeds_norm": "share of seeds with default λ > ‖H‖",
+        },
+        axis="",
+    )
+    damping = float(select(frame, metric="default_damping")["value"].mean())
+    at = frame[(frame["axis"] == "damping") & (frame["point"] == damping)]
+    distances = _by_setup(
+        pd.concat([frame[frame["axis"] == ""], at]),
+        {
+            "trivial_bound": "2C, projected",
+            "unprojected_bound": "2C + ‖step‖, not projected",
+            "bound": f"Theorem 3.4 with G, λ = {damping:g}",
+            "distance": f"measured ‖w̃ − w̃\\*‖, λ = {damping:g}",
+            "distance_original": "measured ‖w\\* − w̃\\*‖ (do nothing)",
+        },
+    )
+    return {
+        "Constants (those measured on the data are indications, not certificates)": constants,
+        "Δ by each bound, and the distance itself": distances,
+        "Bound and error, networks": _against(frame, "damping", "λ", ("smooth network", "network")),
+        "Bound and error, known constants": _against(frame, "damping", "λ", ("ridge", "softmax")),
+    }
+
+
+def _against(frame: pd.DataFrame, axis: str, header: str, methods: Sequence[str]) -> pd.DataFrame:
+    """Bound and error of several set-ups against the points of an axis."""
+    columns = [
+        Column(f"{SETUPS[name]}: {word}", metric, {"method": name})
+        for name in methods
+        for word, metric in (("bound", "bound"), ("error", "distance"))
+    ]
+    return table(_axis(frame[frame["method"].isin(methods)], axis), "point", header, columns)
+
+
+def _theory_lissa_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    mean = [
+        Column("mean of the draws to the series", "lissa_bias"),
+        Column("expected from sampling", "lissa_bias_noise"),
+        Column("p", "lissa_bias_p"),
+        Column("series to the inverse", "lissa_truncation"),
+    ]
+    spectra = select(frame, metric="batch_condition")
+    batches = [
+        {
+            "set-up": f"{SETUPS[str(name)]}, {size}",
+            "smallest eigenvalue": _cell(frame, "batch_lambda_min", method=str(name), split=str(size)),
+            "largest eigenvalue": _cell(frame, "batch_lambda_max", method=str(name), split=str(size)),
+            "batches that obey the condition (%)": plus_minus(rows["value"], 100),
+        }
+        for (name, size), rows in spectra.groupby(["method", "split"], sort=False)
+    ]
+    forms = [
+        {
+            "quantity": f"LiSSA's term, {name}",
+            "ℓ₂ distance": plus_minus(rows["value"]),
+            "whole bound": _cell(frame, "lissa_bound", method=str(name)),
+        }
+        for name, rows in select(frame, metric="lissa_term").groupby("method", sort=False)
+    ]
+    forms.append(
+        {"quantity": "what LiSSA adds, measured", "ℓ₂ distance": _cell(frame, "lissa_added"), "whole bound": "—"}
+    )
+    sweeps = {
+        f"relative error against {name}": f"LiSSA {axis}"
+        for axis, name in {"depth": "depth s₂", "repeats": "repeats s₁", "scale": "scale h"}.items()
+    }
+    tables = {
+        "The mean": table(_axis(frame, "depth"), "point", "depth s₂", mean),
+        "Mini-batch Hessians": pd.DataFrame(batches),
+        "The bound with LiSSA, at probability 1 − ρ": pd.DataFrame(forms),
+    }
+    for title, axis in sweeps.items():
+        tables[title[0].upper() + title[1:]] = table(
+            _axis(frame, axis), "point", title.split(" against ")[1], [Column("relative error", "lissa_error")]
+        )
+    return tables
+
+
+def _theory_requests_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    result = {}
+    for name in ("smooth network", "network"):
+        early = [
+            Column("G", "gradient_retrained"),
+            Column("‖∇L(w\\*, D)‖", "gradient_original"),
+            Column("bound", "bound"),
+            Column("error", "distance"),
+            Column("difference of the forms / step", "forms_difference"),
+        ]
+        rows = _axis(select(frame, method=name), "epochs")
+        if not rows.empty:
+            result[f"Training stopped early, {SETUPS[name]}"] = table(rows, "point", "epochs", early)
+    exact = [
+        Column("bound", "bound"),
+        Column("residual/l2", "certified_distance"),
+        Column("error", "distance"),
+    ]
+    result["Requests, softmax regression"] = table(
+        _axis(select(frame, method="softmax"), "request"), "point", "request", exact
+    )
+    result["Requests, networks"] = _against(frame, "request", "request", ("smooth network", "network"))
+    together = [Column(f"ε, {name}", "epsilon", {"method": name}) for name in ("composed", "added up")]
+    result["ε of k releases together, at the σ used in practice"] = table(
+        _axis(frame, "releases"), "point", "k", together
+    )
+    return result
+
+
+def _theory_control_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    noise = [
+        {"ε": f"{point:g}", "σ": plus_minus(rows["value"])}
+        for point, rows in select(frame, metric="control_sigma").groupby("point")
+    ]
+    steps = _axis(frame, "steps")
+    words = {0.0: "no step", 1.0: "one step", 2.0: "two steps"}
+    steps = steps.assign(split=steps["split"].where(steps["metric"] == "accuracy", steps["point"].map(words)))
+    ratio = steps[steps["metric"] == "ratio"]
+    worst = ratio.groupby(["method", "seed"], sort=False)["value"].max().reset_index()
+    steps = pd.concat([steps, worst.assign(metric="largest ratio")], ignore_index=True)
+    row = "features, l2, forget set"
+
+    def each(title: str, metric: str, factor: float = 1.0) -> list[Column]:
+        return [Column(f"{title}, {word}", metric, {"split": word}, factor) for word in words.values()]
+
+    distances = [
+        *each("certified", "certified_distance"),
+        *each("measured", "measured_distance"),
+        Column("largest measured / certified", "largest ratio"),
+    ]
+    cost = [*each("seeds retrained (%)", "fallback", 100), *each("time (s)", "seconds")]
+    after = steps[(steps["metric"] != "accuracy") | (steps["point"] == 2.0)]
+    noisy = sorted({str(split) for split in after["split"] if str(split).startswith("test, ")}, reverse=True)
+    price = after.assign(split=after["split"].where(after["metric"] != "l2_price", "price"))
+    price = price[(price["metric"] != "l2_price") | (price["point"] == 2.0)]
+    accuracies = [
+        Column("price of l2 (points)", "l2_price", {"split": "price"}, 100),
+        Column("without noise (%)", "accuracy", {"split": "test"}, 100),
+        *(Column(f"{split.removeprefix('test, ')} (%)", "accuracy", {"split": split}, 100) for split in noisy),
+    ]
+    named = frame["method"].str.endswith("training")
+    plain = frame[(frame["metric"] == "accuracy") & (frame["axis"] == "") & ~frame["method"].isin(SETUPS)]
+    return {
+        "Noise for the budget": pd.DataFrame(noise),
+        "Distance to true retraining; the certified one is residual/l2": table(steps, "method", row, distances),
+        "Test accuracy after two steps, or after retraining where the budget was exceeded": table(
+            price, "method", row, accuracies
+        ),
+        "Requests answered by retraining, and time of the steps": table(steps, "method", row, cost),
+        "Next to no l2, and no noise": table(
+            plain, "method", "model", [Column("test set (%)", "accuracy", factor=100)]
+        ),
+        "Time to train on D": table(frame[named], "method", "model", [Column("time (s)", "seconds")]),
+    }
+
+
+def _training_tables(frame: pd.DataFrame, on_gpu: Collection[int]) -> dict[str, pd.DataFrame]:
+    marked = frame.assign(split=frame["split"].where(frame["metric"] != "images_per_second", "cpu"))
+    gpu = (marked["metric"] == "images_per_second") & marked["seed"].isin(list(on_gpu))
+    marked.loc[gpu, "split"] = "gpu"
+    columns = [
+        *_accuracies("forget", "retain", "test"),
+        Column("last epoch's steps projected (%)", "final_projected", factor=100),
+        Column("time (s)", "seconds"),
+        Column("images/s, CPU", "images_per_second", {"split": "cpu"}),
+        Column("images/s, GPU", "images_per_second", {"split": "gpu"}),
+    ]
+    result = table(marked, "method", "model", columns)
+    if not on_gpu:
+        result["images/s, GPU"] = "not recorded"
+    return {"Models, accuracy (= micro-F1) and speed": result}
+
+
+def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame = _with_reduction(figures.without_useless_noise(shown))
+    quality = [
+        *_accuracies("forget", "retain", "test"),
+        Column("distance to retrained", "distance_to_retrained"),
+        Column("closer than doing nothing by (%)", "reduction", factor=100),
+        Column("distance to original", "distance_to_original"),
+    ]
+    cost = [
+        Column("time (s)", "seconds"),
+        Column("per-sample Hessian products", "hvp_samples"),
+        Column("per-sample gradients", "gradient_samples"),
+        Column("relative residual", "residual"),
+        Column("seeds converged (%)", "converged", factor=100),
+    ]
+    noise = [
+        Column("σ", "sigma"),
+        Column("ε certified", "epsilon"),
+        Column("ε, classical formula", "epsilon_classical"),
+        *_accuracies("retain", "test"),
+    ]
+    noised = shown[shown["method"].isin(select(shown, metric="epsilon")["method"])]
+    return {
+        "Accuracy (= micro-F1) and distances": table(frame, "method", "model", quality),
+        "Cost": table(frame, "method", "method", cost),
+        "Noise and certificate (Δ = 2C)": table(noised, "method", "release", noise),
+    }
+
+
+def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    result = table(frame, "method", "model", [Column("epochs, mean ± sd", "epochs"), Column("time (s)", "seconds")])
+    means = [select(frame, metric="epochs", method=name)["value"].mean() for name in result["model"]]
+    result["epochs, rounded mean"] = [f"{mean:.0f}" for mean in means]
+    censored = [(select(frame, metric="epochs", method=name)["note"] != "").sum() for name in result["model"]]
+    result["seeds censored"] = [str(count) for count in censored]
+    return {"Relearn time": result}
+
+
+def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame = _with_reduction(shown)
+    distance = [
+        Column("distance to retrained, after the step", "distance_to_retrained", {"method": "newton"}),
+        Column("closer than doing nothing by (%)", "reduction", {"method": "newton"}, 100),
+        Column("test set, after the step (%)", "accuracy", {"method": "newton", "split": "test"}, 100),
+    ]
+    noise = [
+        Column("ε certified", "epsilon"),
+        Column("test set, after the step (%)", "accuracy", {"method": "newton + noise"}, 100),
+        Column("doing nothing (%)", "accuracy", {"method": "original + noise"}, 100),
+    ]
+    radius = [
+        *distance,
+        Column("doing nothing (%)", "accuracy", {"method": "original", "split": "test"}, 100),
+        Column("‖w\\*‖", "norm"),
+        Column("steps projected (%)", "projected", factor=100),
+    ]
+    depth = [Column(f"relative residual, {name}", "residual", {"method": name}) for name in ("batch 10", "batch 128")]
+    return {
+        "Damping": table(_axis(frame, "damping"), "point", "λ", distance),
+        "Noise": table(_axis(frame, "sigma"), "point", "σ", noise),
+        "Radius": table(_axis(frame, "radius"), "point", "C", radius),
+        "LiSSA's depth": table(_axis(frame, "depth"), "point", "s₂", depth),
+    }
+
+
+def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict[str, pd.DataFrame]:
+    """The tables of a section or of one of its parts, by title.
+
+    Args:
+        name: The section, or ``section-part``.
+        frame: The section's metrics in long form.
+        on_gpu: Seeds whose runs were made on a GPU.
+    """
+    attack = [Column("AUC", "auc"), Column("accuracy", "attack_accuracy"), Column("time (s)", "seconds")]
+    makers: dict[str, Callable[[pd.DataFrame], dict[str, pd.DataFrame]]] = {
+        "01_theory-noise": _theory_noise_tables,
+        "01_theory-newton": _theory_newton_tables,
+        "01_theory-bound": _theory_bound_tables,
+        "01_theory-lissa": _theory_lissa_tables,
+        "01_theory-requests": _theory_requests_tables,
+        "01_theory-control": _theory_control_tables,
+        "02_training": partial(_training_tables, on_gpu=on_gpu),
+        "03_unlearning": _unlearning_tables,
+        "04_attacks": lambda rows: {"Attack on held-out rows": table(rows, "method", "model", attack)},
+        "05_relearn": _relearn_tables,
+        "06_ablations": _ablation_tables,
+    }
+    return makers[name](frame)
