@@ -19,6 +19,7 @@ run = notebook.begin("01_theory", globals())
 
 # %%
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ from scipy.optimize import brentq
 
 from cdu import certification, convex, figures, theory
 from cdu.curvature import Hessian, extreme_eigenvalues
-from cdu.errors import CduError
 from cdu.evaluation import accuracy
 from cdu.models import LogisticRegression
 from cdu.objective import Objective
@@ -273,19 +273,14 @@ for name, twin in networks.items():
         update = run.attempt(name, NewtonStep(damping), problem, "distance", **keys)
         if update is None:
             continue
-        bound = certification.newton_bound(
-            radius, segment.hessian_lipschitz, damping, smallest.value, measured[name]["gradient_retrained"]
-        )
-        released = publish(problem, update, generator(seed))
-        error = (released.w - retrained.w).norm().item()
-        run.log("bound", bound.value, method=name, **keys)
+        facts = (segment.hessian_lipschitz, damping, smallest.value, measured[name]["gradient_retrained"])
+        run.bound("bound", certification.newton_bound, radius, *facts, method=name, **keys)
+        error = (publish(problem, update, generator(seed)).w - retrained.w).norm().item()
         run.log("distance", error, method=name, **keys)
-        print(
-            f"{name}: λ = {damping:g}: error {error:.4f}, bound {bound.value:.4g} ({bound.kind}), 2C = {2 * radius:g}"
-        )
-    update = NewtonStep(default.value)(problem, generator(seed))
-    step_norm = (update.w - original.w).norm().item()
-    run.log("unprojected_bound", certification.unprojected_bound(radius, step_norm).value, method=name)
+    update = run.attempt(name, NewtonStep(default.value), problem, "unprojected_bound")
+    if update is not None:
+        step_norm = (update.w - original.w).norm().item()
+        run.bound("unprojected_bound", certification.unprojected_bound, radius, step_norm, method=name)
 
 # %%
 notebook.show(figures.theory_bound(run.frame()))
@@ -359,17 +354,11 @@ for name, twin in networks.items():
 facts = measured["network"]
 added = (estimate("bound").x - target).norm().item()
 run.log("lissa_added", added)
-bare = certification.newton_bound(
-    radius, facts["hessian_lipschitz"], default.value, facts["lambda_min"], facts["gradient_retrained"]
-).value
+shared = (default.value, facts["lambda_min"], facts["gradient_retrained"])
+bare = run.bound("lissa_bound", certification.newton_bound, radius, facts["hessian_lipschitz"], *shared, method="exact")
 for form in ("printed, logarithm", "printed, square root", "derived"):
-    bound = certification.lissa_bound(
-        radius,
-        facts["gradient_lipschitz"],
-        facts["hessian_lipschitz"],
-        default.value,
-        facts["lambda_min"],
-        facts["gradient_retrained"],
+    known_bound = partial(
+        certification.lissa_bound,
         parameters=len(problem.w_star),
         repeats=constants.repeats,
         depth=constants.depth,
@@ -377,11 +366,11 @@ for form in ("printed, logarithm", "printed, square root", "derived"):
         failure=checks.failure,
         form=form,
     )
-    run.log("lissa_bound", bound.value, method=form)
-    run.log("lissa_term", bound.value - bare, method=form)
-    print(f"{form}: bound {bound.value:.4g}, of which LiSSA {bound.value - bare:.4g}; measured {added:.3e}")
-depth_needed = certification.lissa_depth(constants.scale, default.value, facts["lambda_min"])
-run.log("lissa_depth_needed", depth_needed)
+    lipschitz = (facts["gradient_lipschitz"], facts["hessian_lipschitz"])
+    bound = run.bound("lissa_bound", known_bound, radius, *lipschitz, *shared, method=form)
+    if bound is not None:
+        run.log("lissa_term", bound.value - bare.value, method=form)
+        print(f"{form}: LiSSA's term {bound.value - bare.value:.4g}; measured {added:.3e}")
 run.log("failure", checks.failure)
 
 # %%
@@ -422,11 +411,7 @@ for name, twin in networks.items():
         run.log("gradient_retrained", slope_norm, **keys)
         run.log("gradient_original", objective.gradient(original.w, twin.train).norm(), **keys)
         run.log("forms_difference", (moves["retain"] - moves["forget"]).norm() / moves["retain"].norm(), **keys)
-        try:
-            bound = certification.newton_bound(radius, bend, default.value, smallest, slope_norm)
-            run.log("bound", bound.value, **keys)
-        except CduError as error:
-            run.log("bound", None, note=str(error), **keys)
+        run.bound("bound", certification.newton_bound, radius, bend, default.value, smallest, slope_norm, **keys)
 
 # %% [markdown]
 # The forget set in k requests, one after another: each step starts from the last iterate, projected onto the ball. The
@@ -471,13 +456,12 @@ for name, twin in networks.items():
             run.log("distance", None, note=str(error), **keys)
             break
         slope_norm = twin.objective(retrained).gradient(retrained.w, samples).norm().item()
-        steps.append(
-            certification.newton_bound(radius, measured[name]["hessian_lipschitz"], default.value, smallest, slope_norm)
-        )
         w = project(w - step, radius)
         run.log("distance", (w - retrained.w).norm(), **keys)
-        run.log("bound", certification.sequential_bound(steps).value, **keys)
-        print(f"{name}, request {number}: error {(w - retrained.w).norm():.3f}, bound {steps[-1].value:.4g}")
+        facts = (measured[name]["hessian_lipschitz"], default.value, smallest, slope_norm)
+        steps.append(run.bound("step_bound", certification.newton_bound, radius, *facts, **keys))
+        if None not in steps:
+            run.bound("bound", certification.sequential_bound, steps, **keys)
 bound_2c = certification.trivial_bound(radius)
 for number in (1, checks.requests, 10, 100):
     together = certification.certify(bound_2c, settings.unlearning.sigma, delta, number).epsilon

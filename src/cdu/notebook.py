@@ -3,7 +3,7 @@
 import io
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from cdu import data
+from cdu.certification import Bound
 from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.records import (
@@ -98,6 +99,26 @@ class Run:
             print(f"{name}: {error}")
             self.log(metric, None, method=name, axis=axis, point=point, note=str(error))
             return None
+
+    def bound(self, metric: str, compute: Callable[..., Bound], *arguments: object, **keys: Any) -> Bound | None:
+        """Log a bound and say what it is; where its assumptions exclude the arguments, log the reason and go on.
+
+        Args:
+            metric: Its name.
+            compute: One of :mod:`cdu.certification.bounds`.
+            arguments: What it is computed from.
+            keys: As for :meth:`log`.
+        """
+        try:
+            found = compute(*arguments)
+        except CduError as error:
+            print(f"no bound: {error}")
+            self.log(metric, None, note=str(error), **keys)
+            return None
+        where = ", ".join(f"{key} {value}" for key, value in keys.items())
+        print(f"{metric} ({where}): {found.value:.4g}, {found.name}, {found.kind}")
+        self.log(metric, found.value, **keys)
+        return found
 
     def releases(self, problem: Problem, metric: str) -> dict[str, Release]:
         """The models that attacks and relearning are tried on: yardsticks, retraining and the Newton step.
