@@ -53,6 +53,10 @@ def changed(tmp_path, change):
         (lambda c: c["datasets"]["digits"]["forget"].update(kind="class"), "needs 'label'"),
         (lambda c: c["datasets"]["digits"]["unlearning"].update(default="x"), "default damping 'x' is not among"),
         (lambda c: c["datasets"].update(imagenet=c["datasets"]["digits"]), "imagenet"),
+        (
+            lambda c: c.update(section_seeds={"99_magic": [0]}),
+            r"section_seeds names no section of ours: \['99_magic'\]",
+        ),
         (lambda c: c.update(name="slow"), "its name is 'slow'; it must equal the file's, 'quick'"),
         (lambda c: c.pop("datasets"), "not a valid experiment"),
     ],
@@ -60,6 +64,13 @@ def changed(tmp_path, change):
 def test_settings_that_do_not_fit_are_named(tmp_path, change, message):
     with pytest.raises(CduError, match=message):
         load_experiment(changed(tmp_path, change))
+
+
+def test_a_section_can_have_seeds_of_its_own():
+    quick = load_experiment("quick")
+    assert [seed for _, seed, section in quick.jobs() if section == "01_theory"] == [0, 1, 2, 3, 4]
+    assert [seed for _, seed, section in quick.jobs() if section == "03_unlearning"] == [0, 1, 2]
+    assert quick.seeds_of("02_training") == quick.seeds
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

@@ -45,7 +45,11 @@ def tiny(tmp_path_factory):
     settings["unlearning"]["exact_limit"] = 100
     for damping in settings["unlearning"]["dampings"].values():
         damping["lissa"] = TINY["lissa"]
-    settings["theory"]["draws"] = 20_000
+    content.pop("section_seeds")
+    settings["theory"].update(
+        dampings=[20, 200], draws=20_000, rows=200, forget_sets=2, forget_sizes=[4, 8], epochs=[1], requests=2,
+        lissa_draws=3, batches=2, filters=2,
+    )  # fmt: skip
     settings["relearn"]["max_epochs"] = 2
     settings["ablations"].update(dampings=[20, 200], sigmas=[0.01], radii=[5, 8], depths=[5], noise_draws=2)
     path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
@@ -226,6 +230,12 @@ PAGES = [
     "index",
     "claims",
     "theory",
+    "theory-noise",
+    "theory-newton",
+    "theory-bound",
+    "theory-lissa",
+    "theory-requests",
+    "theory-control",
     "training",
     "unlearning",
     "attacks",
@@ -259,7 +269,7 @@ def test_formulas_are_set_in_a_browser_without_the_network(built_book, tmp_path)
     command = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
-        f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--dump-dom", f"file://{built_book}/theory.html",
+        f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--dump-dom", f"file://{built_book}/theory-bound.html",
     ]  # fmt: skip
     page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     assert page.count("<mjx-container") >= 10

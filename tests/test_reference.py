@@ -25,42 +25,57 @@ def batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = load_experiment("quick")
     settings = loaded.settings("digits")
-    for seed in loaded.seeds:
-        for section in SECTIONS:
-            path = record_path(tmp_path / "runs", "quick", "digits", seed, section)
-            made = record().model_copy(
-                update={
-                    "seed": seed,
-                    "section": section,
-                    "settings": settings.model_dump(mode="json", include=set(SECTIONS[section])),
-                    "config_hash": section_hash(settings, "digits", section),
-                    "code_hash": code_hash(section),
-                }
-            )
-            write_record(made, path)
-            outputs = [new_output("stream", name=name, text=name) for name in ("stdout", "stderr")]
-            executed = new_notebook(cells=[new_code_cell("1 + 1", outputs=outputs)])
-            executed.metadata["papermill"] = {"input_path": "somewhere"}
-            nbformat.write(executed, path.with_suffix(".ipynb"))
+    for _, seed, section in loaded.jobs():
+        path = record_path(tmp_path / "runs", "quick", "digits", seed, section)
+        made = record().model_copy(
+            update={
+                "seed": seed,
+                "section": section,
+                "settings": settings.model_dump(mode="json", include=set(SECTIONS[section])),
+                "config_hash": section_hash(settings, "digits", section),
+                "code_hash": code_hash(section),
+            }
+        )
+        write_record(made, path)
+        outputs = [new_output("stream", name=name, text=name) for name in ("stdout", "stderr")]
+        executed = new_notebook(cells=[new_code_cell("1 + 1", outputs=outputs)])
+        executed.metadata["papermill"] = {"input_path": "somewhere"}
+        nbformat.write(executed, path.with_suffix(".ipynb"))
     return tmp_path
 
 
 def test_a_complete_batch_is_promoted_with_exemplars_of_the_first_seed(batch):
     cli.reference("quick")
-    for seed in (0, 1, 2):
-        for section in SECTIONS:
-            target = record_path(batch / "results", "quick", "digits", seed, section)
-            assert read_record(target).seed == seed
-            assert target.with_suffix(".ipynb").exists() == (seed == 0)
+    jobs = load_experiment("quick").jobs()
+    assert len(jobs) == 5 + 3 * (len(SECTIONS) - 1)
+    for _, seed, section in jobs:
+        target = record_path(batch / "results", "quick", "digits", seed, section)
+        assert read_record(target).seed == seed
+        assert target.with_suffix(".ipynb").exists() == (seed == 0)
     exemplar = nbformat.read(batch / "results/quick/digits/seed-0/02_training.ipynb", as_version=4)
     assert "papermill" not in exemplar.metadata
     assert [output["name"] for output in exemplar.cells[0].outputs] == ["stdout"]
 
 
+def test_one_section_can_be_promoted_alone_and_seeds_that_are_gone_are_removed(batch):
+    gone = record_path(batch / "results", "quick", "digits", 9, "01_theory")
+    other = record_path(batch / "results", "quick", "digits", 9, "02_training")
+    for path in (gone, other):
+        write_record(record(), path)
+    record_path(batch / "runs", "quick", "digits", 1, "03_unlearning").unlink()
+    cli.reference("quick", section="01_theory")
+    assert not gone.exists()
+    assert other.exists()
+    assert len(list((batch / "results").rglob("01_theory.json"))) == 5
+    assert not list((batch / "results").rglob("03_unlearning.json"))
+    with pytest.raises(CduError, match="unknown section '99_magic'"):
+        cli.reference("quick", section="99_magic")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.unlink(), "1 of 18 records are missing"),
+        (lambda path: path.unlink(), "1 of 20 records are missing"),
         (lambda path: path.with_suffix(".ipynb").unlink(), "the executed notebook that goes with the record"),
         (lambda path: rewrite(path, dirty=True), "uncommitted changes"),
         (lambda path: rewrite(path, config_hash="0" * 12), "made with other settings"),

@@ -4,9 +4,10 @@ import sys
 import pandas as pd
 import pytest
 
-from cdu import report
+from cdu import ledger, report, statements
 from cdu.figures import FIGURES
 from cdu.records import record_path, write_record
+from cdu.tables import plus_minus, tables
 from test_records import record
 
 
@@ -24,7 +25,7 @@ from test_records import record
     ],
 )
 def test_numbers_show_the_digits_that_their_deviation_warrants(values, text):
-    assert report.plus_minus(pd.Series(values, dtype=float)) == text
+    assert plus_minus(pd.Series(values, dtype=float)) == text
 
 
 def test_the_report_imports_no_torch():
@@ -64,11 +65,15 @@ def setups():
 
 def test_every_section_of_every_record_makes_tables_and_a_figure(setups):
     for setup in setups:
-        for shown in setup.sections.values():
-            for title, content in report.tables(shown).items():
-                assert len(content) > 0, (shown.section, title)
+        for name, draw in FIGURES.items():
+            section = name.partition("-")[0]
+            if section not in setup.sections:
+                continue
+            frame = setup.sections[section].frame
+            for title, content in tables(name, frame).items():
+                assert len(content) > 0, (name, title)
                 assert not content.astype(str).isin(["nan", "None"]).any().any()
-            assert FIGURES[shown.section](shown.frame).axes
+            assert draw(frame).axes
 
 
 def test_building_twice_touches_nothing(tmp_path, setups):
@@ -84,6 +89,26 @@ def test_every_claim_has_a_row_with_a_verdict(tmp_path, setups):
     table = (tmp_path / "_generated" / "claims-table.md").read_text()
     for number in range(1, 11):
         assert f"[C{number}](#claim-c{number})" in table
+
+
+def test_every_statement_and_assumption_has_a_row(tmp_path, setups):
+    report.build(tmp_path)
+    table = (tmp_path / "_generated" / "statements.md").read_text()
+    for identifier, statement in statements.STATEMENTS.items():
+        assert f"| {identifier} " in table
+        assert f"01_theory-{statement.part}" in FIGURES
+    first = (tmp_path / "_generated" / "ledger-first.md").read_text()
+    for assumption in ledger.ASSUMPTIONS:
+        assert assumption.replace("w̃*", "w̃\\*") in first
+    for column in (*ledger.COLUMNS, "AllCNN", "ResNet-18"):
+        assert f"| {column} " in first
+
+
+def test_records_from_before_a_part_existed_say_how_to_make_new_ones(tmp_path):
+    write_record(made(section="01_theory"), record_path(tmp_path / "results", "quick", "digits", 0, "01_theory"))
+    (setup,) = report.collect(tmp_path)
+    text = report._section_fragment(setup, "01_theory-bound", {}, tmp_path, {})
+    assert "before this check existed: `make batch EXPERIMENT=quick` runs it" in text
 
 
 def test_numbers_of_the_paper_stand_beside_ours_once_a_reader_fills_them_in(tmp_path, monkeypatch):

@@ -183,13 +183,17 @@ def certify(
 @app.command()
 def reference(
     experiment: Annotated[str, typer.Argument(help="the experiment to promote")],
+    section: Annotated[str, typer.Option(help="promote this section alone")] = "",
     source: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
 ) -> None:
     """Promote an experiment's records from runs/ to results/, with each section's first seed as executed exemplar."""
     from cdu.records import read_record, record_path
 
     loaded = load_experiment(experiment)
-    paths = {job: record_path(repository() / source, loaded.name, *job) for job in loaded.jobs()}
+    if section and section not in SECTIONS:
+        raise CduError(f"unknown section '{section}': known are {', '.join(SECTIONS)}")
+    jobs = [job for job in loaded.jobs() if section in {"", job[2]}]
+    paths = {job: record_path(repository() / source, loaded.name, *job) for job in jobs}
     missing = [path for path in paths.values() if not path.exists()]
     if missing:
         raise CduError(
@@ -212,6 +216,12 @@ def reference(
                 f"{path} was made from a working tree with uncommitted changes; commit, delete it and run the batch "
                 "again; nothing was promoted"
             )
+    wanted = {record_path(repository() / "results", loaded.name, *job) for job in jobs}
+    for old in (repository() / "results" / loaded.name).glob(f"*/seed-*/{section or '*'}.json"):
+        # A seed that the experiment no longer has would be counted among the others.
+        if old not in wanted:
+            old.unlink()
+            old.with_suffix(".ipynb").unlink(missing_ok=True)
     for (dataset, seed, name), path in paths.items():
         target = record_path(repository() / "results", loaded.name, dataset, seed, name)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -126,25 +126,33 @@ def theory_newton(frame: pd.DataFrame) -> Figure:
     rows = frame[(frame["axis"] == "gradient norm") & (frame["point"] > ROUNDING / 10)]
     _line(forms, select(rows, metric="forms_difference"), "measured", 0)
     forms.set(xlabel="‖∇L(w*, D)‖ where training stopped", ylabel="difference of the forms / step")
-    for panel, power in ((share, 2), (size, 1), (forms, 1)):
+    for panel in (share, size, forms):
         panel.set(xscale="log", yscale="log")
-        if panel is not forms and panel.lines:
-            ticks = np.asarray(panel.lines[0].get_xdata(), dtype=float)
-            panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-            panel.xaxis.set_minor_locator(NullLocator())
-        _guide(panel, power)
-    _guide(size, 2)
+    for panel in (share, size):
+        _ticks_at_points(panel)
+    _guide(share, 2)
+    _guide(size, 1)
+    _guide(size, 2, line=1)
+    _guide(forms, 1, end=0)
     for panel in (share, size, forms):
         panel.legend(fontsize=8)
     return figure
 
 
-def _guide(axes: Axes, power: int) -> None:
-    """A dashed line of slope ``power`` through the last point of the last line drawn for it."""
-    line = axes.lines[power - 1 if len(axes.lines) > 1 and axes.get_xlabel().endswith("n_u") else 0]
-    x, y = (np.asarray(values, dtype=float) for values in line.get_data())
-    style = ("--", ":")[power - 1]
-    axes.plot(x, y[-1] * (x / x[-1]) ** power, color=COLOURS[6], linestyle=style, linewidth=1, label=f"slope {power}")
+def _ticks_at_points(axes: Axes) -> None:
+    """A labelled tick at every point of the first line, and no others."""
+    ticks = np.asarray(axes.lines[0].get_xdata(), dtype=float)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _guide(axes: Axes, power: int, line: int = 0, end: int = -1) -> None:
+    """A dashed line of slope ``power`` through one end of a line that is drawn already."""
+    x, y = (np.asarray(values, dtype=float) for values in axes.lines[line].get_data())
+    pattern = ("--", ":")[power - 1]
+    axes.plot(
+        x, y[end] * (x / x[end]) ** power, color=COLOURS[6], linestyle=pattern, linewidth=1, label=f"slope {power}"
+    )
 
 
 def theory_bound(frame: pd.DataFrame) -> Figure:
@@ -166,7 +174,7 @@ def theory_bound(frame: pd.DataFrame) -> Figure:
 
 def theory_lissa(frame: pd.DataFrame) -> Figure:
     """LiSSA on the network. Top left: distance of the truncated series to the inverse, and of the draws' mean to the
-    series. Others: relative error against depth, repeats s₁ and scale h (h at the factor of its default).
+    series. Others: relative error to the exact solution against depth, repeats s₁ and scale h.
     """  # noqa: D205
     figure, grid = _grid()
     rows = select(frame, axis="depth")
@@ -184,36 +192,37 @@ def theory_lissa(frame: pd.DataFrame) -> Figure:
     ):
         _line(panel, select(frame, metric="lissa_error", axis=f"LiSSA {axis}"), axis, 0)
         panel.set(xscale="log", yscale="log", xlabel=label, ylabel="relative error")
+        if panel.lines:
+            _ticks_at_points(panel)
     return figure
 
 
-def _grid() -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(8.8, 6.4), layout="constrained")
+def _grid(height: float = 6.4) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(8.8, height), layout="constrained")
     with style():
         return figure, [figure.add_subplot(2, 2, number + 1) for number in range(4)]
 
 
 def theory_requests(frame: pd.DataFrame) -> Figure:
-    """Bound (squares) and error (circles) over 2C against epochs of training and against requests; difference of the
-    step's forms against the gradient that training left; ε of k releases.
+    """Top: bound and error over 2C against epochs of training, and against requests. Bottom: difference of the step's
+    two forms against the gradient that training left, a point for each number of epochs; ε of k releases.
     """  # noqa: D205
     names = {"softmax": "softmax", "smooth network": "smooth network", "network": "ReLU network"}
     trivial = select(frame, metric="trivial_bound").set_index(["method", "seed"])["value"]
     base = trivial.reindex(pd.MultiIndex.from_frame(frame[["method", "seed"]])).to_numpy()
     relative = frame.assign(value=frame["value"] / base)
-    figure, grid = _grid()
+    figure, grid = _grid(height=7.4)
     for panel, (axis, label) in zip(grid, {"epochs": "epochs of training", "request": "request"}.items(), strict=False):
-        number = 0
-        for name, title in names.items():
+        for number, (name, title) in enumerate(names.items()):
             rows = relative[(relative["axis"] == axis) & (relative["method"] == name)]
             for metric, word in {"bound": "bound", "distance": "error"}.items():
-                if not select(rows, metric=metric).empty:
-                    _line(panel, select(rows, metric=metric), f"{title}: {word}", number)
-                    number += 1
+                _bound_or_error(panel, select(rows, metric=metric), f"{title}: {word}", number, metric == "bound")
         panel.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="2C")
         panel.set(yscale="log", xlabel=label, ylabel="distance / 2C")
-        panel.legend(fontsize=7, ncols=2)
+        panel.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     grid[0].set_xscale("log")
+    _ticks_at_points(grid[0])
+    grid[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     for number, name in enumerate(("smooth network", "network")):
         rows = select(frame, axis="epochs", method=name)
         means = rows[rows["metric"].isin(["gradient_original", "forms_difference"])].pivot_table(
@@ -221,43 +230,58 @@ def theory_requests(frame: pd.DataFrame) -> Figure:
         )
         if not means.empty:
             grid[2].plot(
-                means["gradient_original"], means["forms_difference"], color=COLOURS[number], marker=MARKERS[number],
-                linestyle="", label=names[name],
+                means["gradient_original"], means["forms_difference"], color=COLOURS[number + 1],
+                marker=MARKERS[number + 1], linestyle="", label=names[name],
             )  # fmt: skip
-    grid[2].set(xlabel="‖∇L(w*, D)‖ after 1 to 50 epochs", ylabel="difference of the forms / step")
-    grid[2].legend(fontsize=8)
+    grid[2].set(xlabel="‖∇L(w*, D)‖ after training", ylabel="difference of the forms / step")
+    grid[2].set_ylim(0, 1.2 * grid[2].get_ylim()[1])
+    grid[2].legend(fontsize=8, loc="lower right")
     _per_method(grid[3], select(frame, metric="epsilon", axis="releases"))
     grid[3].set(xscale="log", yscale="log", xlabel="releases k", ylabel="ε together")
     grid[3].legend(fontsize=8)
     return figure
 
 
+def _bound_or_error(axes: Axes, rows: pd.DataFrame, label: str, number: int, bound: bool) -> None:
+    """Mean over seeds: a bound as a solid line, an error as a dotted one, in the colour of its set-up."""
+    means = rows.groupby("point")["value"].agg(["mean", "std"]).fillna(0.0)
+    if means.empty:
+        return
+    axes.errorbar(
+        means.index, means["mean"], yerr=means["std"], color=COLOURS[number], linestyle="-" if bound else ":",
+        marker=MARKERS[number], markersize=5, markerfacecolor=COLOURS[number] if bound else "white", capsize=2,
+        linewidth=1.2, label=label,
+    )  # fmt: skip
+
+
 def theory_control(frame: pd.DataFrame) -> Figure:
-    """Left: measured distance to true retraining against the certified one; on or below the line the certificate
-    holds, right of the budget the request is retrained. Right: accuracy after two steps with the noise of ε.
+    """Left: measured distance to true retraining against the certified one, all deletions of all seeds; below the line
+    the certificate holds; hollow points exceed the budget and are retrained. Right: accuracy after two steps, or after
+    retraining, without noise and with that of ε.
     """  # noqa: D205
     figure, (distance, price) = _figure(2, 4.0)
     rows = select(frame, axis="steps")
     keys = ["seed", "method", "point"]
-    pairs = select(rows, metric="certified_distance")[[*keys, "value"]].merge(
-        select(rows, metric="measured_distance")[[*keys, "value"]], on=keys, suffixes=("_certified", "_measured")
-    )
-    for number, (steps, group) in enumerate(pairs.groupby("point")):
+    wide = rows[rows["split"] == ""].pivot_table(index=keys, columns="metric", values="value").reset_index()
+    for number, (steps, group) in enumerate(wide.groupby("point")):
+        kept, colour = group["fallback"] == 0, COLOURS[number]
+        for part, face in ((group[kept], colour), (group[~kept], "none")):
+            distance.scatter(
+                part["certified_distance"], part["measured_distance"], s=18, edgecolors=colour, facecolors=face,
+                marker=MARKERS[number], linewidths=0.8,
+            )  # fmt: skip
         distance.scatter(
-            group["value_certified"], group["value_measured"], s=18, color=COLOURS[number], marker=MARKERS[number],
-            label=f"{steps:g} step{'' if steps == 1 else 's'}", alpha=0.7,
+            [], [], s=18, color=COLOURS[number], marker=MARKERS[number],
+            label=f"{steps:g} step{'' if steps == 1 else 's'}",
         )  # fmt: skip
-    ends = np.array([pairs["value_certified"].min(), pairs["value_certified"].max()])
+    ends = np.array([wide["certified_distance"].min(), wide["certified_distance"].max()])
     distance.plot(ends, ends, color=COLOURS[6], linewidth=1, label="measured = certified")
     distance.set(xscale="log", yscale="log", xlabel="certified distance, residual/l2", ylabel="measured ‖w̃ − w̃*‖")
     distance.legend(fontsize=8)
     final = select(rows, metric="accuracy", point=2.0)
     methods = list(dict.fromkeys(final["method"]))
-    titles = {
-        split: split.replace("test", "noiseless", 1) if split == "test" else split.removeprefix("test, ")
-        for split in dict.fromkeys(final["split"])
-    }
-    for number, (split, label) in enumerate(titles.items()):
+    for number, split in enumerate(dict.fromkeys(final["split"])):
+        label = "without noise" if split == "test" else split.removeprefix("test, ")
         _dots(price, select(final, split=split), methods, label, number, 100)
     price.set(xlabel="test accuracy (%)")
     price.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)

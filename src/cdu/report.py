@@ -1,6 +1,7 @@
 """Records → tables, figures and pages of the book. Reads records and nothing else, and imports no torch."""
 
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -272,7 +273,7 @@ def _section_fragment(
                 "",
                 claim.text,
                 "",
-                verdict.evidence,
+                _plain(verdict.evidence),
                 ":::",
                 "",
             ]
@@ -397,6 +398,11 @@ def _decide(setup: Setup) -> dict[str, verdicts.Verdict]:
     return {identifier: verdicts.decide(identifier, metrics) for identifier in verdicts.CLAIMS}
 
 
+def _plain(text: str) -> str:
+    """A sentence whose powers of ten are written as in tables: 1.65e+03 as 1,650 and 3.4e-09 as 3.4·10⁻⁹."""
+    return re.sub(r"\b\d(?:\.\d+)?e[+-]\d+", lambda found: number(float(found[0])), text)
+
+
 def _badge(verdict: verdicts.Verdict) -> str:
     return f"{{{BADGES[verdict.word]}}}`{verdict.word}`"
 
@@ -422,11 +428,11 @@ def _statements(setup: Setup, part: str) -> list[str]:
                 "statement": statement.text,
                 "check and tolerance": statement.check,
                 "verdict": _badge(verdict),
-                "evidence": verdict.evidence,
+                "evidence": _plain(verdict.evidence),
                 "seeds": str(verdict.seeds or "—"),
             }
         )
-    return ["::::{div} claims-detail", _markdown(pd.DataFrame(rows)), "::::", ""] if rows else []
+    return ["::::{div} statements", _markdown(pd.DataFrame(rows)), "::::", ""] if rows else []
 
 
 def _statements_table(setups: list[Setup]) -> str:
@@ -509,7 +515,7 @@ def _claims_detail(decided: dict[str, dict[str, verdicts.Verdict]]) -> str:
                 {
                     "set-up": title,
                     "verdict": _badge(verdict),
-                    "evidence": verdict.evidence,
+                    "evidence": _plain(verdict.evidence),
                     "smallest effect it would find": verdict.smallest_effect or "—",
                     "seeds": str(verdict.seeds or "—"),
                 }
