@@ -128,7 +128,9 @@ def downweighted(retain: Samples, forget: Samples, share: float) -> Samples:
     Weights are scaled to a mean of one over all samples.
     """
     labels = torch.cat([retain.targets, forget.targets]).double()
-    weights = torch.cat([torch.ones(len(retain)), torch.full((len(forget),), 1.0 - share)]).double().to(labels.device)
+    parts = [(len(retain), 1.0), (len(forget), 1.0 - share)]
+    weights = torch.cat([torch.full((count,), weight, dtype=torch.float64) for count, weight in parts])
+    weights = weights.to(labels.device)
     targets = torch.stack([labels, weights * (len(weights) / weights.sum())], dim=1)
     return replace(retain, inputs=torch.cat([retain.inputs, forget.inputs]), targets=targets)
 
@@ -187,6 +189,8 @@ def minimise(
         size = gradient.norm().item()
         if size <= tolerance:
             return Minimum(w, size, step, time.perf_counter() - begin)
+        if step == max_steps:
+            break
         accuracy = max(min(0.1, size), 0.1 * tolerance / size)
         direction = newton_direction(objective, w, samples, gradient, accuracy, preconditioner)
         shrink = 1.0

@@ -119,8 +119,13 @@ def _lanczos(
         moved = torch.from_numpy(np.ascontiguousarray(vector.reshape(size))).to(like.device, like.dtype)
         return product(moved).double().cpu().numpy()
 
-    operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
     start = torch.randn(size, generator=generator, dtype=torch.float64).numpy()
+    if not matvec(start).any():
+        # ARPACK gives up on the zero operator, whose eigenvalues are known.
+        return [Eigenvalue(0.0, 0.0)] * count
+    if size <= count + 1:
+        raise CduError(f"Lanczos needs an operator of at least {count + 2} rows; this one has {size}")
+    operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
     try:
         values, vectors = eigsh(operator, k=count, which=which, v0=start, tol=tolerance, ncv=min(size, subspace))
     except ArpackNoConvergence as error:

@@ -63,7 +63,7 @@ _KINKS = "ReLU: the gradient is not Lipschitz and the Hessian jumps"
 
 def convex_cells(facts: Facts) -> list[Cell]:
     """Cells of ridge or softmax regression on clipped inputs."""
-    if facts.values("known_lipschitz").empty:
+    if facts.values("known_lipschitz").empty or facts.values("batch_lambda_max", split="batch 10").empty:
         return [_UNKNOWN] * len(ASSUMPTIONS)
     known, bend = facts.mean("known_lipschitz"), facts.mean("known_hessian_lipschitz")
     smallest, largest = facts.values("lambda_min").min(), facts.values("batch_lambda_max", split="batch 10").max()
@@ -112,10 +112,8 @@ def _stationary(facts: Facts) -> Cell:
 
 
 def _per_batch(facts: Facts) -> Cell:
-    sizes = sorted(
-        {str(split) for split in facts.frame[facts.frame["metric"] == "batch_condition"]["split"]},
-        key=lambda name: int(name.split()[-1]),
-    )
+    rows = facts.frame[(facts.frame["metric"] == "batch_condition") & (facts.frame["method"] == facts.method)]
+    sizes = sorted({str(split) for split in rows["split"]}, key=lambda name: int(name.split()[-1]))
     shares = {size: facts.mean("batch_condition", split=size) for size in sizes}
     if not shares:
         return _UNKNOWN

@@ -85,7 +85,7 @@ def conjugate_gradient(
         operator: H + λI.
         vector: v, shape (p,).
         tolerance: Relative residual to reach.
-        max_steps: Steps after which it gives up, saying so in ``converged``.
+        max_steps: Steps, at least one, after which it gives up, saying so in ``converged``.
         preconditioner: An approximate inverse of the operator, symmetric and positive definite; none when None.
 
     Raises:
@@ -104,6 +104,11 @@ def conjugate_gradient(
     for _ in range(max_steps):
         image = operator @ direction
         curvature = direction.dot(image)
+        if not curvature.isfinite():
+            raise SolverError(
+                f"conjugate gradient met a Hessian-vector product that is not finite at step {len(curve) + 1}; check "
+                "that training converged"
+            )
         if curvature <= 0:
             rayleigh = (curvature / direction.dot(direction)).item()
             raise SolverError(_indefinite("conjugate gradient", operator.damping, rayleigh))

@@ -135,7 +135,7 @@ def _slopes(wanted: dict[str, float], margin: float) -> Callable[[Evidence], Ver
 
 def _forms(evidence: Evidence) -> Verdict:
     rows, rest = (_rows(evidence, metric, method="softmax") for metric in ("forms_difference", "forms_unexplained"))
-    if rows.empty:
+    if rows.empty or rest.empty:
         return _UNTESTED
     optimum = rows[rows["point"] == rows["point"].min()]["value"].max()
     early = rows[rows["point"] == rows["point"].max()]["value"].mean()
@@ -205,8 +205,9 @@ def _lissa_condition(batch: str) -> Callable[[Evidence], Verdict]:
 
 
 def _lissa_bound(evidence: Evidence) -> Verdict:
-    terms, added = _rows(evidence, "lissa_term"), _rows(evidence, "lissa_added")
-    if terms.empty or added.empty:
+    terms, added, bounds = (_rows(evidence, metric) for metric in ("lissa_term", "lissa_added", "lissa_bound"))
+    bounds = bounds[bounds["method"] != "exact"]
+    if terms.empty or added.empty or bounds.empty:
         return _UNTESTED
     means = terms.groupby("method", sort=False)["value"].mean()
     worst = added["value"].max()
@@ -215,19 +216,18 @@ def _lissa_bound(evidence: Evidence) -> Verdict:
     )
     trivial = _rows(evidence, "trivial_bound", method=NETWORK)["value"].mean()
     text += f"; 2C = {trivial:g}. ρ = {_rows(evidence, 'failure')['value'].mean():g} has to be added to δ."
-    if worst > terms["value"].min():
+    smallest = terms.groupby("seed")["value"].min()
+    if (added.set_index("seed")["value"] > smallest).any():
         return Verdict("does not hold", text, seeds=_seeds(added))
-    bounds = _rows(evidence, "lissa_bound")
-    empty = (bounds[bounds["method"] != "exact"]["value"] >= trivial).all()
+    empty = (bounds["value"] >= trivial).all()
     return Verdict("holds but says nothing" if empty else "holds", text, seeds=_seeds(added))
 
 
 def _control(evidence: Evidence) -> Verdict:
-    rows = _rows(evidence, "ratio", axis="steps")
-    if rows.empty:
+    rows, fallbacks = _rows(evidence, "ratio", axis="steps"), _rows(evidence, "fallback", axis="steps")["value"]
+    if rows.empty or fallbacks.empty:
         return _UNTESTED
     deletions = len(rows.drop_duplicates(["seed", "method"]))
-    fallbacks = _rows(evidence, "fallback", axis="steps")["value"]
     text = (
         f"{deletions} deletions, each with 0, 1 and 2 steps: the measured distance is at most "
         f"{rows['value'].max():.2g} of the certified one; {fallbacks.sum():.0f} of {len(fallbacks)} fell back to "

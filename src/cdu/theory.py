@@ -12,6 +12,7 @@ from torch.distributions import Normal
 
 from cdu.curvature import Hessian, extreme_eigenvalues, spectral_norm
 from cdu.data import Samples
+from cdu.errors import CduError
 from cdu.objective import Objective
 
 
@@ -69,10 +70,15 @@ def segment_constants(
         samples: S.
         generator: Draws the starting vectors of Lanczos.
         nodes: Points on the segment, the ends included; at least 2.
+
+    Raises:
+        CduError: The ends are the same point.
     """
-    points = [torch.lerp(start, end, share) for share in torch.linspace(0, 1, nodes).tolist()]
+    points = [torch.lerp(start, end, share) for share in np.linspace(0, 1, nodes).tolist()]
     hessians = [Hessian(objective, point, samples) for point in points]
     length = (end - start).norm().item()
+    if not length > 0:
+        raise CduError(f"the segment's ends are {length:g} apart; Lipschitz constants need two different points")
     steepest = max(spectral_norm(hessian.__matmul__, start, generator) for hessian in hessians)
 
     def change(before: Hessian, after: Hessian) -> float:
@@ -92,7 +98,7 @@ def neumann_series(operator: Hessian, vector: Tensor, scale: float, depths: Iter
         operator: H + λI.
         vector: v, shape (p,).
         scale: h.
-        depths: The s to return.
+        depths: The s ≥ 1 to return.
     """
     wanted = set(depths)
     x, found = vector.clone(), {}
