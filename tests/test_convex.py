@@ -14,12 +14,14 @@ from sklearn.linear_model import LogisticRegression as SklearnRegression
 from torch.func import hessian, jvp
 
 from cdu import convex
+from cdu.certification import newton_bound, residual_bound, sequential_bound
 from cdu.curvature import Hessian
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.models import LogisticRegression
 from cdu.objective import Objective
 from cdu.solvers import conjugate_gradient
+from cdu.training import project
 from conftest import random_samples
 
 FEATURES, CLASSES, L2 = 4, 3, 0.05
@@ -444,3 +446,40 @@ def test_ridge_is_deleted_in_one_step():
     retain, _ = without(samples, 10)
     found = convex.deletions(objective, minimum(objective, samples).w, retain, 1, 1.0)
     assert found[1].residual <= 1.1e-5 * found[0].residual
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", ["softmax", "ridge"])
+def test_theorem_3_4_with_known_constants_holds_at_every_damping(kind, seed):
+    loss = convex.squared_error if kind == "ridge" else None
+    objective, samples = problem(seed, loss=loss)
+    known = constants_of(kind, 1.0, L2, CLASSES)
+    w_star = minimum(objective, samples).w
+    retain, _ = without(samples, 10)
+    exact = minimum(objective, retain, 1e-12)
+    hessian, gradient = Hessian(objective, w_star, retain), objective.gradient(w_star, retain)
+    for damping in (0.0, 0.01, 0.1, 1.0, 100.0):
+        step = conjugate_gradient(hessian + damping, gradient, 1e-13).x
+        bound = newton_bound(
+            known.radius, known.hessian_lipschitz, damping, known.strong_convexity, fixed_in_advance=True
+        )
+        distance = (w_star - step - exact.w).norm().item()
+        assert distance <= bound.value + 1e-9
+        assert distance < 2 * known.radius
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_bound_of_a_sequence_holds_at_every_request(seed):
+    objective, samples = problem(seed)
+    known = constants_of("softmax", 1.0, L2, CLASSES)
+    w, steps = minimum(objective, samples).w, []
+    for forgotten in (3, 6, 9, 12):
+        retain, _ = without(samples, forgotten)
+        w = project(
+            w - convex.newton_direction(objective, w, retain, objective.gradient(w, retain), 1e-12), known.radius
+        )
+        steps.append(newton_bound(known.radius, known.hessian_lipschitz, 0.0, known.strong_convexity))
+        exact = minimum(objective, retain, 1e-12).w
+        residual = objective.gradient(w, retain).norm().item()
+        assert (w - exact).norm().item() <= residual_bound(residual, L2, 1e-12).value
+        assert (w - exact).norm().item() <= sequential_bound(steps).value

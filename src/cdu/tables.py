@@ -272,10 +272,6 @@ def _theory_requests_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _theory_control_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    noise = [
-        {"ε": f"{point:g}", "σ": plus_minus(rows["value"])}
-        for point, rows in select(frame, metric="control_sigma").groupby("point")
-    ]
     steps = _axis(frame, "steps")
     words = {0.0: "no step", 1.0: "one step", 2.0: "two steps"}
     steps = steps.assign(split=steps["split"].where(steps["metric"] == "accuracy", steps["point"].map(words)))
@@ -283,6 +279,11 @@ def _theory_control_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     worst = ratio.groupby(["method", "seed"], sort=False)["value"].max().reset_index()
     steps = pd.concat([steps, worst.assign(metric="largest ratio")], ignore_index=True)
     row = "features, l2, forget set"
+    sigmas = select(frame, metric="control_sigma").groupby("point")["value"].mean()
+
+    def with_noise(split: str) -> str:
+        epsilon = float(split.split(" = ")[1])
+        return f"ε = {epsilon:g}, σ = {number(float(sigmas[epsilon]))}"
 
     def each(title: str, metric: str, factor: float = 1.0) -> list[Column]:
         return [Column(f"{title}, {word}", metric, {"split": word}, factor) for word in words.values()]
@@ -300,12 +301,11 @@ def _theory_control_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     accuracies = [
         Column("price of l2 (points)", "l2_price", {"split": "price"}, 100),
         Column("without noise (%)", "accuracy", {"split": "test"}, 100),
-        *(Column(f"{split.removeprefix('test, ')} (%)", "accuracy", {"split": split}, 100) for split in noisy),
+        *(Column(f"{with_noise(split)} (%)", "accuracy", {"split": split}, 100) for split in noisy),
     ]
     named = frame["method"].str.endswith("training")
     plain = frame[(frame["metric"] == "accuracy") & (frame["axis"] == "") & ~frame["method"].isin(SETUPS)]
     return {
-        "Noise for the budget": pd.DataFrame(noise),
         "Distance to true retraining; the certified one is residual/l2": table(steps, "method", row, distances),
         "Test accuracy after two steps, or after retraining where the budget was exceeded": table(
             price, "method", row, accuracies
