@@ -6,7 +6,7 @@ import pytest
 
 from cdu import ledger, report, statements
 from cdu.figures import FIGURES
-from cdu.records import record_path, write_record
+from cdu.records import Metric, record_path, write_record
 from cdu.tables import plus_minus, tables
 from test_records import record
 
@@ -76,28 +76,33 @@ def test_every_section_of_every_record_makes_tables_and_a_figure(setups):
             assert draw(frame).axes
 
 
-def test_building_twice_touches_nothing(tmp_path, setups):
-    report.build(tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    (tmp_path / "_generated" / "stale.md").write_text("left over")
-    report.build(tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, setups):
+    """The generated part of the book."""
+    folder = tmp_path_factory.mktemp("book")
+    report.build(folder)
+    return folder
 
 
-def test_every_claim_has_a_row_with_a_verdict(tmp_path, setups):
-    report.build(tmp_path)
-    table = (tmp_path / "_generated" / "claims-table.md").read_text()
+def test_building_twice_touches_nothing(built):
+    before = {path: path.stat().st_mtime_ns for path in built.rglob("*") if path.is_file()}
+    (built / "_generated" / "stale.md").write_text("left over")
+    report.build(built)
+    assert {path: path.stat().st_mtime_ns for path in built.rglob("*") if path.is_file()} == before
+
+
+def test_every_claim_has_a_row_with_a_verdict(built):
+    table = (built / "_generated" / "claims-table.md").read_text()
     for number in range(1, 11):
         assert f"[C{number}](#claim-c{number})" in table
 
 
-def test_every_statement_and_assumption_has_a_row(tmp_path, setups):
-    report.build(tmp_path)
-    table = (tmp_path / "_generated" / "statements.md").read_text()
+def test_every_statement_and_assumption_has_a_row(built):
+    table = (built / "_generated" / "statements.md").read_text()
     for identifier, statement in statements.STATEMENTS.items():
         assert f"| {identifier} " in table
         assert f"01_theory-{statement.part}" in FIGURES
-    first = (tmp_path / "_generated" / "ledger-first.md").read_text()
+    first = (built / "_generated" / "ledger-first.md").read_text()
     for assumption in ledger.ASSUMPTIONS:
         assert assumption.replace("w̃*", "w̃\\*") in first
     for column in (*ledger.COLUMNS, "AllCNN", "ResNet-18"):
@@ -105,7 +110,8 @@ def test_every_statement_and_assumption_has_a_row(tmp_path, setups):
 
 
 def test_records_from_before_a_part_existed_say_how_to_make_new_ones(tmp_path):
-    write_record(made(section="01_theory"), record_path(tmp_path / "results", "quick", "digits", 0, "01_theory"))
+    early = made(section="01_theory", metrics=[Metric(metric="lambda_max", value=9.0)])
+    write_record(early, record_path(tmp_path / "results", "quick", "digits", 0, "01_theory"))
     (setup,) = report.collect(tmp_path)
     text = report._section_fragment(setup, "01_theory-bound", {}, tmp_path, {})
     assert "before this check existed: `make batch EXPERIMENT=quick` runs it" in text

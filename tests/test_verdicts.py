@@ -21,13 +21,17 @@ def verdict(claim, *parts) -> Word:
 
 
 def theory(bounds, errors, trivial=20.0):
-    parts = rows("01_theory", "trivial_bound", trivial) + rows("01_theory", "lambda_max", 8.0, 1.0)
-    # A damping below λ_max, which the rules must not use.
-    parts += rows("01_theory", "bound", 0.1, axis="damping", point=8.5)
-    parts += rows("01_theory", "distance", 99.0, axis="damping", point=8.5)
+    keys = {"method": "network"}
+    parts = rows("01_theory", "trivial_bound", trivial, **keys) + rows("01_theory", "lambda_max", 8.0, 1.0, **keys)
+    # A damping below λ_max, which the rules must not use; and another set-up, which they must not look at.
+    parts += rows("01_theory", "bound", 0.1, axis="damping", point=8.5, **keys)
+    parts += rows("01_theory", "distance", 99.0, axis="damping", point=8.5, **keys)
+    parts += rows("01_theory", "lambda_max", 500.0, method="ridge")
+    parts += rows("01_theory", "trivial_bound", 1e-3, method="smooth network")
     for point, bound, error in zip((10.0, 100.0), bounds, errors, strict=True):
-        parts += rows("01_theory", "bound", bound, axis="damping", point=point)
-        parts += rows("01_theory", "distance", error, 1e-4, axis="damping", point=point)
+        parts += rows("01_theory", "bound", bound, axis="damping", point=point, **keys)
+        parts += rows("01_theory", "distance", error, 1e-4, axis="damping", point=point, **keys)
+        parts += rows("01_theory", "bound", 1e-6, axis="damping", point=point, method="softmax")
     return parts
 
 
