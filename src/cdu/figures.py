@@ -114,9 +114,11 @@ def theory_noise(frame: pd.DataFrame) -> Figure:
 
 
 def theory_newton(frame: pd.DataFrame) -> Figure:
-    """Error of the undamped Newton step on softmax regression against the share forgotten and the number forgotten;
-    difference of the step's two forms against the gradient that training left.
-    """  # noqa: D205
+    """The undamped Newton step on softmax regression.
+
+    Its error against the share and against the number that is forgotten; the difference of its two forms against the
+    gradient that training left.
+    """
     figure, (share, size, forms) = _figure(3, 3.2)
     rows = select(frame, metric="step_error")
     _line(share, select(rows, axis="share"), "one fixed set", 0)
@@ -173,9 +175,11 @@ def theory_bound(frame: pd.DataFrame) -> Figure:
 
 
 def theory_lissa(frame: pd.DataFrame) -> Figure:
-    """LiSSA on the network. Top left: distance of the truncated series to the inverse, and of the draws' mean to the
+    """LiSSA on the network.
+
+    Top left: distance of the truncated series to the inverse, and of the draws' mean to the
     series. Others: relative error to the exact solution against depth, repeats s₁ and scale h.
-    """  # noqa: D205
+    """
     figure, grid = _grid()
     rows = select(frame, axis="depth")
     names = {
@@ -204,9 +208,11 @@ def _grid(height: float = 6.4) -> tuple[Figure, list[Axes]]:
 
 
 def theory_requests(frame: pd.DataFrame) -> Figure:
-    """Top: bound and error over 2C against epochs of training, and against requests. Bottom: difference of the step's
+    """Training stopped early, and several requests.
+
+    Top: bound and error over 2C against epochs of training, and against requests. Bottom: difference of the step's
     two forms against the gradient that training left, a point for each number of epochs; ε of k releases.
-    """  # noqa: D205
+    """
     names = {"softmax": "softmax", "smooth network": "smooth network", "network": "ReLU network"}
     trivial = select(frame, metric="trivial_bound").set_index(["method", "seed"])["value"]
     base = trivial.reindex(pd.MultiIndex.from_frame(frame[["method", "seed"]])).to_numpy()
@@ -255,10 +261,12 @@ def _bound_or_error(axes: Axes, rows: pd.DataFrame, label: str, number: int, bou
 
 
 def theory_control(frame: pd.DataFrame) -> Figure:
-    """Left: measured distance to true retraining against the certified one, all deletions of all seeds; below the line
+    """The control experiment.
+
+    Left: measured distance to true retraining against the certified one, all deletions of all seeds; below the line
     the certificate holds; hollow points exceed the budget and are retrained. Right: accuracy after two steps, or after
     retraining, without noise and with that of ε.
-    """  # noqa: D205
+    """
     figure, (distance, price) = _figure(2, 4.0)
     rows = select(frame, axis="steps")
     keys = ["seed", "method", "point"]
