@@ -39,6 +39,13 @@ scenario, settings = run.scenario, run.scenario.settings
 checks = settings.theory
 radius, delta = settings.training.radius, settings.unlearning.delta
 default = settings.unlearning.dampings[settings.unlearning.default]
+
+
+def grid(low, high, count):
+    """Points evenly spaced on a log axis, rounded so that every processor agrees on them."""
+    return [float(f"{point:.6g}") for point in np.geomspace(low, high, count)]
+
+
 run.log("default_damping", default.value)
 run.log("delta", delta)
 
@@ -57,7 +64,7 @@ for noise_delta in checks.deltas:
         return certification.classical_sigma(epsilon, noise_delta, 1.0) / exact
 
     name = f"δ = {noise_delta:g}"
-    for epsilon in np.geomspace(0.01, 1e4, 25):
+    for epsilon in grid(0.01, 1e4, 25):
         run.log("sigma_ratio", ratio(epsilon), method=name, axis="epsilon", point=epsilon)
     run.log("crossover", brentq(lambda epsilon: ratio(epsilon) - 1, 1.0, 1e3), method=name)
     for sigma in (0.001, 0.01):
@@ -202,7 +209,7 @@ notebook.show(figures.theory_newton(run.frame()))
 # bound must hold.
 
 # %%
-convex_dampings = tuple(np.geomspace(1e-3, 1e3, 7))
+convex_dampings = grid(1e-3, 1e3, 7)
 w_softmax_retrained = convex.minimise(softmax, kept, w_softmax, 1e-12).w
 cases = {
     "ridge": (ridge, w_ridge, w_ridge_retrained, convex.ridge_constants(1.0, l2)),
@@ -320,8 +327,8 @@ for depth in depths:
 
 # %%
 grids = {"depth": (5, 10, 20, 40, constants.depth), "repeats": (1, 3, 10, 30), "scale": (0.25, 0.5, 1, 2)}
-for axis, grid in grids.items():
-    for point in grid:
+for axis, points in grids.items():
+    for point in points:
         value = point * constants.scale if axis == "scale" else point
         keys = {"axis": f"LiSSA {axis}", "point": value}
         try:

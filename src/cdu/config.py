@@ -35,8 +35,8 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 
 #: Modules whose code decides what a run computes, beside those of ``cdu.certification`` and ``cdu.unlearning``.
 COMPUTING = (
-    "attacks", "convex", "curvature", "data", "evaluation", "models", "objective", "scenario", "seeding", "solvers",
-    "theory", "training",
+    "attacks", "convex", "curvature", "data", "evaluation", "models", "objective", "rows", "scenario", "seeding",
+    "solvers", "theory", "training",
 )  # fmt: skip
 
 
@@ -87,9 +87,9 @@ class TrainingSettings(Settings):
 
 
 class LissaSettings(Settings):
-    """LiSSA: the paper's H is ``scale``, s₂ is ``depth``, s₁ is ``repeats``."""
+    """LiSSA: the paper's H is ``scale`` (``auto``: estimated), s₂ is ``depth``, s₁ is ``repeats``."""
 
-    scale: Positive
+    scale: Positive | Literal["auto"]
     depth: Count
     repeats: Count = 10
     batch_size: Count = 128

@@ -1,7 +1,11 @@
 """The Hessian as an operator that can be damped, and its extreme eigenvalues."""
 
+import copy
+import hashlib
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,48 +13,88 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
+from tqdm import tqdm
 
 from cdu.data import Samples
 from cdu.errors import CduError
-from cdu.objective import Objective
+from cdu.objective import KEPT_BYTES, Linearised, Objective
+from cdu.rows import Rows
 
 Product = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
 class Hessian:
     """H + λI with H = ∇²L(w, S), as an operator: ``(Hessian(objective, w, samples) + damping) @ vector``.
 
-    Attributes:
+    Operators that differ in the damping alone share what is kept between products.
+
+    Args:
         objective: L.
         w: The point, shape (p,).
         samples: S.
         damping: λ.
+        kept_bytes: Memory that may be kept between products; see :class:`~cdu.objective.Linearised`.
     """
 
-    objective: Objective
-    w: Tensor
-    samples: Samples
-    damping: float = 0.0
+    def __init__(
+        self, objective: Objective, w: Tensor, samples: Samples, damping: float = 0.0, kept_bytes: int = KEPT_BYTES
+    ) -> None:
+        self.objective = objective
+        self.w = w
+        self.samples = samples
+        self.damping = damping
+        self._linearised = Linearised(objective, w, samples, kept_bytes)
 
     def __add__(self, damping: float) -> "Hessian":
         """The operator with ``damping`` more on its diagonal."""
-        return replace(self, damping=self.damping + damping)
+        sum_ = copy.copy(self)
+        sum_.damping += damping
+        return sum_
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """Product with a vector of shape (p,), or with several as rows of shape (k, p)."""
-        return self.objective.hvp(self.w, self.samples, vector).add(vector, alpha=self.damping)
+        return self._linearised.product(vector).add(vector, alpha=self.damping)
 
     @property
     def size(self) -> int:
         """The number of parameters p."""
         return len(self.w)
 
-    def dense(self, block: int = 16) -> Tensor:
-        """The matrix, shape (p, p), built ``block`` rows at a time and made exactly symmetric."""
-        identity = torch.eye(self.size, dtype=self.w.dtype, device=self.w.device)
-        matrix = torch.cat([self @ rows for rows in identity.split(block)])
-        return (matrix + matrix.T) / 2
+    def dense(self) -> Tensor:
+        """The matrix, shape (p, p), exactly symmetric."""
+        return self.timed_dense()[0]
+
+    def timed_dense(self, path: Path | None = None, block: int = 64) -> tuple[Tensor, float]:
+        """The matrix and the wall time that its rows took.
+
+        Args:
+            path: A file in which the rows of H are kept, so that an interrupted computation goes on and a finished one
+                is loaded; the time then includes that of earlier sittings.
+            block: Rows computed between two savings.
+
+        Raises:
+            CduError: ``path`` holds the Hessian of another point, data set or objective.
+        """
+        rows = Rows(self.size, self.w.dtype, path, "" if path is None else self._fingerprint())
+        # A bar is worth its line only where one waits for it.
+        with tqdm(total=self.size, initial=rows.done, desc="Hessian", unit="row", disable=self.size < 5000) as progress:
+            while rows.done < self.size:
+                began, first = time.perf_counter(), rows.done
+                count = min(block, self.size - first)
+                unit = torch.zeros(count, self.size, dtype=self.w.dtype, device=self.w.device)
+                unit[range(count), range(first, first + count)] = 1.0
+                rows.append(self._linearised.product(unit), time.perf_counter() - began)
+                progress.update(count)
+        matrix = rows.matrix().to(self.w.device)
+        matrix.diagonal().add_(self.damping)
+        return matrix, rows.seconds
+
+    def _fingerprint(self) -> str:
+        """Hash of the point, the samples and the l2 weight."""
+        hashed = hashlib.sha256(repr((self.objective.l2, self.samples.shift, self.samples.spread)).encode())
+        for part in (self.w, self.samples.inputs, self.samples.targets):
+            hashed.update(part.detach().contiguous().cpu().numpy().tobytes())
+        return hashed.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -138,3 +182,68 @@ def _lanczos(
         residual = float(np.linalg.norm(matvec(vector) - value * vector))
         found.append(Eigenvalue(float(value), residual))
     return found
+
+
+def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lanczos with full reorthogonalisation: an orthonormal basis V of a Krylov space and the tridiagonal VᵀAV.
+
+    It ends early where the space is invariant.
+
+    Args:
+        product: v ↦ Av for a symmetric A.
+        start: First vector, shape (p,), not zero.
+        steps: Largest dimension k.
+
+    Returns:
+        V as rows of shape (k, p), and the diagonal, shape (k,), and off-diagonal, shape (k − 1,), in float64.
+    """
+    basis = start.new_empty(steps, len(start))
+    diagonal: list[float] = []
+    off: list[float] = []
+    following = start / start.norm()
+    for step in range(steps):
+        basis[step] = following
+        image = product(following)
+        diagonal.append(image.dot(following).item())
+        size = image.norm().item()
+        known = basis[: step + 1]
+        # Twice, since once leaves rounding that grows.
+        for _ in range(2):
+            image = image - known.T @ (known @ image)
+        rest = image.norm().item()
+        if step + 1 == steps or rest <= 10 * torch.finfo(start.dtype).eps * size:
+            break
+        off.append(rest)
+        following = image / rest
+    count = len(diagonal)
+    return (
+        basis[:count],
+        torch.tensor(diagonal, dtype=torch.float64, device=start.device),
+        torch.tensor(off[: count - 1], dtype=torch.float64, device=start.device),
+    )
+
+
+def spectral_density(
+    product: Product, like: Tensor, generator: torch.Generator, probes: int = 10, steps: int = 80
+) -> tuple[Tensor, Tensor]:
+    """Density of a symmetric operator's eigenvalues, by stochastic Lanczos quadrature (Ghorbani et al. 2019).
+
+    Args:
+        product: v ↦ Av.
+        like: A vector of A's size, type and device.
+        generator: Draws the Gaussian probes.
+        probes: Random vectors averaged over.
+        steps: Lanczos steps for each; the nodes at both ends converge to the extreme eigenvalues.
+
+    Returns:
+        Nodes and weights, each of shape (probes · steps,) or less; the weights sum to one, and Σ weights·f(nodes)
+        estimates the mean of f over the eigenvalues.
+    """
+    nodes, weights = [], []
+    for _ in range(probes):
+        start = torch.randn(len(like), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+        _, diagonal, off = lanczos(product, start, min(steps, len(like)))
+        values, vectors = torch.linalg.eigh(torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1))
+        nodes.append(values.cpu())
+        weights.append(vectors[0].square().cpu() / probes)
+    return torch.cat(nodes), torch.cat(weights)

@@ -92,10 +92,10 @@ class Samples:
         """Normalised inputs and targets of some rows."""
         return self.normalised(self.inputs[rows]), self.targets[rows]
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples in order, ``size`` at a time."""
-        for start in range(0, len(self), size):
-            yield self.batch(slice(start, start + size))
+    def batches(self, size: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples from row ``start`` on, in order, ``size`` at a time."""
+        for row in range(start, len(self), size):
+            yield self.batch(slice(row, row + size))
 
     def subset(self, indices: NDArray[np.int64] | Tensor) -> "Samples":
         """The samples at ``indices``, in that order."""

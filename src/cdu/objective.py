@@ -17,6 +17,11 @@ from cdu.data import Samples
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+#: Bytes that the graph of one chunk's gradient may take: a chunk has fewer samples where it would take more.
+CHUNK_BYTES = 2**28
+#: Bytes of graphs that are kept between Hessian-vector products at one point.
+KEPT_BYTES = 2**30
+
 
 def parameter_vector(model: nn.Module) -> Tensor:
     """A copy of a module's parameters as one flat vector, in the order of ``named_parameters``."""
@@ -30,7 +35,8 @@ class Objective:
         model: Any module; its own parameters are never changed.
         loss: ``loss(outputs, targets)``, the *mean* over the batch.
         l2: Weight of (l2/2)‖w‖²; the coupled weight decay that training used.
-        chunk: Samples processed at once, so that memory does not grow with the size of S.
+        chunk: Samples processed at once at most, so that memory does not grow with the size of S. Gradients and
+            products take fewer where their graph would exceed :data:`CHUNK_BYTES`.
     """
 
     def __init__(self, model: nn.Module, loss: Loss = cross_entropy, l2: float = 0.0, chunk: int = 2048) -> None:
@@ -41,6 +47,7 @@ class Objective:
         self._names = [name for name, _ in model.named_parameters()]
         self._shapes = [parameter.shape for parameter in model.parameters()]
         self._sizes = [parameter.numel() for parameter in model.parameters()]
+        self._bytes: dict[tuple[object, ...], int] = {}
 
     @property
     def size(self) -> int:
@@ -73,12 +80,12 @@ class Objective:
     def mean_loss(self, w: Tensor, samples: Samples) -> float:
         """The mean loss over S alone, without the l2 term."""
         with torch.no_grad():
-            return sum(share * self.batch_loss(w, x, y).item() for x, y, share in self._chunks(samples))
+            return sum(share * self.batch_loss(w, x, y).item() for x, y, share in self._chunks(samples, self.chunk))
 
     def gradient(self, w: Tensor, samples: Samples) -> Tensor:
         """∇L(w, S), shape (p,)."""
         total = self.l2 * w.detach()
-        for inputs, targets, share in self._chunks(samples):
+        for inputs, targets, share in self._chunks(samples, self.rows(w, samples)):
             point = w.detach().requires_grad_()
             (part,) = torch.autograd.grad(self.batch_loss(point, inputs, targets), point)
             total = total.add(part, alpha=share)
@@ -86,6 +93,8 @@ class Objective:
 
     def hvp(self, w: Tensor, samples: Samples, vector: Tensor) -> Tensor:
         """Hessian-vector product ∇²L(w, S) v, by reverse over reverse differentiation.
+
+        For several products at the same point :class:`Linearised` is about twice as fast.
 
         Args:
             w: The point, shape (p,).
@@ -95,19 +104,55 @@ class Objective:
         Returns:
             A tensor of the shape of ``vector``.
         """
-        total = self.l2 * vector
-        for inputs, targets, share in self._chunks(samples):
-            point = w.detach().requires_grad_()
-            loss = self.batch_loss(point, inputs, targets)
-            (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
-            (part,) = torch.autograd.grad(gradient, point, vector, is_grads_batched=vector.ndim == 2)
-            total = total.add(part, alpha=share)
-        return total
+        return Linearised(self, w, samples, kept_bytes=0).product(vector)
 
-    def _chunks(self, samples: Samples) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Batches with their share of all samples, the module in evaluation mode meanwhile."""
+    def graphs(self, w: Tensor, samples: Samples, first: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Chunk by chunk: a copy of ``w``, the gradient of the mean loss with its graph, the chunk's share of S.
+
+        Args:
+            w: The point.
+            samples: S.
+            first: The chunk to begin with.
+        """
+        rows = self.rows(w, samples)
+        for inputs, targets, share in self._chunks(samples, rows, first):
+            point = w.detach().clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.batch_loss(point, inputs, targets), point, create_graph=True)
+            yield point, gradient, share
+
+    def rows(self, w: Tensor, samples: Samples) -> int:
+        """Samples in a chunk: ``chunk``, or as many as the graph of their gradient has room for."""
+        return max(1, min(self.chunk, CHUNK_BYTES // max(1, self.bytes_per_sample(w, samples))))
+
+    def bytes_per_sample(self, w: Tensor, samples: Samples) -> int:
+        """Memory that the graph of the gradient holds for each sample, measured on one and on two of them."""
+        key = (samples.inputs.shape[1:], samples.dtype, w.dtype)
+        if key not in self._bytes:
+            with self.evaluating():
+                one, two = (self._graph_bytes(w, samples, count) for count in (1, 2))
+            self._bytes[key] = two - one
+        return self._bytes[key]
+
+    def _graph_bytes(self, w: Tensor, samples: Samples, count: int) -> int:
+        """Bytes of all distinct memory that autograd saves for ``count`` copies of the first sample."""
+        inputs, targets = samples.batch(torch.zeros(count, dtype=torch.long, device=samples.device))
+        held: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        point = w.detach().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            (gradient,) = torch.autograd.grad(self.batch_loss(point, inputs, targets), point, create_graph=True)
+        del gradient
+        return sum(held.values())
+
+    def _chunks(self, samples: Samples, rows: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Batches of ``rows`` with their share of all samples, the module in evaluation mode meanwhile."""
         with self.evaluating():
-            for inputs, targets in samples.batches(self.chunk):
+            for inputs, targets in samples.batches(rows, first * rows):
                 yield inputs, targets, len(targets) / len(samples)
 
     @contextmanager
@@ -119,3 +164,59 @@ class Objective:
             yield
         finally:
             self.model.train(training)
+
+
+class Linearised:
+    """∇L(w + v, S) to first order in v: products with ∇²L(w, S) at one point, many of them.
+
+    More than half of a product is spent on the gradient that it differentiates. That gradient's graph is kept between
+    products, chunk by chunk, as far as ``kept_bytes`` reaches; chunks beyond are computed anew in every product. Kept
+    or not, the arithmetic is the same.
+
+    Args:
+        objective: L.
+        w: The point, shape (p,).
+        samples: S.
+        kept_bytes: Memory for kept graphs.
+    """
+
+    def __init__(self, objective: Objective, w: Tensor, samples: Samples, kept_bytes: int = KEPT_BYTES) -> None:
+        self.objective = objective
+        self.w = w
+        self.samples = samples
+        self.kept_bytes = kept_bytes
+        self._kept: list[tuple[Tensor, Tensor, float]] | None = None
+
+    def product(self, vector: Tensor) -> Tensor:
+        """∇²L(w, S) v for a vector of shape (p,), or for several as rows of shape (k, p)."""
+        if vector.ndim == 1:
+            return self._product(vector)
+        # A chunk's intermediate values exist once for every vector.
+        objective, w, samples = self.objective, self.w, self.samples
+        size = min(objective.rows(w, samples), len(samples)) * objective.bytes_per_sample(w, samples)
+        together = max(1, CHUNK_BYTES // max(1, size))
+        return torch.cat([self._product(rows) for rows in vector.split(together)])
+
+    def _product(self, vector: Tensor) -> Tensor:
+        several = vector.ndim == 2
+        total = self.objective.l2 * vector
+        for point, gradient, share in self._graphs():
+            (part,) = torch.autograd.grad(gradient, point, vector, retain_graph=True, is_grads_batched=several)
+            total = total.add(part, alpha=share)
+        return total
+
+    def _graphs(self) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """All chunks: those kept, then the others; the first pass decides which are kept."""
+        objective, w, samples = self.objective, self.w, self.samples
+        if self._kept is not None:
+            yield from self._kept
+            yield from objective.graphs(w, samples, len(self._kept))
+            return
+        chunk_bytes = objective.rows(w, samples) * objective.bytes_per_sample(w, samples)
+        room = self.kept_bytes // max(1, chunk_bytes)
+        kept: list[tuple[Tensor, Tensor, float]] = []
+        for chunk in objective.graphs(w, samples):
+            if len(kept) < room:
+                kept.append(chunk)
+            yield chunk
+        self._kept = kept

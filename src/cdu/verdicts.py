@@ -36,6 +36,12 @@ CLOSE_AUC = 0.02
 CLOSE_EPOCHS = 1.0
 #: Largest share of retraining's time that counts as "more than ten times faster".
 FAST = 0.1
+#: Smallest ratio of the exact inverse's time to LiSSA's: a tenth of the claim.
+SMALLEST_SPEEDUP = 47.0
+#: Largest relative residual at which LiSSA counts as having solved the system.
+SOLVED_RESIDUAL = 0.1
+#: Parameters of the network that claim C3 is about.
+MNIST_MLP_PARAMETERS = 26_506
 #: Largest ε that still says something: e^10 is about 22,000.
 LARGEST_EPSILON = 10.0
 #: Confidence of every interval over seeds.
@@ -311,6 +317,28 @@ def _c2(evidence: Evidence) -> Verdict:
     return Verdict("holds but says nothing" if empty else "holds", text, effect, change.seeds)
 
 
+def _c3(evidence: Evidence) -> Verdict:
+    section, exact, stochastic = "08_efficiency", "exact inverse", "lissa"
+    seconds = {name: evidence.values(section, "claim_seconds", method=name) for name in (exact, stochastic)}
+    ratio = seconds[exact] / seconds[stochastic]
+    if ratio.dropna().empty:
+        return Verdict("not yet tested", "No run has both the exact inverse and LiSSA.")
+    residual = evidence.values(section, "claim_residual", method=stochastic)
+    text = (
+        f"Exact inverse {_plain(seconds[exact].mean())} s, LiSSA {_plain(seconds[stochastic].mean())} s: "
+        f"{_plain(ratio.mean())}× at a relative residual of {_plain(residual.max())}."
+    )
+    for rival in ("conjugate gradient", "preconditioned"):
+        other = evidence.values(section, "claim_seconds", method=f"{rival}, same residual")
+        if not other.dropna().empty:
+            text += f" To the same residual: {rival} {_plain(other.mean())} s."
+    seeds = int(ratio.notna().sum())
+    if evidence.values(section, "parameters").max() != MNIST_MLP_PARAMETERS:
+        return Verdict("not testable here", f"{text} The claim is about MNIST/MLP.", seeds=seeds)
+    held = ratio.min() >= SMALLEST_SPEEDUP and residual.max() <= SOLVED_RESIDUAL
+    return Verdict("holds" if held else "does not hold", text, seeds=seeds)
+
+
 def _c4(evidence: Evidence) -> Verdict:
     step = evidence.values("03_unlearning", "seconds", method="newton")
     retraining = evidence.values("03_unlearning", "seconds", method="retrain")
@@ -427,5 +455,5 @@ def _c10(evidence: Evidence) -> Verdict:
 
 
 _RULES: dict[str, Callable[[Evidence], Verdict]] = {
-    "C1": _c1, "C2": _c2, "C4": _c4, "C5": _c5, "C6": _c6, "C9": _c9, "C10": _c10,
+    "C1": _c1, "C2": _c2, "C3": _c3, "C4": _c4, "C5": _c5, "C6": _c6, "C9": _c9, "C10": _c10,
 }  # fmt: skip

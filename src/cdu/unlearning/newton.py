@@ -10,10 +10,17 @@ from torch import Tensor
 
 from cdu.config import LissaSettings
 from cdu.curvature import Hessian
-from cdu.solvers import Solution, conjugate_gradient, exact, lissa, synchronise
+from cdu.solvers import (
+    Solution,
+    conjugate_gradient,
+    exact,
+    lissa,
+    preconditioned_conjugate_gradient,
+    synchronise,
+)
 from cdu.unlearning.problem import Problem, Update
 
-Solver = Literal["exact", "conjugate_gradient", "lissa"]
+Solver = Literal["exact", "conjugate_gradient", "preconditioned", "lissa"]
 
 
 class NewtonStep:
@@ -79,6 +86,8 @@ class NewtonStep:
     def _solve(self, generator: torch.Generator) -> Callable[[Hessian, Tensor], Solution]:
         if self.solver == "exact":
             return partial(exact, limit=self.exact_limit)
+        if self.solver == "preconditioned":
+            return partial(preconditioned_conjugate_gradient, generator=generator)
         if self.lissa_settings is None or self.solver == "conjugate_gradient":
             return conjugate_gradient
         return partial(lissa, **self.lissa_settings.model_dump(), generator=generator)

@@ -1,0 +1,88 @@
+"""Rows of a matrix that takes long to compute, in memory or in a file, so that an interrupted computation goes on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cdu.errors import CduError
+
+
+class Rows:
+    """The first rows of a square matrix, as far as they are done.
+
+    Args:
+        size: Number of rows and columns.
+        dtype: Type of the entries.
+        path: A NumPy file; memory alone when None. Beside it lies a note of what it holds and how many rows are done.
+        mark: What the matrix is of, so that the rows of another one are not taken for it.
+
+    Attributes:
+        done: Rows done.
+        seconds: Wall time that they took, over all sittings.
+
+    Raises:
+        CduError: The file holds rows of another matrix, or its note cannot be read.
+    """
+
+    def __init__(self, size: int, dtype: torch.dtype, path: Path | None = None, mark: str = "") -> None:
+        self.done, self.seconds, self._mark = 0, 0.0, mark
+        self._note = None if path is None else path.with_suffix(".json")
+        shape, kind = (size, size), torch.empty(0, dtype=dtype).numpy().dtype
+        self._array: NDArray[np.generic]
+        if path is None or self._note is None:
+            self._array = np.empty(shape, kind)
+        elif path.exists() and self._note.exists():
+            self._resume(self._note)
+            self._array = np.lib.format.open_memmap(path, mode="r+")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+            self._save()
+
+    def append(self, rows: Tensor, seconds: float) -> None:
+        """Add rows of shape (k, p) that took ``seconds``."""
+        self._array[self.done : self.done + len(rows)] = rows.cpu().numpy()
+        if isinstance(self._array, np.memmap):
+            self._array.flush()
+        self.done += len(rows)
+        self.seconds += seconds
+        self._save()
+
+    def matrix(self) -> Tensor:
+        """A tensor of all rows, (A + Aᵀ)/2 of them where rounding made it unsymmetric; the file is left as it is."""
+        kept = isinstance(self._array, np.memmap)
+        return _symmetric(torch.from_numpy(np.array(self._array) if kept else self._array))
+
+    def _resume(self, note: Path) -> None:
+        try:
+            content = json.loads(note.read_text(encoding="utf-8"))
+            mark, self.done, self.seconds = content["mark"], int(content["rows"]), float(content["seconds"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CduError(f"{note} cannot be read ({error}); delete it to compute the matrix again") from error
+        if mark != self._mark:
+            raise CduError(f"{note} belongs to another matrix than the one wanted; delete it or give another path")
+
+    def _save(self) -> None:
+        if self._note is None:
+            return
+        temporary = self._note.with_suffix(".tmp")
+        content = {"mark": self._mark, "rows": self.done, "seconds": self.seconds}
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.replace(self._note)
+
+
+def _symmetric(matrix: Tensor, block: int = 2048) -> Tensor:
+    """(A + Aᵀ)/2 in place, block by block: a large matrix fits into memory no more than a few times."""
+    size = len(matrix)
+    for first in range(0, size, block):
+        rows = slice(first, first + block)
+        for second in range(first, size, block):
+            columns = slice(second, second + block)
+            mean = (matrix[rows, columns] + matrix[columns, rows].T) / 2
+            matrix[rows, columns] = mean
+            matrix[columns, rows] = mean.T
+    return matrix
