@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # Every program of the environment is found first, by Snakemake's jobs too.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help report test lint batch book notebooks reference clean
+.PHONY: help report test lint batch book bench notebooks reference clean
 
 help:
 	@echo "make report      install, run the experiment 'quick' on embedded real data, build the book"
@@ -16,6 +16,7 @@ help:
 	@echo "make batch EXPERIMENT=mnist [CORES=2] [DEVICE=auto]   run an experiment; resumes after any interruption"
 	@echo "make book        build the book from what is there"
 	@echo "make notebooks   write notebooks/*.ipynb for papermill and Jupyter"
+	@echo "make bench EXPERIMENT=quick [OFFICIAL=path]   time the solvers; OFFICIAL is a clone of the authors' repository"
 	@echo "make reference EXPERIMENT=mnist   promote records from runs/ to results/"
 	@echo "make clean       delete the built book"
 
@@ -39,6 +40,9 @@ book: $(VENV)/report.stamp
 	@echo
 	@echo "The report: $(CURDIR)/_build/html/index.html"
 
+bench: $(VENV)/bench.stamp
+	cdu bench $(EXPERIMENT) --device $(DEVICE) $(if $(OFFICIAL),--official $(OFFICIAL))
+
 notebooks: $(VENV)/report.stamp
 	cdu notebooks
 
@@ -59,6 +63,10 @@ $(VENV)/python.stamp:
 # The lock is a constraint: pip installs what the package needs, at exactly the locked versions.
 $(VENV)/report.stamp: $(VENV)/python.stamp requirements.lock pyproject.toml
 	pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/report.stamp requirements.lock pyproject.toml
+	pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[bench]'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/report.stamp requirements.lock pyproject.toml

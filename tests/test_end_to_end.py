@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cdu.config import SECTIONS, repository
+from cdu.config import BENCHMARKS, SECTIONS, load_experiment, repository
 from cdu.records import read_record
 
 pytestmark = pytest.mark.slow
+
+#: What a batch runs.
+BATCHED = set(SECTIONS) - set(BENCHMARKS)
 
 TINY = {
     "seeds": [0],
@@ -52,6 +55,10 @@ def tiny(tmp_path_factory):
     )  # fmt: skip
     settings["relearn"]["max_epochs"] = 2
     settings["ablations"].update(dampings=[20, 200], sigmas=[0.01], radii=[5, 8], depths=[5], noise_draws=2)
+    settings["efficiency"].update(
+        repetitions=3, dampings=[20, 0.001], lissa_depths=[5, 10], neumann_terms=[3], lissa_steps=10, sizes=[100, 200],
+        widths=[4, 8], epochs=[1], probes=2, lanczos_steps=10, exact=False,
+    )  # fmt: skip
     path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
@@ -119,8 +126,8 @@ def killed_batch(environment, tiny, tmp_path_factory):
 def test_a_killed_batch_completes_and_repeats_nothing(killed_batch):
     output, early, code, log = killed_batch
     assert code == 0, log
-    assert 2 <= len(early) < len(SECTIONS)
-    assert set(records_under(output)) == set(SECTIONS)
+    assert 2 <= len(early) < len(BATCHED)
+    assert set(records_under(output)) == BATCHED
     assert {name: records_under(output)[name].stat().st_mtime_ns for name in early} == early
 
 
@@ -144,7 +151,7 @@ def test_a_failing_section_does_not_stop_the_others(environment, tiny, tmp_path)
     assert batch.returncode != 0
     assert "1000 folds need at least 1000 members" in log
     found = {record.stem for record in tmp_path.glob("partly/digits/seed-0/*.json")}
-    assert found == set(SECTIONS) - {"04_attacks"}
+    assert found == BATCHED - {"04_attacks"}
     assert "CduError" in (tmp_path / "partly" / "digits" / "seed-0" / "04_attacks.ipynb").read_text()
 
 
@@ -162,6 +169,32 @@ def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tm
         kept = [[m for m in record.metrics if m.metric not in TIMINGS] for record in (first, second)]
         assert kept[0] == kept[1]
         assert len(kept[0]) > 5
+
+
+def test_the_benchmark_times_every_program_and_runs_anew(environment, tiny, tmp_path, clone):
+    command = ["cdu", "bench", str(tiny), "--output", str(tmp_path), "--device", "cpu", "--official", str(clone)]
+    subprocess.run(command, cwd=repository(), env=environment, check=True, capture_output=True)
+    path = tmp_path / "tiny" / "digits" / "seed-0" / "08_efficiency.json"
+    record = read_record(path)
+    seconds = {(m.method, m.split): m.value for m in record.metrics if m.metric == "seconds" and m.value is not None}
+    for program in ("gradient", "product, first", "product, next", "forward over reverse", "curvlinops"):
+        assert seconds[program, "products"] > 0
+    for program in ("cdu", "authors", "authors, data in memory"):
+        assert seconds[program, "LiSSA, 10 repeats"] > 0
+        assert seconds[program, "epoch"] > 0
+    difference = {m.method: m.value for m in record.metrics if m.metric == "difference"}
+    assert all(value < 1e-4 for value in difference.values())
+    assert {"product, first", "forward over reverse", "curvlinops"} <= set(difference)
+    residuals = [m for m in record.metrics if m.metric == "residual" and m.axis == "tolerance"]
+    assert len(residuals) >= 9
+    assert all(m.value <= 1.1 * m.point for m in residuals)
+    refused = [m for m in record.metrics if m.value is None and m.split == "λ = 0.001"]
+    assert refused
+    assert all("indefinite" in m.note or "H + λI" in m.note for m in refused)
+    before = path.stat().st_mtime_ns
+    subprocess.run(command[:-2], cwd=repository(), env=environment, check=True, capture_output=True)
+    assert path.stat().st_mtime_ns > before
+    assert any("clone of the authors' repository" in m.note for m in read_record(path).metrics)
 
 
 def test_a_failing_notebook_leaves_its_executed_copy(environment, tiny, tmp_path):
@@ -187,6 +220,7 @@ def test_a_failing_notebook_leaves_its_executed_copy(environment, tiny, tmp_path
         (["section", "02_training", "--dataset", "imagenet"], "unknown dataset 'imagenet'"),
         (["certify", "--radius", "10"], "give exactly one of --sigma and --epsilon"),
         (["reference", "paper"], "records are missing"),
+        (["bench", "quick", "--official", "nowhere"], "nowhere holds no unlearn.py"),
         (["data", "fetch", "imagenet"], "unknown dataset 'imagenet'"),
     ],
 )
@@ -241,6 +275,11 @@ PAGES = [
     "attacks",
     "relearn",
     "ablations",
+    "efficiency",
+    "efficiency-solvers",
+    "efficiency-peers",
+    "efficiency-scaling",
+    "efficiency-retraining",
     "runs",
     "provenance",
     "api",
@@ -261,7 +300,8 @@ def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_
         assert title in unlearning
     for dataset, experiment in (("digits", "quick"), ("mnist", "mnist")):
         for section in SECTIONS:
-            assert (built_book / "runs" / f"{dataset}-{experiment}-seed-0-{section}.html").exists()
+            first = load_experiment(experiment).seeds_of(section)[0]
+            assert (built_book / "runs" / f"{dataset}-{experiment}-seed-{first}-{section}.html").exists()
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium is installed")

@@ -1,9 +1,12 @@
 import pytest
 import torch
-from torch.func import functional_call, hessian
+from torch.func import functional_call, grad, hessian, jvp
 
-from cdu.objective import Objective
-from conftest import NETWORKS, network
+from cdu.config import ModelSettings
+from cdu.data import Samples
+from cdu.models import build
+from cdu.objective import Linearised, Objective, parameter_vector
+from conftest import NETWORKS, counted, network, random_samples
 
 
 def direct_loss(objective, samples):
@@ -17,20 +20,27 @@ def direct_loss(objective, samples):
     return loss
 
 
+def direct_products(objective, w, samples, vectors):
+    """∇²L(w, S) v for every row v: from the dense Hessian, or forward over reverse where that would be large."""
+    loss = direct_loss(objective, samples)
+    if len(w) < 500:
+        return vectors @ hessian(loss)(w)
+    return torch.stack([jvp(grad(loss), (w,), (v,))[1] for v in vectors])
+
+
+def draws(seed, *shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_loss_gradient_and_products_equal_the_dense_reference(name, seed):
     objective, w, samples = network(name, seed)
     loss = direct_loss(objective, samples)
     assert objective.loss(w, samples) == pytest.approx(loss(w).item(), rel=1e-12)
-    gradient = torch.func.grad(loss)(w)
-    assert torch.allclose(objective.gradient(w, samples), gradient, atol=1e-12)
-    vectors = torch.randn(3, len(w), dtype=w.dtype, generator=torch.Generator().manual_seed(seed))
-    if len(w) < 500:
-        dense = hessian(loss)(w)
-        expected = vectors @ dense
-    else:
-        expected = torch.stack([torch.func.jvp(torch.func.grad(loss), (w,), (v,))[1] for v in vectors])
+    assert torch.allclose(objective.gradient(w, samples), grad(loss)(w), atol=1e-12)
+    vectors = draws(seed, 3, len(w))
+    expected = direct_products(objective, w, samples, vectors)
     assert torch.allclose(objective.hvp(w, samples, vectors), expected, atol=1e-10)
     assert torch.allclose(objective.hvp(w, samples, vectors[0]), expected[0], atol=1e-10)
 
@@ -55,8 +65,6 @@ def test_the_chunk_does_not_change_the_result():
 
 
 def test_any_module_and_loss_will_do():
-    from cdu.data import Samples
-
     model = torch.nn.Linear(3, 1).double()
     inputs, targets = torch.randn(7, 3).double(), torch.randn(7).double()
 
@@ -68,3 +76,190 @@ def test_any_module_and_loss_will_do():
     vector = torch.randn(4).double()
     product = objective.hvp(torch.zeros(4).double(), Samples(inputs, targets, dtype=torch.float64), vector)
     assert torch.allclose(product, 2 * design.T @ design @ vector / 7)
+
+
+# --- products at one point ------------------------------------------------------------------------------------------
+
+#: One seed where a product takes long.
+SEEDS = {"allcnn": [1], "resnet18": [1]}
+NETWORKS_AND_SEEDS = [(name, seed) for name in NETWORKS for seed in SEEDS.get(name, [0, 1, 2])]
+
+
+def chunk_bytes(objective, w, samples):
+    return objective.rows(w, samples) * objective.bytes_per_sample(w, samples)
+
+
+@pytest.mark.parametrize(("name", "seed"), NETWORKS_AND_SEEDS)
+def test_products_are_the_references_and_no_bit_depends_on_the_graphs_kept(name, seed):
+    objective, w, samples = network(name, seed, count=8, chunk=3)
+    vectors = draws(seed, 3, len(w))
+    expected = direct_products(objective, w, samples, vectors)
+    anew = Linearised(objective, w, samples, kept_bytes=0)
+    one, several = anew.product(vectors[0]), anew.product(vectors)
+    assert torch.allclose(several, expected, atol=1e-10)
+    assert torch.allclose(one, expected[0], atol=1e-10)
+    for chunks in (1, 3):
+        linearised = Linearised(objective, w, samples, chunks * chunk_bytes(objective, w, samples))
+        for _ in range(2):
+            assert torch.equal(linearised.product(vectors[0]), one)
+            assert torch.equal(linearised.product(vectors), several)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_several_vectors_at_first_are_the_same_as_one_by_one(name):
+    objective, w, samples = network(name, count=8, chunk=3)
+    vectors = draws(0, 2, len(w))
+    linearised = Linearised(objective, w, samples)
+    first, again = linearised.product(vectors), linearised.product(vectors)
+    assert torch.equal(first, again)
+    assert torch.allclose(first, torch.stack([linearised.product(vector) for vector in vectors]), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_products_in_float32_are_those_in_float64_to_four_digits(name):
+    objective, w, samples = network(name, 1, count=8, chunk=3)
+    vectors = draws(1, 2, len(w))
+    expected = objective.hvp(w, samples, vectors)
+    single = Objective(objective.model.float(), l2=objective.l2, chunk=3), w.float(), samples.to(dtype=torch.float32)
+    anew, kept = Linearised(*single, kept_bytes=0), Linearised(*single)
+    for _ in range(2):
+        found = kept.product(vectors.float())
+        assert found.dtype == torch.float32
+        assert ((found - expected).norm(dim=1) <= 1e-4 * expected.norm(dim=1)).all()
+        assert torch.equal(found, anew.product(vectors.float()))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_kept_graphs_leave_mode_buffers_and_gradients_alone(name, training):
+    objective, w, samples = network(name, count=8, chunk=3)
+    before = {key: value.clone() for key, value in objective.model.state_dict().items()}
+    point = w.clone()
+    objective.model.train(training)
+    linearised = Linearised(objective, w, samples, chunk_bytes(objective, w, samples))
+    for _ in range(2):
+        linearised.product(w)
+        assert objective.model.training == training
+        assert all(module.training == training for module in objective.model.modules())
+    after = objective.model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(parameter.grad is None for parameter in objective.model.parameters())
+    assert torch.equal(w, point)
+    assert not w.requires_grad
+
+
+@pytest.mark.parametrize(("kept", "anew"), [(0, 3), (1, 2), (2, 1), (3, 0), (100, 0)])
+def test_chunks_beyond_the_memory_for_graphs_are_computed_anew(monkeypatch, kept, anew):
+    objective, w, samples = network("mlp", count=13, chunk=5)
+    linearised = Linearised(objective, w, samples, kept * chunk_bytes(objective, w, samples))
+    calls = counted(monkeypatch, objective, "batch_loss")
+    linearised.product(w)
+    assert len(calls) == 3
+    for _ in range(2):
+        calls.clear()
+        linearised.product(w)
+        assert len(calls) == anew
+
+
+def test_a_first_product_that_fails_spoils_no_later_one():
+    objective, w, samples = network("mlp")
+    linearised = Linearised(objective, w, samples)
+    with pytest.raises(RuntimeError):
+        linearised.product(w[:-1])
+    assert torch.equal(linearised.product(w), objective.hvp(w, samples, w))
+
+
+# --- chunks by memory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_little_memory_makes_small_chunks_and_the_same_results(monkeypatch, name):
+    objective, w, samples = network(name, count=8, chunk=1000)
+    vectors = draws(0, 2, len(w))
+    assert objective.rows(w, samples) == 1000
+    gradient, product = objective.gradient(w, samples), objective.hvp(w, samples, vectors)
+    size = objective.bytes_per_sample(w, samples)
+    for room, rows in ((4 * size - 1, 3), (size, 1)):
+        monkeypatch.setattr("cdu.objective.CHUNK_BYTES", room)
+        assert objective.rows(w, samples) == rows
+        assert torch.allclose(objective.gradient(w, samples), gradient, atol=1e-10)
+        linearised = Linearised(objective, w, samples, 2 * rows * size)
+        for _ in range(2):
+            assert torch.allclose(linearised.product(vectors), product, atol=1e-10)
+    monkeypatch.setattr("cdu.objective.CHUNK_BYTES", 1)
+    assert objective.rows(w, samples) == 1
+
+
+def test_several_vectors_are_taken_together_as_far_as_memory_allows(monkeypatch):
+    objective, w, samples = network("mlp", count=8, chunk=4)
+    vectors = draws(0, 5, len(w))
+    product = objective.hvp(w, samples, vectors)
+    for together, passes in ((5, 1), (2, 3), (1, 5)):
+        monkeypatch.setattr("cdu.objective.CHUNK_BYTES", together * chunk_bytes(objective, w, samples))
+        with monkeypatch.context() as patch:
+            calls = counted(patch, objective, "batch_loss")
+            assert torch.allclose(objective.hvp(w, samples, vectors), product, atol=1e-12)
+        assert len(calls) == 2 * passes
+
+
+def bytes_per_sample(settings, shape, count=4, dtype=torch.float64):
+    model = build(settings, shape, 3, 0).to(dtype)
+    return Objective(model).bytes_per_sample(
+        parameter_vector(model), random_samples(shape, count, count).to(dtype=dtype)
+    )
+
+
+def test_a_samples_bytes_grow_with_the_width_of_the_model():
+    wide = [
+        [(ModelSettings(name="mlp", hidden=(width,)), (1, 4, 4)) for width in (4, 8, 100)],
+        [(ModelSettings(name="allcnn", width=width), (3, 8, 8)) for width in (0.02, 0.04, 0.1)],
+        [(ModelSettings(name="resnet18", width=width), (3, 8, 8)) for width in (0.02, 0.04, 0.1)],
+        [(ModelSettings(name="allcnn", width=0.02), (3, side, side)) for side in (8, 16, 32)],
+    ]
+    for models in wide:
+        sizes = [bytes_per_sample(*model) for model in models]
+        assert 0 < sizes[0] < sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_samples_bytes_do_not_depend_on_their_number_and_do_on_their_type(name):
+    sizes = {bytes_per_sample(*NETWORKS[name], count) for count in (1, 2, 9, 40)}
+    assert len(sizes) == 1
+    (size,) = sizes
+    # Labels have eight bytes in either.
+    assert size / 2 <= bytes_per_sample(*NETWORKS[name], dtype=torch.float32) < size
+
+
+def test_what_all_samples_share_is_not_counted():
+    shape, settings = (1, 28, 28), ModelSettings(name="mlp", hidden=(500,))
+    assert bytes_per_sample(settings, shape) < 8 * 28 * 28 * 500 / 50
+
+
+def test_a_samples_bytes_are_measured_again_for_another_shape_or_type():
+    objective, w, samples = network("allcnn")
+    small = objective.bytes_per_sample(w, samples)
+    assert objective.bytes_per_sample(w, random_samples((3, 16, 16), 4, 0)) > small
+    assert objective.bytes_per_sample(w, samples) == small
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_the_module_alone(training):
+    objective, w, samples = network("resnet18")
+    before = {key: value.clone() for key, value in objective.model.state_dict().items()}
+    objective.model.train(training)
+    objective.bytes_per_sample(w, samples)
+    assert objective.model.training == training
+    after = objective.model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+@pytest.mark.parametrize("start", [0, 1, 6, 7, 50])
+def test_batches_go_through_all_samples_from_a_row_on(size, start):
+    samples = random_samples((1, 4, 4), 7, 0)
+    inputs, targets = samples.batch(slice(start, None))
+    batches = list(samples.batches(size, start))
+    assert [len(labels) for _, labels in batches] == [min(size, 7 - row) for row in range(start, 7, size)]
+    if batches:
+        assert torch.equal(torch.cat([images for images, _ in batches]), inputs)
+        assert torch.equal(torch.cat([labels for _, labels in batches]), targets)

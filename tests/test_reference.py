@@ -7,7 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from cdu import cli, report
-from cdu.config import SECTIONS, code_hash, load_experiment, repository, section_hash
+from cdu.config import BENCHMARKS, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.records import read_record, record_path, write_record
 from test_records import record
@@ -25,7 +25,7 @@ def batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = load_experiment("quick")
     settings = loaded.settings("digits")
-    for _, seed, section in loaded.jobs():
+    for _, seed, section in (*loaded.jobs(), *loaded.benchmarks()):
         path = record_path(tmp_path / "runs", "quick", "digits", seed, section)
         made = record().model_copy(
             update={
@@ -47,7 +47,7 @@ def batch(tmp_path, monkeypatch):
 def test_a_complete_batch_is_promoted_with_exemplars_of_the_first_seed(batch):
     cli.reference("quick")
     jobs = load_experiment("quick").jobs()
-    assert len(jobs) == 5 + 3 * (len(SECTIONS) - 1)
+    assert len(jobs) == 5 + 3 * (len(SECTIONS) - len(BENCHMARKS) - 1)
     for _, seed, section in jobs:
         target = record_path(batch / "results", "quick", "digits", seed, section)
         assert read_record(target).seed == seed
@@ -70,6 +70,22 @@ def test_one_section_can_be_promoted_alone_and_seeds_that_are_gone_are_removed(b
     assert not list((batch / "results").rglob("03_unlearning.json"))
     with pytest.raises(CduError, match="unknown section '99_magic'"):
         cli.reference("quick", section="99_magic")
+
+
+def test_a_benchmark_is_promoted_by_itself_without_the_path_of_a_clone(batch):
+    made = record_path(batch / "runs", "quick", "digits", 0, "08_efficiency").with_suffix(".ipynb")
+    executed = nbformat.read(made, as_version=4)
+    executed.cells[0].source = 'seed = 0\nofficial = "/somewhere/of/mine"\n'
+    nbformat.write(executed, made)
+    cli.reference("quick")
+    target = batch / "results/quick/digits/seed-0/08_efficiency.json"
+    assert not target.exists()
+    cli.reference("quick", section="08_efficiency")
+    assert target.exists()
+    promoted = nbformat.read(target.with_suffix(".ipynb"), as_version=4)
+    assert promoted.cells[0].source == 'seed = 0\nofficial = ""  # the path of a clone\n'
+    cli.reference("quick")
+    assert target.exists()
 
 
 @pytest.mark.parametrize(

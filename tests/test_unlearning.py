@@ -4,6 +4,7 @@ import torch
 from scipy import stats
 
 from cdu.config import ModelSettings, RelearnSettings, TrainingSettings, load_experiment, repository
+from cdu.curvature import Hessian
 from cdu.data import Samples, load
 from cdu.evaluation import relearn
 from cdu.models import build
@@ -57,11 +58,27 @@ def test_the_two_forms_agree_at_an_optimum_and_part_elsewhere(seed):
     assert (elsewhere[0] - elsewhere[1]).norm() > 1e-2
 
 
-def logistic_problem(radius=100.0):
-    objective, w, samples = network("logistic", count=40)
+def logistic_problem(radius=100.0, seed=0):
+    objective, w, samples = network("logistic", seed, count=40)
     retain, forget = samples.subset(torch.arange(8, 40)), samples.subset(torch.arange(8))
     trained = Trained(objective.model, w / 2, [{"seconds": 1.5}])
     return Problem(objective, w, retain, forget, radius, lambda s, seed: trained, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("gradient", ["retain", "forget"])
+@pytest.mark.parametrize("damping", [1e-3, 1.0])
+def test_a_preconditioner_leaves_the_newton_step_as_it_is(seed, gradient, damping):
+    for problem in (ridge_problem(seed)[0], logistic_problem(seed=seed)):
+        plain = NewtonStep(damping, "conjugate_gradient", gradient)(problem, generator(seed))
+        update = NewtonStep(damping, "preconditioned", gradient)(problem, generator(seed))
+        operator = Hessian(problem.objective, problem.w_star, problem.retain) + damping
+        right = (operator @ (problem.w_star - plain.w)).norm()
+        # Either leaves a residual of 1e-4 at most, and no eigenvalue of a convex problem lies below λ + l2.
+        assert (update.w - plain.w).norm() <= 2.01e-4 * right / (damping + problem.objective.l2)
+        assert update.converged
+        assert update.residual <= 1.01e-4
+        assert update.gradient_samples == plain.gradient_samples
 
 
 def test_leave_one_out_influence_correlates_with_retraining():

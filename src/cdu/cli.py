@@ -1,6 +1,7 @@
 """The command ``cdu``: data, single sections, certificates, reference results."""
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -101,6 +102,37 @@ def run_section(name: str, dataset: str, seed: int, experiment: str, output: Pat
     return record
 
 
+@app.command()
+def bench(
+    experiment: Annotated[str, typer.Argument(help="the experiment whose benchmarks are run")] = "quick",
+    official: Annotated[str, typer.Option(help="a clone of the authors' repository, to be timed beside ours")] = "",
+    output: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Time our solvers against each other and against peers, anew. Leave the machine alone meanwhile."""
+    from filelock import FileLock
+
+    from cdu.records import record_path
+
+    loaded = load_experiment(experiment)
+    if official and not (Path(official) / "unlearn.py").is_file():
+        raise CduError(f"{official} holds no unlearn.py; give the folder of a clone of the authors' repository")
+    for dataset, seed, name in loaded.benchmarks():
+        record = record_path(repository() / output, loaded.name, dataset, seed, name)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        parameters: dict[str, object] = {
+            "dataset": dataset,
+            "seed": seed,
+            "experiment": experiment,
+            "output": str(output),
+            "device": device,
+            "official": str(Path(official).resolve()) if official else "",
+        }
+        with FileLock(record.with_suffix(".lock")):
+            _execute(name, record.with_suffix(".ipynb"), parameters)
+        typer.echo(f"{record}")
+
+
 def _execute(name: str, executed: Path, parameters: dict[str, object]) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -192,7 +224,8 @@ def reference(
     loaded = load_experiment(experiment)
     if section and section not in SECTIONS:
         raise CduError(f"unknown section '{section}': known are {', '.join(SECTIONS)}")
-    jobs = [job for job in loaded.jobs() if section in {"", job[2]}]
+    everything = [*loaded.jobs(), *loaded.benchmarks()]
+    jobs = [job for job in everything if section == job[2]] if section else loaded.jobs()
     paths = {job: record_path(repository() / source, loaded.name, *job) for job in jobs}
     missing = [path for path in paths.values() if not path.exists()]
     if missing:
@@ -216,7 +249,7 @@ def reference(
                 f"{path} was made from a working tree with uncommitted changes; commit, delete it and run the batch "
                 "again; nothing was promoted"
             )
-    wanted = {record_path(repository() / "results", loaded.name, *job) for job in jobs}
+    wanted = {record_path(repository() / "results", loaded.name, *job) for job in everything}
     for old in (repository() / "results" / loaded.name).glob(f"*/seed-*/{section or '*'}.json"):
         # A seed that the experiment no longer has would be counted among the others.
         if old not in wanted:
@@ -232,7 +265,7 @@ def reference(
 
 
 def _write_exemplar(executed: Path, target: Path) -> None:
-    """Copy an executed notebook without progress bars and without papermill's notes, which name paths of a machine."""
+    """Copy an executed notebook without progress bars, and without what names paths of a machine."""
     import nbformat
 
     content: Any = nbformat.read(executed, as_version=4)
@@ -240,6 +273,7 @@ def _write_exemplar(executed: Path, target: Path) -> None:
     for cell in content.cells:
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "code":
+            cell.source = re.sub(r"(?m)^official = .+$", 'official = ""  # the path of a clone', cell.source)
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     nbformat.write(content, target)
 

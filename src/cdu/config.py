@@ -23,7 +23,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "04_attacks": ("model", "forget", "training", "unlearning", "attack"),
     "05_relearn": ("model", "forget", "training", "unlearning", "relearn"),
     "06_ablations": ("model", "forget", "training", "unlearning", "ablations"),
+    "08_efficiency": ("model", "forget", "training", "unlearning", "efficiency"),
 }
+
+#: Sections that time programs against each other. No batch runs them: they want the machine to themselves.
+BENCHMARKS = ("08_efficiency",)
 
 #: The experiment that a notebook run without one belongs to.
 DEFAULT_EXPERIMENT: dict[str, str] = {
@@ -190,6 +194,46 @@ class AblationSettings(Settings):
     noise_draws: Count = 10
 
 
+class EfficiencySettings(Settings):
+    """Timings of the solvers against each other and against peers.
+
+    Attributes:
+        repetitions: Repetitions of every timing, in turns; the median counts.
+        dampings: The λ at which systems are solved.
+        tolerances: Relative residuals to reach.
+        lissa_depths: Depths at which LiSSA's error is taken, up to the one at which it is given up.
+        neumann_terms: Terms of curvlinops' Neumann series, ascending, as far as the smallest tolerance needs.
+        lissa_steps: Steps of LiSSA that are timed against the authors'.
+        authors_batches: Batch sizes of that.
+        authors_repeats: Numbers of repeats of that.
+        sizes: Training samples, for the scaling in n.
+        widths: Widths of the MLP's hidden layers, for the scaling in p.
+        filters: Widths of the AllCNN, for the scaling in p; none where a dataset's images are too small.
+        filter_samples: Samples of that.
+        epochs: Numbers of epochs after which retraining is looked at.
+        probes: Random vectors behind the spectrum's density.
+        lanczos_steps: Lanczos steps for each.
+        exact: Whether the exact inverse is computed; on MNIST that takes the better part of an hour.
+    """
+
+    repetitions: Annotated[int, Field(ge=3)] = 5
+    dampings: tuple[Positive, ...] = (10.0, 1.0, 0.15)
+    tolerances: tuple[Positive, ...] = (1e-1, 1e-2, 1e-3)
+    lissa_depths: tuple[Count, ...] = (10, 30, 100, 300, 1000)
+    neumann_terms: tuple[Count, ...] = (10, 30, 100)
+    lissa_steps: Annotated[int, Field(ge=10)] = 100
+    authors_batches: tuple[Count, ...] = (10, 128)
+    authors_repeats: tuple[Count, ...] = (1, 10)
+    sizes: tuple[Count, ...] = (1000, 4000, 15000, 60000)
+    widths: tuple[Count, ...] = (8, 32, 128)
+    filters: tuple[Positive, ...] = ()
+    filter_samples: Count = 5000
+    epochs: tuple[Count, ...] = (1, 2, 5, 10, 20)
+    probes: Count = 5
+    lanczos_steps: Count = 60
+    exact: bool = True
+
+
 class DatasetSettings(Settings):
     """Everything that one dataset's runs depend on."""
 
@@ -201,6 +245,7 @@ class DatasetSettings(Settings):
     attack: AttackSettings = AttackSettings()
     relearn: RelearnSettings = RelearnSettings()
     ablations: AblationSettings
+    efficiency: EfficiencySettings = EfficiencySettings()
 
 
 class Experiment(Settings):
@@ -228,11 +273,18 @@ class Experiment(Settings):
         return self
 
     def seeds_of(self, section: str) -> tuple[int, ...]:
-        """The seeds that a section is run with."""
-        return self.section_seeds.get(section, self.seeds)
+        """The seeds that a section is run with; one for a benchmark, whose repetitions are within the run."""
+        return self.section_seeds.get(section, self.seeds[:1] if section in BENCHMARKS else self.seeds)
 
     def jobs(self) -> list[tuple[DatasetName, int, str]]:
-        """Every run: dataset, seed, section."""
+        """Every run of a batch: dataset, seed, section."""
+        return [job for job in self._all_jobs() if job[2] not in BENCHMARKS]
+
+    def benchmarks(self) -> list[tuple[DatasetName, int, str]]:
+        """Every run that is made by itself, since it times things: dataset, seed, section."""
+        return [job for job in self._all_jobs() if job[2] in BENCHMARKS]
+
+    def _all_jobs(self) -> list[tuple[DatasetName, int, str]]:
         return [
             (dataset, seed, section)
             for dataset in self.datasets
@@ -267,7 +319,10 @@ def code_hash(section: str) -> str:
     """Hash of the code that a section's numbers come from: its notebook, and the modules that compute."""
     package = Path(__file__).parent
     modules = [package / f"{name}.py" for name in COMPUTING]
-    modules += [path for folder in ("certification", "unlearning") for path in sorted((package / folder).glob("*.py"))]
+    folders = [package / "certification", package / "unlearning"]
+    if section in BENCHMARKS:
+        folders.append(repository() / "benchmarks")
+    modules += [path for folder in folders for path in sorted(folder.glob("*.py"))]
     sources = [path.read_text(encoding="utf-8") for path in (*modules, repository() / "notebooks" / f"{section}.py")]
     return digest(sources)
 

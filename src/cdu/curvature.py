@@ -90,9 +90,12 @@ class Hessian:
         return matrix, rows.seconds
 
     def _fingerprint(self) -> str:
-        """Hash of the point, the samples and the l2 weight."""
-        hashed = hashlib.sha256(repr((self.objective.l2, self.samples.shift, self.samples.spread)).encode())
-        for part in (self.w, self.samples.inputs, self.samples.targets):
+        """Hash of all that determines H: module and buffers, loss, l2 weight, point and samples."""
+        objective, samples = self.objective, self.samples
+        loss = getattr(objective.loss_of, "__qualname__", repr(objective.loss_of))
+        words = (str(objective.model), loss, objective.l2, samples.shift, samples.spread, samples.maximum)
+        hashed = hashlib.sha256(repr((*words, samples.inputs.shape, samples.dtype, self.w.dtype)).encode())
+        for part in (self.w, samples.inputs, samples.targets, *objective.model.buffers()):
             hashed.update(part.detach().contiguous().cpu().numpy().tobytes())
         return hashed.hexdigest()[:12]
 
@@ -200,18 +203,19 @@ def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor
     basis = start.new_empty(steps, len(start))
     diagonal: list[float] = []
     off: list[float] = []
+    largest = 0.0
     following = start / start.norm()
     for step in range(steps):
         basis[step] = following
         image = product(following)
         diagonal.append(image.dot(following).item())
-        size = image.norm().item()
+        largest = max(largest, image.norm().item())
         known = basis[: step + 1]
         # Twice, since once leaves rounding that grows.
         for _ in range(2):
             image = image - known.T @ (known @ image)
         rest = image.norm().item()
-        if step + 1 == steps or rest <= 10 * torch.finfo(start.dtype).eps * size:
+        if step + 1 == steps or rest <= 10 * torch.finfo(start.dtype).eps * largest:
             break
         off.append(rest)
         following = image / rest

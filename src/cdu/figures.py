@@ -378,6 +378,110 @@ def ablations(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def efficiency_peers(frame: pd.DataFrame) -> Figure:
+    """Ours against other programs.
+
+    Left: their time over ours, for LiSSA's steps and for an epoch of training. Right: time of products with the Hessian
+    on all retained samples, in gradients.
+    """
+    figure, (ratios, products) = _figure(2, 4.2)
+    rows = select(frame, metric="ratio").copy()
+    rows = rows[rows["method"] != "cdu"]
+    batch = rows["point"].map("{:g}".format)
+    rows["program"] = rows["split"].str.cat("batch " + batch, sep=", ").where(rows["point"].notna(), rows["split"])
+    names = list(dict.fromkeys(rows["program"]))
+    for number, method in enumerate(("authors", "authors, data in memory")):
+        _dots(ratios, rows[rows["method"] == method].assign(method=lambda own: own["program"]), names, method, number)
+    ratios.axvline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="as fast as ours")
+    ratios.set(xlabel="time / ours")
+    if names:
+        ratios.set_xscale("log")
+    ratios.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    rows = select(frame, metric="gradients", split="products")
+    per_product = rows["value"].where(rows["method"] != "16 products at once", rows["value"] / 16)
+    rows = rows.assign(value=per_product, method=rows["method"].replace("16 products at once", "one of 16 at once"))
+    _dots(products, rows, list(dict.fromkeys(rows["method"])), "", 0)
+    products.set(xlabel="time (gradients)", xlim=(0, None))
+    return figure
+
+
+def efficiency_solvers(frame: pd.DataFrame) -> Figure:
+    """True relative residual against time, for every solver and damping; the density of H's eigenvalues."""
+    splits = list(dict.fromkeys(select(frame, metric="residual")["split"]))
+    splits = [split for split in splits if str(split).startswith("λ = ")]
+    figure = Figure(figsize=(8.8, 3.6 * ((len(splits) + 2) // 2)), layout="constrained")
+    with style():
+        panels = [figure.add_subplot((len(splits) + 2) // 2, 2, number + 1) for number in range(len(splits) + 1)]
+    methods = ("conjugate gradient", "preconditioned", "lissa", "curvlinops, conjugate gradient", "curvlinops, Neumann")
+    for panel, split in zip(panels, splits, strict=False):
+        rows = select(frame, split=split).pivot_table(index=["method", "point"], columns="metric", values="value")
+        for number, method in enumerate(methods):
+            if method not in rows.index.get_level_values("method"):
+                continue
+            own = pd.DataFrame(rows.loc[method]).dropna(subset=["residual"]).sort_values("seconds")
+            spread = [own["seconds"] - own["seconds_low"], own["seconds_high"] - own["seconds"]]
+            panel.errorbar(
+                own["seconds"], own["residual"], xerr=spread, color=COLOURS[number], marker=MARKERS[number],
+                linestyle=LINES[number % len(LINES)], markersize=5, capsize=2, linewidth=1.2, label=method,
+            )  # fmt: skip
+        panel.set(xscale="log", yscale="log", xlabel="time (s)", ylabel="relative residual", title=split)
+    panels[0].legend(fontsize=7)
+    _density(panels[-1], frame)
+    return figure
+
+
+def _density(axes: Axes, frame: pd.DataFrame) -> None:
+    """Weight of the spectrum's density over bins that are even in the cube root, so that both ends can be seen."""
+    rows = select(frame, metric="density")
+    if rows.empty:
+        return
+    low, high = float(rows["point"].min()), float(rows["point"].max())
+    edges = np.linspace(np.cbrt(low), np.cbrt(high), 41)
+    weights, _ = np.histogram(np.cbrt(rows["point"]), edges, weights=rows["value"] / rows["value"].sum())
+    axes.stairs(np.maximum(weights, 1e-6), edges, color=COLOURS[0], fill=True, baseline=1e-6)
+    marks = np.array([mark for mark in (-10, -1, -0.1, 0, 0.1, 1, 10, 100) if low <= mark <= high])
+    axes.set_xticks(np.cbrt(marks), [f"{mark:g}" for mark in marks])
+    axes.set(yscale="log", ylim=(1e-5, 1), xlabel="eigenvalue of H", ylabel="share of eigenvalues", title="spectrum")
+
+
+def efficiency_scaling(frame: pd.DataFrame) -> Figure:
+    """Time against the number of samples, of parameters, LiSSA's depth and its repeats."""
+    figure, grid = _grid()
+    rows = frame[(frame["metric"] == "seconds") & (frame["split"] == "scaling")].dropna(subset=["value"])
+    axes = {
+        "samples": "samples n", "parameters": "parameters p", "LiSSA depth": "depth s₂ (steps)",
+        "LiSSA repeats": "repeats s₁",
+    }  # fmt: skip
+    for panel, (axis, label) in zip(grid, axes.items(), strict=True):
+        _per_method(panel, select(rows, axis=axis))
+        panel.set(xscale="log", yscale="log", xlabel=label, ylabel="time (s)")
+        if panel.lines:
+            panel.legend(fontsize=8)
+    return figure
+
+
+def efficiency_retraining(frame: pd.DataFrame) -> Figure:
+    """Test accuracy against time: retraining stopped after fewer epochs, and the Newton step by every solver."""
+    figure, (panel,) = _figure(1, 4.0)
+    rows = frame[(frame["metric"] == "seconds") & (frame["split"] == "unlearning") & (frame["value"] > 0)]
+    rows = rows[rows["method"] != "retraining in full"]
+    scored = select(frame, metric="accuracy", split="test")
+    keys = ["seed", "method", "point"]
+    joined = rows.merge(scored[[*keys, "value"]], on=keys, suffixes=("", "_accuracy"))
+    means = joined.groupby(["method", "point"], dropna=False, sort=False)[["value", "value_accuracy"]].mean()
+    for number, method in enumerate(dict.fromkeys(joined["method"])):
+        own = means.loc[[method]]
+        panel.plot(
+            own["value"], 100 * own["value_accuracy"], color=COLOURS[number], marker=MARKERS[number],
+            linestyle="-" if method == "retraining" else "", markersize=6, linewidth=1.2, label=method,
+        )  # fmt: skip
+    nothing = 100 * select(scored, method="original")["value"].mean()
+    panel.axhline(nothing, color=COLOURS[6], linestyle="--", linewidth=1, label="the original, at no cost")
+    panel.set(xscale="log", xlabel="time (s)", ylabel="test accuracy (%)")
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
 #: The figure of each section, or of each of its parts.
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "01_theory-noise": theory_noise,
@@ -391,4 +495,8 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "04_attacks": attacks,
     "05_relearn": relearn,
     "06_ablations": ablations,
+    "08_efficiency-peers": efficiency_peers,
+    "08_efficiency-solvers": efficiency_solvers,
+    "08_efficiency-scaling": efficiency_scaling,
+    "08_efficiency-retraining": efficiency_retraining,
 }

@@ -178,21 +178,23 @@ class Run:
         print(f"recorded {len(record.metrics)} numbers in {path.relative_to(self.output.parent)}")
 
 
-def begin(section: str, namespace: Mapping[str, Any]) -> Run:
+def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = ()) -> Run:
     """Open a run from a notebook's parameters.
 
     Args:
         section: The notebook's name, such as ``03_unlearning``.
         namespace: The notebook's ``globals()``, read right after the parameters cell.
+        extra: Parameters that this notebook takes beside those that all take.
 
     Raises:
         CduError: An unknown parameter, dataset, experiment or device; a seed that is no whole number of at least 0; a
             dataset that the experiment does not have.
     """
     given = _parameters(namespace)
-    unknown = sorted(set(given) - set(PARAMETERS))
+    known = (*PARAMETERS, *extra)
+    unknown = sorted(set(given) - set(known))
     if unknown:
-        raise CduError(f"unknown parameter '{unknown[0]}': this notebook takes {', '.join(PARAMETERS)}")
+        raise CduError(f"unknown parameter '{unknown[0]}': this notebook takes {', '.join(known)}")
     missing = sorted({"dataset", "seed"} - set(given))
     if missing:
         raise CduError(f"the parameter '{missing[0]}' is missing; restore the notebook's parameters cell")

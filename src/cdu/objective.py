@@ -171,7 +171,8 @@ class Linearised:
 
     More than half of a product is spent on the gradient that it differentiates. That gradient's graph is kept between
     products, chunk by chunk, as far as ``kept_bytes`` reaches; chunks beyond are computed anew in every product. Kept
-    or not, the arithmetic is the same.
+    or not, the arithmetic is the same. The point, the samples and the module's buffers must not be changed in place
+    meanwhile.
 
     Args:
         objective: L.

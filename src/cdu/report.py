@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cdu import figures, ledger, statements, verdicts
-from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
+from cdu.config import BENCHMARKS, DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.figures import select
 from cdu.records import Record, read_record
@@ -34,10 +34,15 @@ CHAPTERS = {
     "04_attacks": ("attacks", "Membership inference"),
     "05_relearn": ("relearn", "Relearn time"),
     "06_ablations": ("ablations", "Ablations"),
+    "08_efficiency": ("efficiency", "Efficiency"),
+    "08_efficiency-peers": ("efficiency-peers", "Against other programs"),
+    "08_efficiency-solvers": ("efficiency-solvers", "Time to an error"),
+    "08_efficiency-scaling": ("efficiency-scaling", "Scaling"),
+    "08_efficiency-retraining": ("efficiency-retraining", "Unlearning against retraining"),
 }
 
 #: Where a claim's verdict is shown, if not on its chapter's own page.
-SHOWN_ON = {"01_theory": "01_theory-bound"}
+SHOWN_ON = {"01_theory": "01_theory-bound", "08_efficiency": "08_efficiency-solvers"}
 
 #: A metric that every record of a part has; an older record without it cannot be shown there.
 MARKERS = {
@@ -284,7 +289,7 @@ def _section_fragment(
     lines += [f"*{_caption(name)}*", ""]
     for title, content in tables(name, frame, on_gpu).items():
         lines += [
-            f"**{title}** (mean ± standard deviation over {_seeds(len(shown.records))})",
+            f"**{title}** ({_spread(shown)})",
             "",
             _markdown(content),
             "",
@@ -293,7 +298,7 @@ def _section_fragment(
     if quoted is not None:
         lines += ["**The paper's numbers**", "", _markdown(quoted), ""]
     explained = reasons(frame)
-    if explained and part in {"", "bound"}:
+    if explained and part in {"", "bound", "peers"}:
         lines += [":::{admonition} Numbers that could not be had", ":class: dropdown", ""]
         lines += [*(f"- {reason}" for reason in explained), ":::", ""]
     links = [f"{{download}}`all numbers (CSV) <_generated/{stem}.csv>`"]
@@ -304,6 +309,15 @@ def _section_fragment(
             links.append(f"[executed notebook, seed {loaded.record.seed}](runs/{page})")
     lines.append(" · ".join(links[:6]))
     return "\n".join(lines)
+
+
+def _spread(shown: Shown) -> str:
+    """What the numbers of a table are, and over how many seeds."""
+    seeds = _seeds(len(shown.records))
+    if shown.section not in BENCHMARKS:
+        return f"mean ± standard deviation over {seeds}"
+    count = select(shown.frame, metric="repetitions")["value"].min()
+    return f"median of {count:.0f} repetitions, shortest to longest in parentheses; {seeds}"
 
 
 def _seeds(count: int) -> str:
@@ -351,6 +365,8 @@ def _alt(name: str, setup: Setup) -> str:
 
 def _caption(name: str) -> str:
     words = " ".join((figures.FIGURES[name].__doc__ or "").split())
+    if name.partition("-")[0] in BENCHMARKS:
+        return f"{words} Medians; bars reach from the shortest to the longest time."
     return f"{words} Means over seeds; bars and bands are one standard deviation."
 
 

@@ -25,22 +25,22 @@ class Rows:
         seconds: Wall time that they took, over all sittings.
 
     Raises:
-        CduError: The file holds rows of another matrix, or its note cannot be read.
+        CduError: The file holds rows of another matrix, is damaged, or its note cannot be read.
     """
 
     def __init__(self, size: int, dtype: torch.dtype, path: Path | None = None, mark: str = "") -> None:
-        self.done, self.seconds, self._mark = 0, 0.0, mark
+        self.done, self.seconds, self._mark, self._bytes = 0, 0.0, mark, 0
         self._note = None if path is None else path.with_suffix(".json")
         shape, kind = (size, size), torch.empty(0, dtype=dtype).numpy().dtype
         self._array: NDArray[np.generic]
         if path is None or self._note is None:
             self._array = np.empty(shape, kind)
         elif path.exists() and self._note.exists():
-            self._resume(self._note)
-            self._array = np.lib.format.open_memmap(path, mode="r+")
+            self._array = self._resume(path, self._note, shape)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+            self._bytes = path.stat().st_size
             self._save()
 
     def append(self, rows: Tensor, seconds: float) -> None:
@@ -57,20 +57,26 @@ class Rows:
         kept = isinstance(self._array, np.memmap)
         return _symmetric(torch.from_numpy(np.array(self._array) if kept else self._array))
 
-    def _resume(self, note: Path) -> None:
+    def _resume(self, path: Path, note: Path, shape: tuple[int, int]) -> NDArray[np.generic]:
+        """Read the note and open the file."""
         try:
             content = json.loads(note.read_text(encoding="utf-8"))
-            mark, self.done, self.seconds = content["mark"], int(content["rows"]), float(content["seconds"])
+            mark, self._bytes = content["mark"], int(content["bytes"])
+            self.done, self.seconds = int(content["rows"]), float(content["seconds"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CduError(f"{note} cannot be read ({error}); delete it to compute the matrix again") from error
         if mark != self._mark:
             raise CduError(f"{note} belongs to another matrix than the one wanted; delete it or give another path")
+        # NumPy would fill up a file that was cut off.
+        if path.stat().st_size != self._bytes or not 0 <= self.done <= shape[0]:
+            raise CduError(f"{path} and {note.name} do not fit together; delete both to compute the matrix again")
+        return np.lib.format.open_memmap(path, mode="r+")
 
     def _save(self) -> None:
         if self._note is None:
             return
         temporary = self._note.with_suffix(".tmp")
-        content = {"mark": self._mark, "rows": self.done, "seconds": self.seconds}
+        content = {"mark": self._mark, "rows": self.done, "seconds": self.seconds, "bytes": self._bytes}
         temporary.write_text(json.dumps(content), encoding="utf-8")
         temporary.replace(self._note)
 

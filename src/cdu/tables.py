@@ -400,6 +400,166 @@ def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
+def _times(rows: pd.DataFrame, factor: float = 1.0) -> str:
+    """Median and range of one timing; of a mean over seeds where there are several."""
+    middle, low, high = (
+        select(rows, metric=metric)["value"].mean() * factor for metric in ("seconds", "seconds_low", "seconds_high")
+    )
+    if math.isnan(middle):
+        return "—"
+    return number(middle) if math.isnan(low) else f"{number(middle)} ({number(low)}–{number(high)})"
+
+
+def _value(rows: pd.DataFrame, metric: str, factor: float = 1.0) -> str:
+    known = select(rows, metric=metric)["value"].dropna()
+    return number(float(known.mean()) * factor) if len(known) else "—"
+
+
+def _peers_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    steps = []
+    for split, rows in frame[frame["split"].str.startswith("LiSSA, ")].groupby("split", sort=False):
+        for batch, at in rows.groupby("point"):
+            for method, own in at.groupby("method", sort=False):
+                steps.append(
+                    {
+                        "repeats together": str(split).removeprefix("LiSSA, ").removesuffix(" repeats"),
+                        "batch": f"{batch:g}",
+                        "program": str(method),
+                        "all steps (s)": _times(own),
+                        "time / ours": _value(own, "ratio"),
+                    }
+                )
+    epochs = [
+        {"program": str(method), "one epoch (s)": _times(own), "time / ours": _value(own, "ratio")}
+        for method, own in select(frame, split="epoch").groupby("method", sort=False)
+    ]
+    products = [
+        {
+            "program": str(method),
+            "time (s)": _times(own),
+            "in gradients": _value(own, "gradients"),
+            "share of the matrix rate (%)": _value(own, "rate_share", 100),
+            "relative difference to ours": _value(own, "difference"),
+            "peak memory (MiB)": _value(own, "memory", 2**-20),
+        }
+        for method, own in select(frame, split="products").groupby("method", sort=False)
+    ]
+    machine = [
+        {"quantity": text, "value": _value(select(frame, axis=""), metric, factor)}
+        for text, metric, factor in (
+            ("float32 matrix product, GFLOP/s", "matrix_rate", 1e-9),
+            ("parameters p", "parameters", 1.0),
+            ("retained samples", "samples", 1.0),
+        )
+    ]
+    return {
+        "Machine and problem": pd.DataFrame(machine),
+        "Gradient and products on all retained samples": pd.DataFrame(products),
+        "LiSSA's steps": pd.DataFrame(steps),
+        "An epoch of training": pd.DataFrame(epochs),
+    }
+
+
+def _solvers_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    found = {}
+    for split in dict.fromkeys(frame["split"][frame["split"].str.startswith("λ = ")]):
+        rows = select(frame, split=str(split)).dropna(subset=["value"])
+        wide = rows.pivot_table(index=["method", "axis", "point"], columns="metric", values="value", sort=False)
+        if wide.empty:
+            continue
+        wanted = sorted(frame[frame["axis"] == "tolerance"]["point"].unique(), reverse=True)
+        lines = []
+        for method, own in wide.groupby(level="method", sort=False):
+            cells = {"solver": str(method)}
+            for tolerance in wanted:
+                reached = own[own["residual"] <= tolerance]
+                cells[f"time to {tolerance:g} (s)"] = (
+                    number(reached["seconds"].min()) if len(reached) else "not reached"
+                )
+            cells["smallest residual"] = number(own["residual"].min())
+            lines.append(cells)
+        found[f"Time to a relative residual, {split}"] = pd.DataFrame(lines)
+    names = dict.fromkeys(select(frame, metric="claim_seconds")["method"])
+    claim = [
+        {
+            "solver": str(name),
+            "time (s)": _value(own, "claim_seconds"),
+            "relative residual": _value(own, "claim_residual"),
+            "relative error to the exact solution": _value(own, "claim_error"),
+            "exact inverse's time / this": number(
+                _exact_seconds(frame) / select(own, metric="claim_seconds")["value"].mean()
+            )
+            if _exact_seconds(frame) and select(own, metric="claim_seconds")["value"].notna().any()
+            else "—",
+        }
+        for name in names
+        for own in [select(frame, method=str(name))]
+    ]
+    ends = [
+        {"eigenvalue of H": text, "value": _value(frame, metric), "error at most": _value(frame, f"{metric}_error")}
+        for text, metric in {"smallest": "lambda_min", "largest": "lambda_max"}.items()
+    ]
+    ends.append({"eigenvalue of H": "mean", "value": _value(frame, "mean_eigenvalue"), "error at most": "—"})
+    return {**found, "Against the exact inverse": pd.DataFrame(claim), "Ends of the spectrum": pd.DataFrame(ends)}
+
+
+def _exact_seconds(frame: pd.DataFrame) -> float:
+    known = select(frame, metric="claim_seconds", method="exact inverse")["value"].dropna()
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _scaling_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    titles = {
+        "samples": "n", "parameters": "p", "LiSSA depth": "depth s₂", "LiSSA repeats": "repeats s₁",
+    }  # fmt: skip
+    slopes = [
+        {"program": str(row["method"]), "against": titles[str(row["split"])], "time ∝ x^…": number(row["value"])}
+        for _, row in select(frame, metric="slope").iterrows()
+    ]
+    points = [
+        {
+            "program": str(method),
+            "against": titles[str(axis)],
+            "at": f"{float(str(point)):,.10g}",
+            "time (s)": _times(own),
+            "in gradients": _value(own, "gradients"),
+            "peak memory (MiB)": _value(own, "memory", 2**-20),
+        }
+        for (method, axis, point), own in select(frame, split="scaling").groupby(
+            ["method", "axis", "point"], sort=False
+        )
+    ]
+    return {"Fitted slopes": pd.DataFrame(slopes), "Time and peak memory": pd.DataFrame(points)}
+
+
+def _retraining_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    rows = select(frame, split="unlearning", metric="seconds")
+    retrained = select(rows, method="retraining").merge(
+        select(frame, metric="accuracy", split="test", method="retraining")[["point", "value"]], on="point",
+        suffixes=("", "_accuracy"),
+    )  # fmt: skip
+    lines = []
+    for method, at in dict.fromkeys(zip(rows["method"], rows["point"].map(str), strict=True)):
+        point = float(at)
+        if method == "retraining in full":
+            continue
+        own = select(frame, method=str(method))
+        own = own if math.isnan(point) else select(own, point=point)
+        test = select(own, metric="accuracy", split="test")["value"].mean()
+        reached = retrained[retrained["value_accuracy"] >= test]
+        lines.append(
+            {
+                "method": str(method) + ("" if math.isnan(point) else f", {point:g} epochs"),
+                "time (s)": _times(select(own, split="unlearning")),
+                "retraining in full / this": _value(select(own, split="unlearning"), "speedup"),
+                "test set (%)": number(100 * test),
+                "forget set (%)": _value(select(own, split="forget"), "accuracy", 100),
+                "retraining reaches that after (s)": number(reached["value"].min()) if len(reached) else "not reached",
+            }
+        )
+    return {"Time, accuracy, and what retraining needs for the same accuracy": pd.DataFrame(lines)}
+
+
 def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict[str, pd.DataFrame]:
     """The tables of a section or of one of its parts, by title.
 
@@ -421,5 +581,9 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "04_attacks": lambda rows: {"Attack on held-out rows": table(rows, "method", "model", attack)},
         "05_relearn": _relearn_tables,
         "06_ablations": _ablation_tables,
+        "08_efficiency-peers": _peers_tables,
+        "08_efficiency-solvers": _solvers_tables,
+        "08_efficiency-scaling": _scaling_tables,
+        "08_efficiency-retraining": _retraining_tables,
     }
     return makers[name](frame)

@@ -1,0 +1,151 @@
+"""Programs that ours are timed against: the authors' own code, and curvlinops. None of their code is in the project."""
+
+import contextlib
+import copy
+import importlib
+import io
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import vector_to_parameters
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision import transforms
+
+from cdu.data import Samples
+from cdu.errors import CduError
+from cdu.objective import Objective
+
+
+class Images(Dataset[tuple[Tensor, Tensor]]):
+    """Images turned one by one into tensors through PIL, as the authors' code gets them from torchvision."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.transform = transforms.Compose(
+            [transforms.ToPILImage(), transforms.ToTensor(), transforms.Normalize(samples.shift, samples.spread)]
+        )
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        """One image and its label."""
+        return self.transform(self.samples.inputs[row]), self.samples.targets[row]
+
+
+def in_memory(samples: Samples) -> TensorDataset:
+    """The samples as ready tensors: what the authors' code costs apart from its data loading."""
+    return TensorDataset(*samples.batch(slice(None)))
+
+
+class Authors:
+    """The authors' functions, loaded from a clone of their repository.
+
+    Args:
+        path: The clone.
+
+    Raises:
+        CduError: There is no such code.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._unlearn = _module(path, "unlearn")
+        self._train = _module(path, "train")
+
+    def lissa(
+        self, objective: Objective, w: Tensor, data: Dataset[Any], gradient: Tensor, damping: float, scale: float,
+        batch_size: int, depth: int, repeats: int,
+    ) -> Tensor:  # fmt: skip
+        """Their ``newton_update``: the stochastic inverse-Hessian-vector product."""
+        model = _at(objective.model, w)
+        pieces = [piece.view_as(part) for piece, part in _pieces(gradient, model)]
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            found = self._unlearn.newton_update(
+                pieces, batch_size, data, objective.l2, damping, model, repeats, depth, scale, w.device
+            )
+        return torch.cat([part.detach().reshape(-1) for part in found])
+
+    def epoch(
+        self, model: nn.Module, data: Dataset[Any], learning_rate: float, weight_decay: float, radius: float,
+        batch_size: int, workers: int,
+    ) -> None:  # fmt: skip
+        """One epoch of their ``train``, with a validation set of a single batch."""
+        training = DataLoader(data, batch_size=batch_size, shuffle=True, num_workers=workers)
+        few = torch.utils.data.Subset(data, range(batch_size))
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            path = str(Path(folder) / "model.pth")
+            validation = DataLoader(few, batch_size=batch_size)
+            device = next(model.parameters()).device
+            self._train.train(
+                training, validation, copy.deepcopy(model), learning_rate, weight_decay, 1, radius, path, device
+            )
+
+
+def _module(path: str, name: str) -> ModuleType:
+    """A module of the clone; its modules find each other by name while it is imported."""
+    if not (Path(path) / f"{name}.py").is_file():
+        raise CduError(f"{path} holds no {name}.py; give the folder of a clone of the authors' repository")
+    sys.path.insert(0, path)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(path)
+
+
+def _at(model: nn.Module, w: Tensor) -> nn.Module:
+    """A copy of the module with the parameters ``w``, in evaluation mode."""
+    moved = copy.deepcopy(model).eval()
+    vector_to_parameters(w.detach().clone(), moved.parameters())
+    return moved
+
+
+def _pieces(vector: Tensor, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    parameters = list(model.parameters())
+    yield from zip(vector.split([part.numel() for part in parameters]), parameters, strict=True)
+
+
+class Curvlinops:
+    """H + λI by curvlinops, over the same batches as ours.
+
+    Raises:
+        CduError: curvlinops is not installed.
+    """
+
+    def __init__(self, objective: Objective, w: Tensor, samples: Samples, damping: float = 0.0) -> None:
+        try:
+            import curvlinops
+            from curvlinops.examples import IdentityLinearOperator
+        except ImportError as error:
+            raise CduError("curvlinops is not installed; 'make bench' installs it") from error
+        self._library = curvlinops
+        model = _at(objective.model, w)
+        parameters = list(model.parameters())
+        data = list(samples.batches(objective.rows(w, samples)))
+        hessian = curvlinops.HessianLinearOperator(
+            model, nn.CrossEntropyLoss(), parameters, data, check_deterministic=False, num_data=len(samples)
+        )
+        identity = IdentityLinearOperator([part.shape for part in parameters], w.device, w.dtype)
+        self.operator = hessian + (objective.l2 + damping) * identity
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """(H + λI)v."""
+        return self.operator @ vector
+
+    def conjugate_gradient(self, vector: Tensor, tolerance: float) -> Tensor:
+        """Its inverse by conjugate gradient, which takes at least ten steps."""
+        inverse = self._library.CGInverseLinearOperator(
+            self.operator, tolerance=tolerance, eps=0, max_iter=500, max_tridiag_iter=0
+        )
+        return inverse @ vector
+
+    def neumann(self, vector: Tensor, terms: int, scale: float) -> Tensor:
+        """Its inverse by the Neumann series of full-data products."""
+        inverse = self._library.NeumannInverseLinearOperator(self.operator, num_terms=terms, scale=scale)
+        return inverse @ vector
