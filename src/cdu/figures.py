@@ -418,7 +418,7 @@ def efficiency_solvers(frame: pd.DataFrame) -> Figure:
         for number, method in enumerate(methods):
             if method not in rows.index.get_level_values("method"):
                 continue
-            own = pd.DataFrame(rows.loc[method]).dropna(subset=["residual"]).sort_values("seconds")
+            own = pd.DataFrame(rows.loc[method]).dropna(subset=["residual"]).sort_values("residual", ascending=False)
             spread = [own["seconds"] - own["seconds_low"], own["seconds_high"] - own["seconds"]]
             panel.errorbar(
                 own["seconds"], own["residual"], xerr=spread, color=COLOURS[number], marker=MARKERS[number],
@@ -457,6 +457,8 @@ def efficiency_scaling(frame: pd.DataFrame) -> Figure:
         panel.set(xscale="log", yscale="log", xlabel=label, ylabel="time (s)")
         if panel.lines:
             panel.legend(fontsize=8)
+        if panel.lines and axis != "parameters":
+            _ticks_at_points(panel)
     return figure
 
 

@@ -407,7 +407,7 @@ def _times(rows: pd.DataFrame, factor: float = 1.0) -> str:
     )
     if math.isnan(middle):
         return "—"
-    return number(middle) if math.isnan(low) else f"{number(middle)} ({number(low)}–{number(high)})"
+    return f"{middle:.3g}" if math.isnan(low) else f"{middle:.3g} ({low:.3g}–{high:.3g})"
 
 
 def _value(rows: pd.DataFrame, metric: str, factor: float = 1.0) -> str:
@@ -513,7 +513,7 @@ def _scaling_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "samples": "n", "parameters": "p", "LiSSA depth": "depth s₂", "LiSSA repeats": "repeats s₁",
     }  # fmt: skip
     slopes = [
-        {"program": str(row["method"]), "against": titles[str(row["split"])], "time ∝ x^…": number(row["value"])}
+        {"program": str(row["method"]), "against": titles[str(row["split"])], "time ∝ x^…": f"{row['value']:.2f}"}
         for _, row in select(frame, metric="slope").iterrows()
     ]
     points = [
