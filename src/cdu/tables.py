@@ -450,6 +450,7 @@ def _peers_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             ("float32 matrix product, GFLOP/s", "matrix_rate", 1e-9),
             ("parameters p", "parameters", 1.0),
             ("retained samples", "samples", 1.0),
+            ("samples of the comparison with the exact inverse", "claim_samples", 1.0),
         )
     ]
     return {

@@ -332,6 +332,9 @@ def _c3(evidence: Evidence) -> Verdict:
         other = evidence.values(section, "claim_seconds", method=f"{rival}, same residual")
         if not other.dropna().empty:
             text += f" To the same residual: {rival} {_plain(other.mean())} s."
+    used, available = (evidence.values(section, metric).min() for metric in ("claim_samples", "samples"))
+    if used < available:
+        text += f" All on {used:,.0f} of {available:,.0f} samples; only the exact inverse's time grows with them."
     seeds = int(ratio.notna().sum())
     if evidence.values(section, "parameters").max() != MNIST_MLP_PARAMETERS:
         return Verdict("not testable here", f"{text} The claim is about MNIST/MLP.", seeds=seeds)
