@@ -308,10 +308,10 @@ def lissa(
     with operator.objective.evaluating():
         for step in range(1, depth + 1):
             image = _batch_products(operator, x, batch_size, generator)
-            before = x
-            x = vector + x - image / h
+            term = torch.sub(vector, image, alpha=1 / h)
+            before, x = x, x + term
             growth = x.norm(dim=1).max() / size
-            curve.append(((x - before).norm(dim=1).mean() / size).item())
+            curve.append((term.norm(dim=1).mean() / size).item())
             if not growth <= 10 * (step + 1):
                 stiffness = (image.norm(dim=1) / before.norm(dim=1)).max().item()
                 raise SolverError(
@@ -376,8 +376,8 @@ def _products_on(operator: Hessian, vectors: Tensor, rows: Tensor) -> Tensor:
             loss = vmap(objective.batch_loss)(point, inputs, targets).sum()
         (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
         (image,) = torch.autograd.grad(gradient, point, part)
-        images.append(image + shift * part)
-    return torch.cat(images)
+        images.append(image.add_(part, alpha=shift))
+    return images[0] if len(images) == 1 else torch.cat(images)
 
 
 def synchronise(tensor: Tensor) -> None:
