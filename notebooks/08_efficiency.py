@@ -232,16 +232,17 @@ def solvers(damping):
         found["preconditioned", *at] = lambda tolerance=tolerance: preconditioned_conjugate_gradient(
             cold(damping), gradient, generator(seed, "preconditioner"), tolerance
         )
-        found["curvlinops, conjugate gradient", *at] = lambda tolerance=tolerance: peers.Curvlinops(
-            objective, w, retain, damping
-        ).conjugate_gradient(gradient, tolerance)
+        if damping in bench.peer_dampings:
+            found["curvlinops, conjugate gradient", *at] = lambda tolerance=tolerance: peers.Curvlinops(
+                objective, w, retain, damping
+            ).conjugate_gradient(gradient, tolerance)
     shape = {"repeats": default.lissa.repeats, "batch_size": default.lissa.batch_size}
     for depth in bench.lissa_depths:
         found["lissa", "depth", depth] = lambda depth=depth: lissa(
             cold(damping), gradient, "auto", depth, **shape, generator=generator(seed, "lissa", depth)
         )
     contraction = 1 - (damping + low.value) / (damping + high.value)
-    for fewer, terms in pairwise((0, *bench.neumann_terms)):
+    for fewer, terms in pairwise((0, *bench.neumann_terms)) if damping in bench.peer_dampings else ():
         # Where fewer terms reach the smallest tolerance already, there is nothing to see.
         if contraction**fewer > min(bench.tolerances):
             found["curvlinops, Neumann", "terms", terms] = lambda terms=terms: peers.Curvlinops(

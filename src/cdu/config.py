@@ -200,6 +200,7 @@ class EfficiencySettings(Settings):
     Attributes:
         repetitions: Repetitions of every timing, in turns; the median counts.
         dampings: The λ at which systems are solved.
+        peer_dampings: The λ among them at which curvlinops takes part.
         tolerances: Relative residuals to reach.
         lissa_depths: Depths at which LiSSA's error is taken, up to the one at which it is given up.
         neumann_terms: Terms of curvlinops' Neumann series, ascending, as far as the smallest tolerance needs.
@@ -220,8 +221,9 @@ class EfficiencySettings(Settings):
 
     repetitions: Annotated[int, Field(ge=3)] = 5
     dampings: tuple[Positive, ...] = (10.0, 1.0, 0.15)
+    peer_dampings: tuple[Positive, ...] = (10.0, 1.0)
     tolerances: tuple[Positive, ...] = (1e-1, 1e-2, 1e-3)
-    lissa_depths: tuple[Count, ...] = (10, 30, 100, 300, 1000)
+    lissa_depths: tuple[Count, ...] = (10, 30, 100, 300)
     neumann_terms: tuple[Count, ...] = (10, 30, 100)
     lissa_steps: Annotated[int, Field(ge=10)] = 100
     authors_batches: tuple[Count, ...] = (10, 128)
