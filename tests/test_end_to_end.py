@@ -56,8 +56,8 @@ def tiny(tmp_path_factory):
     settings["relearn"]["max_epochs"] = 2
     settings["ablations"].update(dampings=[20, 200], sigmas=[0.01], radii=[5, 8], depths=[5], noise_draws=2)
     settings["efficiency"].update(
-        repetitions=3, dampings=[20, 0.001], peer_dampings=[20], lissa_depths=[5, 10], neumann_terms=[3], lissa_steps=10,
-        sizes=[100, 200], widths=[4, 8], epochs=[1], probes=2, lanczos_steps=10, exact=False,
+        repetitions=3, dampings=[20, 0.001], peer_dampings=[20], lissa_depths=[5, 10], neumann_terms=[3],
+        lissa_steps=10, sizes=[100, 200], widths=[4, 8], epochs=[1], probes=2, lanczos_steps=10, exact=False,
     )  # fmt: skip
     path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))
