@@ -406,7 +406,10 @@ def efficiency_peers(frame: pd.DataFrame) -> Figure:
 
 
 def efficiency_solvers(frame: pd.DataFrame) -> Figure:
-    """True relative residual against time, for every solver and damping; the density of H's eigenvalues."""
+    """True relative residual against time, for every solver and damping; the density of H's eigenvalues.
+
+    Bars reach from the shortest to the longest time.
+    """
     splits = list(dict.fromkeys(select(frame, metric="residual")["split"]))
     splits = [split for split in splits if str(split).startswith("λ = ")]
     figure = Figure(figsize=(8.8, 3.6 * ((len(splits) + 2) // 2)), layout="constrained")

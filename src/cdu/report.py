@@ -317,7 +317,7 @@ def _spread(shown: Shown) -> str:
     if shown.section not in BENCHMARKS:
         return f"mean ± standard deviation over {seeds}"
     count = select(shown.frame, metric="repetitions")["value"].min()
-    return f"median of {count:.0f} repetitions, shortest to longest in parentheses; {seeds}"
+    return f"times are medians of {count:.0f} runs where the shortest and longest stand beside, else of one; {seeds}"
 
 
 def _seeds(count: int) -> str:
@@ -366,7 +366,7 @@ def _alt(name: str, setup: Setup) -> str:
 def _caption(name: str) -> str:
     words = " ".join((figures.FIGURES[name].__doc__ or "").split())
     if name.partition("-")[0] in BENCHMARKS:
-        return f"{words} Medians; bars reach from the shortest to the longest time."
+        return f"{words} Times as in the tables."
     return f"{words} Means over seeds; bars and bands are one standard deviation."
 
 
