@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_the_two_forms_agree_at_an_optimum_and_part_elsewhere(seed):
     forms = [NewtonStep(0.1, "exact", form) for form in ("retain", "forget")]
     at_optimum = [form(problem, generator(0)).w for form in forms]
     assert torch.allclose(*at_optimum, atol=1e-12)
-    early = Problem(**{**vars(problem), "w_star": problem.w_star + 0.1})
+    early = replace(problem, w_star=problem.w_star + 0.1)
     elsewhere = [form(early, generator(0)).w for form in forms]
     assert (elsewhere[0] - elsewhere[1]).norm() > 1e-2
 

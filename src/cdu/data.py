@@ -102,6 +102,19 @@ class Samples:
         rows = torch.as_tensor(indices, device=self.device)
         return replace(self, inputs=self.inputs[rows], targets=self.targets[rows])
 
+    def joined(self, other: "Samples") -> "Samples":
+        """These samples followed by others that are normalised alike."""
+        return replace(
+            self,
+            inputs=torch.cat([self.inputs, other.inputs]),
+            targets=torch.cat([self.targets, other.targets]),
+        )
+
+    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples once, in random order, ``size`` at a time."""
+        for rows in torch.randperm(len(self), generator=generator).to(self.device).split(size):
+            yield self.batch(rows)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Samples":
         """The same samples on another device, or giving batches of another floating-point type."""
         target = self.device if device is None else device

@@ -1,12 +1,14 @@
 """What an unlearning method is given, and what it returns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from cdu.certification import Bound, Certificate
+from cdu.config import TrainingSettings
 from cdu.data import Samples
 from cdu.objective import Objective
 from cdu.training import Trained
@@ -24,6 +26,10 @@ class Problem:
         radius: C, the ball that training projected onto.
         retrain: The training recipe: ``retrain(samples, seed)`` trains on ``samples``.
         seed: The seed that the original model was trained with.
+        training: The recipe's constants; methods that descend take their batch size from it.
+        stopped: ``stopped(epochs)`` is the original model as it was after so many epochs.
+        shared: Whatever methods compute from D_r and D_u alone and can use again, by a name that they agree on; a
+            changed problem begins with none.
     """
 
     objective: Objective
@@ -33,6 +39,14 @@ class Problem:
     radius: float
     retrain: Callable[[Samples, int], Trained]
     seed: int
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    stopped: Callable[[int], Trained] | None = None
+    shared: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def everything(self) -> Samples:
+        """D, the retained samples first."""
+        return self.retain.joined(self.forget)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,14 @@ class Update:
         gradient_samples: Per-sample gradients.
         residual: Relative residual of the linear system that was solved; None where there was none.
         converged: Whether the solver reached its own target; None where there was none.
-        model: The module whose buffers belong to ``w``, where the method trained one; None for the problem's.
+        model: The module whose buffers belong to ``w``, where the method changed them or brought a network of its
+            own; None for the problem's.
+        radius: The ball that the result is projected onto; None for the problem's C.
+        bound: Δ, from the method's own proof; None for the trivial 2·radius of the projection.
+        certificate: What the method's own noise guarantees; None where it adds none. No further noise is then added.
+        excuse: Why there is no certificate whatever the noise, e.g. "training assumption violated"; empty otherwise.
+        training_seconds: Wall time of training on D as the method's proof needs it; not part of ``seconds``.
+        note: What else a reader should know, in words.
     """
 
     w: Tensor
@@ -56,6 +77,12 @@ class Update:
     residual: float | None = None
     converged: bool | None = None
     model: nn.Module | None = None
+    radius: float | None = None
+    bound: Bound | None = None
+    certificate: Certificate | None = None
+    excuse: str = ""
+    training_seconds: float = 0.0
+    note: str = ""
 
 
 class Method(Protocol):

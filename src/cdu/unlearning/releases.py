@@ -1,13 +1,18 @@
 """What every method shares: projection onto the ball, then noise, then the certificate."""
 
-from dataclasses import dataclass
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cdu.certification import Certificate, certify_by_projection
+from cdu.certification import Bound, Certificate, certify, required_sigma, trivial_bound
+from cdu.errors import CduError
 from cdu.objective import Objective
 from cdu.training import project
+from cdu.unlearning.descent import Learner
 from cdu.unlearning.problem import Method, Problem, Update
 
 
@@ -26,6 +31,13 @@ class Release:
     objective: Objective
     certificate: Certificate | None
     update: Update
+
+    @property
+    def promise(self) -> str:
+        """The certificate in a few words, or "none" and why."""
+        if self.certificate is not None:
+            return f"ε = {self.certificate.epsilon:.4g}, δ = {self.certificate.delta:g}: {self.certificate.worth}"
+        return f"none: {self.update.excuse or 'no noise'}"
 
 
 def release(
@@ -49,12 +61,79 @@ def release(
 def publish(
     problem: Problem, update: Update, generator: torch.Generator, sigma: float = 0.0, delta: float = 1e-5
 ) -> Release:
-    """Project an update that was computed before and add noise to it; see :func:`release`."""
+    """Project an update that was computed before and add noise to it; see :func:`release`.
+
+    Where the method brought a bound of its own the certificate rests on it, else on the projection; where the method
+    added noise of its own none is added here and its certificate is passed on.
+    """
     original = problem.objective
     objective = original if update.model is None else Objective(update.model, original.loss_of, original.l2)
-    w = project(update.w, problem.radius)
-    if sigma == 0:
-        return Release(w, objective, None, update)
+    w = project(update.w, _radius(problem, update))
+    if sigma == 0 or update.certificate is not None:
+        return Release(w, objective, update.certificate, update)
     noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
-    certificate = certify_by_projection(sigma, delta, problem.radius)
+    certificate = None if update.excuse else certify(distance_bound(problem, update), sigma, delta)
     return Release(w + sigma * noise, objective, certificate, update)
+
+
+def publish_at(
+    problem: Problem, update: Update, generator: torch.Generator, epsilon: float, delta: float = 1e-5
+) -> Release:
+    """Like :func:`publish`, with the smallest σ that certifies (ε, δ); 0 for a method that adds noise of its own."""
+    if update.certificate is not None:
+        return publish(problem, update, generator)
+    sigma = required_sigma(distance_bound(problem, update), epsilon, delta)
+    return publish(problem, update, generator, sigma, delta)
+
+
+def distance_bound(problem: Problem, update: Update) -> Bound:
+    """The bound that noise for an update is scaled to: the method's own where that is smaller than the projection's."""
+    radius = _radius(problem, update)
+    found = [] if math.isinf(radius) else [trivial_bound(radius)]
+    if update.bound is not None and update.bound.fixed_in_advance:
+        found.append(update.bound)
+    if not found:
+        raise CduError(
+            "the update has neither a ball nor a bound fixed in advance, so that no noise certifies it; give it a "
+            "finite radius to be projected onto"
+        )
+    return min(found, key=lambda bound: bound.value)
+
+
+def post_process(
+    problem: Problem, released: Release, generator: torch.Generator, epochs: tuple[int, ...]
+) -> Iterator[tuple[int, Release]]:
+    """Train a release further on D_r, with the training recipe; the certificate stays what it is.
+
+    Post-processing is free in differential privacy, and so it is here: whatever is computed from the release and D_r
+    alone is as close to what would be computed from the reference. Anything of D_u must stay out of it.
+
+    Args:
+        problem: Where D_r and the recipe come from.
+        released: The release to start from; projected first, since noise leads far out of the ball.
+        generator: Draws the order of the batches.
+        epochs: After how many epochs to look, ascending.
+
+    Yields:
+        For each of ``epochs``, the number and the release as it is then; 0 is the release itself.
+    """
+    radius = _radius(problem, released.update)
+    local = replace(problem, objective=released.objective, radius=radius)
+    learner = Learner(local, problem.training.learning_rate, start=project(released.w, radius))
+    done = 0
+    for wanted in epochs:
+        while done < wanted:
+            for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
+                learner.step(learner.loss(inputs, targets))
+            done += 1
+        if done == 0:
+            yield 0, released
+            continue
+        model = copy.deepcopy(learner.objective.model).eval()
+        objective = Objective(model, released.objective.loss_of, released.objective.l2)
+        w = project(learner.w.detach().clone(), radius)
+        yield done, Release(w, objective, released.certificate, released.update)
+
+
+def _radius(problem: Problem, update: Update) -> float:
+    return problem.radius if update.radius is None else update.radius

@@ -1,0 +1,73 @@
+"""What all methods that descend on mini-batches share: a copy of the network, Adam, projection onto the ball."""
+
+import copy
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cdu.objective import Objective
+from cdu.solvers import synchronise
+from cdu.training import project
+from cdu.unlearning.problem import Problem, Update
+
+
+class Learner:
+    """A network that starts at w* and is changed step by step, as the training recipe would: Adam, then projection.
+
+    The module is a copy in training mode, so that BatchNorm's running statistics follow the batches that are seen; the
+    problem's own module is left as it is. Adam starts afresh.
+
+    Args:
+        problem: Where w*, the radius C and the l2 weight (Adam's coupled weight decay) come from.
+        learning_rate: Adam's.
+        mask: 1 where weights may change, 0 where they must not, shape (p,); all may when None.
+        start: Where to start instead of w*, shape (p,).
+    """
+
+    def __init__(
+        self, problem: Problem, learning_rate: float, mask: Tensor | None = None, start: Tensor | None = None
+    ) -> None:
+        original = problem.objective
+        self.begin = time.perf_counter()
+        self.objective = Objective(copy.deepcopy(original.model).train(), original.loss_of)
+        self.radius = problem.radius
+        self.mask = mask
+        self.gradient_samples = 0
+        self.w = (problem.w_star if start is None else start).detach().clone().requires_grad_()
+        self._adam = torch.optim.Adam(
+            [self.w],
+            lr=learning_rate,
+            weight_decay=original.l2,
+            fused=self.w.device.type in {"cpu", "cuda"},
+        )
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """The network's outputs for a batch, shape (n, classes); differentiable in ``w``."""
+        self.gradient_samples += len(inputs)
+        return self.objective.forward(self.w, inputs)
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch, without the l2 term."""
+        return self.objective.loss_of(self.outputs(inputs), targets)
+
+    def step(self, loss: Tensor) -> None:
+        """One step of Adam down the gradient of ``loss``, then projection onto the ball."""
+        (gradient,) = torch.autograd.grad(loss, self.w)
+        before = self.w.detach().clone() if self.mask is not None else None
+        self.w.grad = gradient
+        self._adam.step()
+        with torch.no_grad():
+            if before is not None and self.mask is not None:
+                # Adam's weight decay and momentum would move masked weights too.
+                self.w.copy_(torch.where(self.mask > 0, self.w, before))
+            self.w.mul_((self.radius / self.w.norm()).clamp(max=1.0))
+
+    def update(self, **details: Any) -> Update:
+        """The result so far, with its cost; ``details`` are further fields of :class:`Update`."""
+        synchronise(self.w)
+        w = project(self.w.detach().clone(), self.radius)
+        seconds = time.perf_counter() - self.begin
+        model = self.objective.model.eval()
+        return Update(w, seconds, gradient_samples=self.gradient_samples, model=model, **details)
