@@ -20,6 +20,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "01_theory": ("model", "forget", "training", "unlearning", "theory"),
     "02_training": ("model", "forget", "training"),
     "03_unlearning": ("model", "forget", "training", "unlearning"),
+    "03_methods": ("model", "forget", "training", "unlearning", "methods"),
     "04_attacks": ("model", "forget", "training", "unlearning", "attack"),
     "05_relearn": ("model", "forget", "training", "unlearning", "relearn"),
     "06_ablations": ("model", "forget", "training", "unlearning", "ablations"),
@@ -40,7 +41,7 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 #: Modules whose code decides what a run computes, beside those of ``cdu.certification`` and ``cdu.unlearning``.
 COMPUTING = (
     "attacks", "convex", "curvature", "data", "evaluation", "models", "objective", "rows", "scenario", "seeding",
-    "solvers", "theory", "training",
+    "solvers", "theory", "training", "tuning",
 )  # fmt: skip
 
 
@@ -170,6 +171,27 @@ class TheorySettings(Settings):
     epsilons: tuple[Positive, ...] = (0.1, 1.0)
 
 
+Value = int | float | str
+
+
+class MethodsSettings(Settings):
+    """All methods side by side: how their hyper-parameters are chosen, and the noise of the certified ones.
+
+    Attributes:
+        validation: Samples of D_r on which hyper-parameters are judged.
+        trials: Hyper-parameters tried per method at most, drawn from its space without replacement.
+        spaces: For every method by name its hyper-parameters: a list of candidates, or one value that is not searched.
+        epsilons: ε at which certified methods are compared.
+        epochs: k, epochs on D_r after the noise, ascending; 0 for none.
+    """
+
+    validation: Count = 5000
+    trials: Count = 8
+    spaces: dict[str, dict[str, Value | Annotated[tuple[Value, ...], Field(min_length=1)]]] = {}
+    epsilons: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 100.0, 10_000.0, 1e6)
+    epochs: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2, 4, 8)
+
+
 class AttackSettings(Settings):
     """Membership inference: folds of the cross-fitting."""
 
@@ -246,6 +268,7 @@ class DatasetSettings(Settings):
     forget: ForgetSettings
     training: TrainingSettings = TrainingSettings()
     unlearning: UnlearningSettings
+    methods: MethodsSettings = MethodsSettings()
     theory: TheorySettings
     attack: AttackSettings = AttackSettings()
     relearn: RelearnSettings = RelearnSettings()

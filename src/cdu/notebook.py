@@ -31,7 +31,6 @@ from cdu.records import (
 )
 from cdu.scenario import Scenario, pick_device
 from cdu.seeding import generator
-from cdu.solvers import SolverError
 from cdu.unlearning import Method, Problem, Release, Update, methods, publish
 from cdu.verdicts import rules_hash
 
@@ -92,10 +91,10 @@ class Run:
         axis: str = "",
         point: float | None = None,
     ) -> Update | None:
-        """Run a method on a problem; where its system has no solution, log the reason for ``metric`` and go on."""
+        """Run a method on a problem; where it cannot run, log the reason for ``metric`` and go on."""
         try:
             return method(problem, generator(self.scenario.seed, name))
-        except SolverError as error:
+        except CduError as error:
             print(f"{name}: {error}")
             self.log(metric, None, method=name, axis=axis, point=point, note=str(error))
             return None

@@ -11,7 +11,8 @@ from cdu import data, models
 from cdu.config import DatasetSettings, Experiment, ModelSettings, TrainingSettings, digest
 from cdu.data import Dataset, Samples, Split, make_split
 from cdu.errors import CduError
-from cdu.objective import Objective
+from cdu.objective import Objective, parameter_vector
+from cdu.seeding import generator
 from cdu.training import RECIPE_VERSION, Trained, train
 from cdu.unlearning import SECOND_SEED, Problem
 
@@ -96,6 +97,12 @@ class Scenario:
         """The test samples."""
         return self.data.test
 
+    @property
+    def initial(self) -> Trained:
+        """The weights that training starts from."""
+        model = models.build(self.settings.model, self.data.input_shape, self.data.classes, self.seed).to(self.device)
+        return Trained(model, parameter_vector(model), [])
+
     @cached_property
     def original(self) -> Trained:
         """w*, trained on D."""
@@ -125,19 +132,28 @@ class Scenario:
     ) -> Trained:
         """Train on ``samples``, or load what such a training left; ``settings`` default to the experiment's."""
         recipe = self.settings.training if settings is None else settings
+        return self._train(samples, seed, label, recipe, None)
+
+    def _train(
+        self, samples: Samples, seed: int, label: str, recipe: TrainingSettings, earlier: Path | None
+    ) -> Trained:
         model = models.build(self.settings.model, self.data.input_shape, self.data.classes, seed).to(self.device)
+        path = self._checkpoint(_fingerprint(samples), seed, recipe)
+        return train(model, samples, recipe, seed, path, f"{label} ({self.name}, seed {self.seed})", earlier)
+
+    def _checkpoint(self, samples: str, seed: int, recipe: TrainingSettings) -> Path:
+        """Where the result of a training on samples with some fingerprint is kept."""
         key = {
             "dataset": self.name,
             "model": self.settings.model.model_dump(mode="json"),
             "training": recipe.model_dump(mode="json"),
-            "samples": _fingerprint(samples),
+            "samples": samples,
             "seed": seed,
             "device": self.device.type,
             "recipe": RECIPE_VERSION,
             "torch": torch.__version__,
         }
-        path = self.checkpoints / f"{self.name}-{digest(key)}.safetensors"
-        return train(model, samples, recipe, seed, path, f"{label} ({self.name}, seed {self.seed})")
+        return self.checkpoints / f"{self.name}-{digest(key)}.safetensors"
 
     def problem(self, original: Trained | None = None, settings: TrainingSettings | None = None) -> Problem:
         """Delete D_u from the original model, or from another trained on D with other ``settings``."""
@@ -151,7 +167,70 @@ class Scenario:
             radius=recipe.radius,
             retrain=lambda samples, seed: self.trained(samples, seed, settings=recipe),
             seed=self.seed,
+            training=recipe,
+            stopped=lambda epochs: self._stopped(self.train, recipe, epochs),
         )
+
+    def rehearsal(self, validation: int) -> "Rehearsal":
+        """Another deletion, for choosing hyper-parameters: no sample of D_u or of the test set has a part in it.
+
+        Of D_r, in an order drawn from the seed, the first ``validation`` samples judge, the next |D_u| are to be
+        forgotten, and the rest is retained. What is chosen here depends on D_r alone, as a certificate requires.
+
+        Raises:
+            CduError: D_r is too small.
+        """
+        size = len(self.forget)
+        if validation + size >= len(self.retain):
+            raise CduError(
+                f"{validation} validation and {size} forget samples do not fit into the {len(self.retain)} retained "
+                "ones; lower methods.validation"
+            )
+        order = torch.randperm(len(self.retain), generator=generator(self.seed, "rehearsal"))
+        judging, rest = self.retain.subset(order[:validation]), order[validation:].sort().values
+        gone = torch.zeros(len(self.retain), dtype=torch.bool)
+        gone[order[validation : validation + size]] = True
+        forget, retain = self.retain.subset(rest[gone[rest]]), self.retain.subset(rest[~gone[rest]])
+        recipe, everything = self.settings.training, self.retain.subset(rest)
+        original = self.trained(everything, self.seed, "rehearsal: original")
+        retrained = self.trained(retain, self.seed, "rehearsal: retrained")
+        problem = Problem(
+            objective=self.objective(original),
+            w_star=original.w,
+            retain=retain,
+            forget=forget,
+            radius=recipe.radius,
+            retrain=lambda samples, seed: self.trained(samples, seed, settings=recipe),
+            seed=self.seed,
+            training=recipe,
+            stopped=lambda epochs: self._stopped(everything, recipe, epochs),
+        )
+        return Rehearsal(problem, judging, retrained, self.objective(retrained))
+
+    def _stopped(self, samples: Samples, recipe: TrainingSettings, epochs: int) -> Trained:
+        """The original as it was after ``epochs``: training goes the same way whenever it ends."""
+        stops = [recipe.model_copy(update={"epochs": number}) for number in range(epochs, 0, -1)]
+        fingerprint = _fingerprint(samples)
+        known = (self._checkpoint(fingerprint, self.seed, stop) for stop in stops[1:])
+        earlier = next((path for path in known if path.exists()), None)
+        return self._train(samples, self.seed, f"original, after {epochs} epochs", stops[0], earlier)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A deletion on which hyper-parameters are chosen.
+
+    Attributes:
+        problem: The deletion.
+        validation: Samples that neither model was trained on.
+        retrained: What the methods should come near to.
+        objective: L with the retrained model's buffers.
+    """
+
+    problem: Problem
+    validation: Samples
+    retrained: Trained
+    objective: Objective
 
 
 def _fingerprint(samples: Samples) -> str:

@@ -66,6 +66,7 @@ def train(
     seed: int,
     checkpoint: Path | None = None,
     label: str = "training",
+    earlier: Path | None = None,
 ) -> Trained:
     """Train a network and keep its last weights.
 
@@ -80,6 +81,7 @@ def train(
         checkpoint: Where the result is kept (safetensors). If it is there already it is loaded; progress is kept
             beside it every :data:`CHECKPOINT_SECONDS`.
         label: Text of the progress bar.
+        earlier: The result of the same training with fewer epochs, to go on from where there is nothing better.
 
     Raises:
         CduError: The loss is no longer finite, or the checkpoint cannot be read.
@@ -94,7 +96,7 @@ def train(
     )
     history: list[dict[str, float]] = []
     partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
-    for path in (checkpoint, partial):
+    for path in (checkpoint, partial, earlier):
         if path is not None and path.exists():
             history = _restore(path, model, w, adam)
             break

@@ -1,26 +1,97 @@
-"""Unlearning: ``Problem → method → Release``. One method per module; :func:`methods` is the registry."""
+"""Unlearning: ``Problem → method → Release``. One method per module; the registries are here."""
 
-from cdu.config import UnlearningSettings
+from collections.abc import Callable, Mapping
+
+from cdu.config import UnlearningSettings, Value
+from cdu.errors import CduError
+from cdu.unlearning.certified_removal import CertifiedRemoval
+from cdu.unlearning.dampening import SelectiveSynapticDampening
+from cdu.unlearning.fine_tune import FineTune
+from cdu.unlearning.fisher import FisherForgetting
+from cdu.unlearning.influence import InfluenceUnlearning
+from cdu.unlearning.l_codec import LCodec
+from cdu.unlearning.langevin import Langevin, LangevinAdam
+from cdu.unlearning.neg_grad_plus import NegGradPlus
+from cdu.unlearning.negative_gradient import NegativeGradient
 from cdu.unlearning.newton import NewtonStep
+from cdu.unlearning.noisy_fine_tuning import NoisyFineTuning
 from cdu.unlearning.original import Original
 from cdu.unlearning.problem import Method, Problem, Update
-from cdu.unlearning.releases import Release, publish, release
+from cdu.unlearning.random_labels import RandomLabels
+from cdu.unlearning.releases import Release, distance_bound, post_process, publish, publish_at, release
 from cdu.unlearning.retrain import Retrain
+from cdu.unlearning.rewind import Rewind, RewindAdam, RewindLinear
+from cdu.unlearning.salun import SalUn
+from cdu.unlearning.scrub import Scrub
 
 #: Added to a run's seed for the yardstick "a second retraining with another seed".
 SECOND_SEED = 1000
 
 __all__ = [
-    "SECOND_SEED", "Method", "NewtonStep", "Original", "Problem", "Release", "Retrain", "Update",
-    "methods", "publish", "release",
+    "CERTIFIED", "SECOND_SEED", "TUNED", "Method", "NewtonStep", "Original", "Problem", "Release", "Retrain", "Update",
+    "build", "distance_bound", "methods", "post_process", "publish", "publish_at", "release",
 ]  # fmt: skip
+
+#: Methods whose hyper-parameters an experiment gives or searches, by the name they have in tables.
+TUNED: dict[str, Callable[..., Method]] = {
+    "fine-tuning": FineTune,
+    "negative gradient": NegativeGradient,
+    "Fisher forgetting": FisherForgetting,
+    "L-CODEC": LCodec,
+    "Newton step": NewtonStep,
+    "output perturbation": Original,
+    "noisy fine-tuning": NoisyFineTuning,
+    "rewind": Rewind,
+    "rewind, Adam": RewindAdam,
+    "rewind, linear": RewindLinear,
+    "Langevin, linear": Langevin,
+    "Langevin, Adam": LangevinAdam,
+    "certified removal, linear": CertifiedRemoval,
+    "NegGrad+": NegGradPlus,
+    "SCRUB": Scrub,
+    "SalUn": SalUn,
+    "random labels": RandomLabels,
+    "selective synaptic dampening": SelectiveSynapticDampening,
+    "influence": InfluenceUnlearning,
+}
+
+#: Those among them that can be certified, with the noise that :func:`publish_at` adds or with their own.
+CERTIFIED = (
+    "output perturbation", "Newton step", "noisy fine-tuning", "rewind", "rewind, linear", "Langevin, linear",
+    "certified removal, linear",
+)  # fmt: skip
+
+#: Those that add noise of their own, and so must be told what to certify.
+_OWN_NOISE = ("noisy fine-tuning", "Langevin, linear")
+
+
+def build(name: str, values: Mapping[str, Value], epsilon: float, delta: float) -> Method:
+    """A method of :data:`TUNED` with its hyper-parameters.
+
+    Args:
+        name: Its name.
+        values: Its hyper-parameters, by the names that its class takes.
+        epsilon: ε, for methods that add noise of their own.
+        delta: δ, for the same.
+
+    Raises:
+        CduError: No such method, or hyper-parameters that it does not take.
+    """
+    maker = TUNED.get(name)
+    if maker is None:
+        raise CduError(f"there is no method '{name}'; known are {', '.join(TUNED)}")
+    promise = {"epsilon": epsilon, "delta": delta} if name in _OWN_NOISE else {}
+    try:
+        return maker(**values, **promise)
+    except (TypeError, ValueError) as error:
+        raise CduError(f"the method '{name}' cannot be made from {dict(values)}: {error}") from error
 
 
 def methods(settings: UnlearningSettings, seed: int) -> dict[str, Method]:
-    """Every method by name, with the constants of an experiment.
+    """The yardsticks, and the certified Newton step with the constants of an experiment, by name.
 
-    The yardsticks come first. The certified Newton step stands in both forms and with all three solvers at the
-    default λ, and with conjugate gradient and LiSSA at every other named λ.
+    The yardsticks come first. The Newton step stands in both forms and with all three solvers at the default λ, and
+    with conjugate gradient and LiSSA at every other named λ.
 
     Args:
         settings: Constants of the step.

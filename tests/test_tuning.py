@@ -1,0 +1,180 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdu.certification import budget_bound
+from cdu.config import load_experiment
+from cdu.errors import CduError
+from cdu.evaluation import accuracy
+from cdu.scenario import Scenario
+from cdu.seeding import generator
+from cdu.tuning import Trial, best, candidates, tune
+from cdu.unlearning import TUNED, Original, Retrain, Update, build
+
+#: ε and δ at which methods with a bound of their own are judged.
+PROMISE = (1.0, 1e-5)
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory):
+    experiment = load_experiment("quick")
+    settings = experiment.settings("digits")
+    short = settings.training.model_copy(update={"epochs": 3})
+    settings = settings.model_copy(update={"training": short})
+    experiment = experiment.model_copy(update={"datasets": {"digits": settings}})
+    return Scenario(experiment, "digits", 1, tmp_path_factory.mktemp("checkpoints"), torch.device("cpu"))
+
+
+def rows(samples):
+    """Every sample as a tuple of its pixels, to compare sets of samples."""
+    return [tuple(row) for row in samples.inputs.flatten(1).tolist()]
+
+
+def test_a_rehearsal_divides_the_retained_samples_and_leaves_the_others_alone(scenario):
+    rehearsal = scenario.rehearsal(140)
+    parts = [rehearsal.validation, rehearsal.problem.forget, rehearsal.problem.retain]
+    assert [len(part) for part in parts] == [140, len(scenario.forget), len(scenario.retain) - 140 - 100]
+    together = sorted(row for part in parts for row in rows(part))
+    assert together == sorted(rows(scenario.retain))
+
+
+def test_a_rehearsal_depends_on_the_seed_and_on_nothing_else(scenario):
+    again = Scenario(scenario.experiment, "digits", 1, scenario.checkpoints, scenario.device).rehearsal(140)
+    other = Scenario(scenario.experiment, "digits", 2, scenario.checkpoints, scenario.device).rehearsal(140)
+    first = scenario.rehearsal(140)
+    assert torch.equal(first.validation.inputs, again.validation.inputs)
+    assert torch.equal(first.problem.w_star, again.problem.w_star)
+    assert not torch.equal(first.validation.inputs, other.validation.inputs)
+
+
+def test_a_rehearsal_that_does_not_fit_is_refused(scenario):
+    with pytest.raises(CduError, match=r"1300 validation and 100 forget samples .* lower methods.validation"):
+        scenario.rehearsal(1300)
+
+
+def test_training_stopped_early_is_a_part_of_the_same_training(scenario):
+    problem = scenario.problem()
+    whole = problem.stopped(scenario.settings.training.epochs)
+    assert torch.equal(whole.w, problem.w_star)
+    assert len(problem.stopped(1).history) == 1
+    assert problem.stopped(1).history[0]["loss"] == whole.history[0]["loss"]
+
+
+def test_going_on_from_an_earlier_state_gives_the_same_weights(scenario, tmp_path):
+    fresh = Scenario(scenario.experiment, "digits", 1, tmp_path, scenario.device).problem()
+    first, on = fresh.stopped(1), fresh.stopped(2)
+    alone = Scenario(scenario.experiment, "digits", 1, tmp_path / "other", scenario.device).problem().stopped(2)
+    assert torch.equal(on.w, alone.w)
+    assert [row["loss"] for row in on.history] == [row["loss"] for row in alone.history]
+    assert not torch.equal(first.w, on.w)
+    # The first epoch was not run again: its time is that of the first training.
+    assert on.history[0] == first.history[0]
+
+
+def test_retraining_has_no_gap_and_wins(scenario):
+    rehearsal = scenario.rehearsal(140)
+    choices = {"original": Original(), "retrain": Retrain()}
+    trials = tune(
+        rehearsal, "test", lambda values: choices[values["method"]], {"method": tuple(choices)}, 8, 0, *PROMISE
+    )
+    assert [trial.values["method"] for trial in trials] == ["original", "retrain"]
+    winner = best(trials)
+    assert winner.values == {"method": "retrain"}
+    assert winner.gap == 0.0
+    expected = sum(
+        abs(
+            accuracy(rehearsal.problem.objective, rehearsal.problem.w_star, samples)
+            - accuracy(rehearsal.objective, rehearsal.retrained.w, samples)
+        )
+        for samples in (rehearsal.validation, rehearsal.problem.forget)
+    )
+    assert trials[0].gap == pytest.approx(expected, abs=1e-12)
+    assert expected > 0
+
+
+def test_a_trial_that_cannot_run_is_kept_with_its_reason(scenario):
+    def fails(problem, generator):
+        raise CduError("the system is indefinite")
+
+    makers = {"good": Original(), "bad": fails}
+    trials = tune(
+        scenario.rehearsal(140), "test", lambda values: makers[values["m"]], {"m": ("bad", "good")}, 8, 0, *PROMISE
+    )
+    assert (trials[0].gap, trials[0].note) == (None, "the system is indefinite")
+    assert best(trials).values == {"m": "good"}
+    assert best(trials[:1]) is None
+
+
+def test_every_trial_sees_the_same_random_numbers_and_the_rehearsal_alone(scenario):
+    rehearsal = scenario.rehearsal(140)
+    drawn, given_to = [], []
+
+    def method(problem, generator):
+        drawn.append(torch.rand(3, generator=generator))
+        given_to.append(problem)
+        return Update(problem.w_star, 0.0)
+
+    tune(rehearsal, "test", lambda values: method, {"x": (1, 2, 3)}, 8, 5, *PROMISE)
+    assert len(drawn) == 3
+    assert torch.equal(drawn[0], drawn[2])
+    assert all(problem is rehearsal.problem for problem in given_to)
+
+
+def test_a_method_with_a_bound_of_its_own_is_judged_with_its_noise(scenario):
+    rehearsal = scenario.rehearsal(140)
+    bounds = {"none": None, "small": budget_bound(1e-9), "large": budget_bound(10.0)}
+
+    def make(values):
+        return lambda problem, generator: Update(problem.w_star, 0.0, bound=bounds[values["bound"]])
+
+    none, small, large = tune(rehearsal, "test", make, {"bound": tuple(bounds)}, 8, 0, *PROMISE)
+    assert none.gap == pytest.approx(small.gap, abs=0.01)
+    assert large.gap > none.gap + 0.5
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True)),
+    st.integers(1, 20),
+    st.integers(0, 10),
+)
+def test_candidates_are_distinct_points_of_the_grid(space, trials, seed):
+    points = candidates(space, trials, generator(seed))
+    size = 1
+    for axis in space.values():
+        size *= len(axis)
+    assert len(points) == min(trials, size)
+    assert len({tuple(point.items()) for point in points}) == len(points)
+    assert all(point.keys() == space.keys() for point in points)
+    assert all(value in space[key] for point in points for key, value in point.items())
+
+
+def test_candidates_depend_on_the_seed_and_a_single_value_stays():
+    space = {"epochs": (1, 2, 3, 4), "rate": (0.1, 0.2, 0.3), "solver": "lissa"}
+    drawn = [candidates(space, 4, generator(seed)) for seed in range(8)]
+    assert len({str(points) for points in drawn}) > 4
+    assert all(point["solver"] == "lissa" for points in drawn for point in points)
+    assert drawn[0] == candidates(space, 4, generator(0))
+
+
+def test_the_first_of_several_best_trials_is_chosen():
+    trials = [Trial({"x": 1}, 0.2), Trial({"x": 2}, 0.1), Trial({"x": 3}, 0.1), Trial({"x": 4}, None, "no")]
+    assert best(trials).values == {"x": 2}
+
+
+def test_unknown_methods_and_hyper_parameters_are_refused_by_name():
+    with pytest.raises(CduError, match=r"there is no method 'fine-tunning'; known are fine-tuning, "):
+        build("fine-tunning", {}, 1.0, 1e-5)
+    with pytest.raises(CduError, match=r"the method 'fine-tuning' cannot be made from \{'epoch': 1\}: .*epoch"):
+        build("fine-tuning", {"epoch": 1}, 1.0, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["quick", "mnist"])
+def test_every_method_has_a_search_space_that_builds_it_and_as_many_points_as_trials(name):
+    experiment = load_experiment(name)
+    for settings in experiment.datasets.values():
+        spaces = settings.methods.spaces
+        assert set(spaces) == set(TUNED)
+        for method, space in spaces.items():
+            for values in candidates(space, 10**6, generator(0)):
+                assert callable(build(method, values, 1.0, 1e-5)), method
