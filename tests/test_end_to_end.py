@@ -15,6 +15,7 @@ import yaml
 
 from cdu.config import BENCHMARKS, SECTIONS, load_experiment, repository
 from cdu.records import read_record
+from cdu.unlearning import CERTIFIED, TUNED
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +54,14 @@ def tiny(tmp_path_factory):
         dampings=[20, 200], draws=20_000, rows=200, forget_sets=2, forget_sizes=[4, 8], epochs=[1], requests=2,
         lissa_draws=3, batches=2, filters=2,
     )  # fmt: skip
+    settings["methods"].update(validation=100, trials=1, epsilons=[1], epochs=[0, 1])
+    spaces = settings["methods"]["spaces"]
+    spaces["rewind"].update(steps=4, rewound=2)
+    spaces["rewind, linear"].update(steps=4, rewound=2, filters=2)
+    spaces["Langevin, linear"].update(training_steps=4, steps=2, filters=2)
+    spaces["certified removal, linear"].update(l2=0.1, filters=2)
+    # More epochs than there are: the method cannot run and must say so.
+    spaces["rewind, Adam"] = {"epochs": 5}
     settings["relearn"]["max_epochs"] = 2
     settings["ablations"].update(dampings=[20, 200], sigmas=[0.01], radii=[5, 8], depths=[5], noise_draws=2)
     settings["efficiency"].update(
@@ -155,12 +164,12 @@ def test_a_failing_section_does_not_stop_the_others(environment, tiny, tmp_path)
     assert "CduError" in (tmp_path / "partly" / "digits" / "seed-0" / "04_attacks.ipynb").read_text()
 
 
-TIMINGS = {"seconds", "images_per_second"}
+TIMINGS = {"seconds", "training_seconds", "images_per_second"}
 
 
 def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tmp_path):
     output, *_ = killed_batch
-    for section in ("02_training", "03_unlearning", "05_relearn"):
+    for section in ("02_training", "03_unlearning", "03_methods", "05_relearn"):
         command = ["cdu", "section", section, "--experiment", str(tiny), "--output", str(tmp_path), "--device", "cpu"]
         subprocess.run(command, cwd=repository(), env=environment, check=True, capture_output=True)
         first, second = (
@@ -169,6 +178,24 @@ def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tm
         kept = [[m for m in record.metrics if m.metric not in TIMINGS] for record in (first, second)]
         assert kept[0] == kept[1]
         assert len(kept[0]) > 5
+
+
+def test_every_method_has_its_rows_and_one_that_cannot_run_its_reason(killed_batch):
+    output, *_ = killed_batch
+    record = read_record(output / "tiny" / "digits" / "seed-0" / "03_methods.json")
+    accuracy = {m.method: m for m in record.metrics if m.metric == "accuracy"}
+    assert accuracy["rewind, Adam"].value is None
+    assert "5 of 3 epochs cannot be rewound" in accuracy["rewind, Adam"].note
+    tried = {m.method: m for m in record.metrics if m.metric == "trial_gap"}
+    assert set(tried) == set(TUNED)
+    assert [name for name, trial in tried.items() if trial.value is None] == ["rewind, Adam"]
+    assert "5 of 3 epochs cannot be rewound" in tried["rewind, Adam"].note
+    for name in set(CERTIFIED):
+        epsilon = next(m.value for m in record.metrics if (m.metric, m.method) == ("epsilon", f"{name}, ε = 1"))
+        assert 0 < epsilon <= 1
+    later = {(m.method, m.split, m.point) for m in record.metrics if m.metric == "later_accuracy"}
+    assert {("from scratch", "test, no noise", 1.0), ("output perturbation", "test, ε = 1", 1.0)} <= later
+    assert record.settings["methods"]["spaces"]["fine-tuning"]["epochs"] == [1, 2, 5]
 
 
 def test_the_benchmark_times_every_program_and_runs_anew(environment, tiny, tmp_path, clone):

@@ -332,6 +332,103 @@ def unlearning(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def methods_table(frame: pd.DataFrame) -> Figure:
+    """Left: accuracy minus the retrained model's of the same seed. Right: time as a share of retraining's.
+
+    Rows that end in ε carry the noise that certifies it; a share of zero is not drawn.
+    """
+    paired = _minus(select(frame, metric="accuracy"), "retrain")
+    names = [name for name in dict.fromkeys(paired.dropna(subset=["value"])["method"]) if name != "retrain"]
+    figure, (accuracy, share) = _figure(2, 1.0 + 0.3 * len(names))
+    for number, (split, label) in enumerate({"forget": "forget set", "test": "test set"}.items()):
+        _dots(accuracy, select(paired, split=split), names, label, number, 100)
+    accuracy.axvline(0.0, color=COLOURS[6], linestyle="--", linewidth=1)
+    accuracy.set_xscale("symlog", linthresh=1.0)
+    accuracy.set_xlim(-150, 12)
+    accuracy.set_xticks([-100, -10, -1, 0, 1, 10], ["−100", "−10", "−1", "0", "1", "10"])
+    accuracy.set(xlabel="accuracy − retrained (points, linear within ±1)")
+    accuracy.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    seconds = select(frame, metric="seconds")
+    base = select(seconds, method="retrain").set_index("seed")["value"]
+    rows = seconds.assign(value=seconds["value"] / base.reindex(seconds["seed"]).to_numpy())
+    _dots(share, rows[rows["value"] > 0], names, "", 0, 100)
+    share.axvline(100.0, color=COLOURS[6], linestyle="--", linewidth=1)
+    share.set(xscale="log", xlabel="time (% of retraining)")
+    share.set_yticklabels([])
+    return figure
+
+
+def _minus(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Values less those of one method, seed by seed and split by split."""
+    keys = ["seed", "split"]
+    base = select(rows, method=method).set_index(keys)["value"]
+    return rows.assign(value=rows["value"] - base.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy())
+
+
+#: Rows of the compute axis that no noise was added to: the same program from untrained weights, from the noise alone,
+#: and from the original.
+UNNOISED = ("from scratch", "from noise", "original")
+
+
+def epsilons(frame: pd.DataFrame) -> list[float]:
+    """The ε at which certified methods went on training, ascending."""
+    splits = select(frame, metric="later_accuracy")["split"].astype(str)
+    return sorted({float(split.split("ε = ")[1]) for split in splits if "ε = " in split})
+
+
+def methods_compute(frame: pd.DataFrame) -> Figure:
+    """Test accuracy of certified releases that go on training on the retained set, which is free in privacy.
+
+    Left: against the epochs k, at the smallest ε. Middle and right: against ε, before any epoch and after the last.
+    Grey: the same program from untrained weights (solid), from noise of norm C that no model was added to (dotted),
+    and from the original without noise and certificate (dashed).
+    """
+    figure, panels = _figure(3, 4.6)
+    rows = frame[(frame["metric"] == "later_accuracy") & frame["split"].str.startswith("test")]
+    wanted, points = epsilons(rows), sorted(rows["point"].dropna().unique())
+    names = [name for name in dict.fromkeys(rows["method"]) if name not in UNNOISED]
+    by_epsilon = rows.assign(point=pd.to_numeric(rows["split"].str.split("ε = ").str[1]), epochs=rows["point"])
+    for number, name in enumerate(names):
+        if wanted:
+            _line(panels[0], select(rows, method=name, split=f"test, ε = {wanted[0]:g}"), str(name), number, 100)
+        for panel, epochs in zip(panels[1:], (points[0], points[-1]), strict=True):
+            _line(panel, select(by_epsilon, method=name, epochs=float(epochs)), str(name), number, 100)
+    for name, line in zip(UNNOISED, ("-", ":", "--"), strict=True):
+        means = select(rows, method=name).groupby("point")["value"].mean() * 100
+        panels[0].plot(means.index, means, color="0.5", linestyle=line, linewidth=1.6, label=name)
+        for panel, epochs in zip(panels[1:], (points[0], points[-1]), strict=True):
+            if epochs in means.index:
+                panel.axhline(means[epochs], color="0.5", linestyle=line, linewidth=1.6)
+    title = f"ε = {wanted[0]:g}" if wanted else ""
+    panels[0].set(xlabel="k, epochs on the retained set", ylabel="test accuracy (%)", title=title)
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel, epochs in zip(panels[1:], (points[0], points[-1]), strict=True):
+        panel.set(xscale="log", xlabel="certified ε", ylabel="test accuracy (%)", title=f"k = {epochs:g}")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    return figure
+
+
+def methods_tuning(frame: pd.DataFrame) -> Figure:
+    """Gap to the retrained model of every trial (hollow) and of the one that was chosen (filled), all seeds.
+
+    The gap is the sum of the absolute differences in accuracy on the validation and on the forget samples.
+    """
+    trials, winners = (select(frame, metric=metric, split="") for metric in ("trial_gap", "chosen_gap"))
+    names = list(dict.fromkeys(trials["method"]))
+    heights = {name: float(len(names) - 1 - row) for row, name in enumerate(names)}
+    figure, (panel,) = _figure(1, 1.2 + 0.27 * len(names))
+    looks = ((trials, "none", 0.0, 14, "trial"), (winners, COLOURS[0], 0.0, 26, "chosen"))
+    for rows, face, shift, size, label in looks:
+        height = [heights[str(name)] + shift for name in rows["method"]]
+        panel.scatter(100 * rows["value"], height, s=size, facecolors=face, edgecolors=COLOURS[0], label=label)
+    panel.set_yticks(list(heights.values()), list(heights))
+    panel.set_xscale("symlog", linthresh=1.0)
+    panel.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+    panel.set(xlabel="gap to the retrained model (points, linear below 1)", xlim=(-0.05, 250))
+    panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return figure
+
+
 def attacks(frame: pd.DataFrame) -> Figure:
     """AUC and accuracy of the membership attack per model."""
     methods = list(dict.fromkeys(select(frame, metric="auc")["method"]))
@@ -497,6 +594,9 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "01_theory-control": theory_control,
     "02_training": training,
     "03_unlearning": unlearning,
+    "03_methods-table": methods_table,
+    "03_methods-compute": methods_compute,
+    "03_methods-tuning": methods_tuning,
     "04_attacks": attacks,
     "05_relearn": relearn,
     "06_ablations": ablations,

@@ -364,6 +364,71 @@ def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
+def _methods_table_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    keys = ["seed", "split"]
+    accuracy = select(frame, metric="accuracy")
+    base = select(accuracy, method="retrain").set_index(keys)["value"]
+    difference = (accuracy["value"] - base.reindex(pd.MultiIndex.from_frame(accuracy[keys])).to_numpy()).abs()
+    gaps = accuracy.assign(value=difference).groupby(["method", "seed"], sort=False)["value"].mean().reset_index()
+    seconds = select(frame, metric="seconds")
+    retraining = select(seconds, method="retrain").set_index("seed")["value"].reindex(seconds["seed"]).to_numpy()
+    share = seconds.assign(metric="share", value=seconds["value"] / retraining)
+    whole = pd.concat([frame, gaps.assign(metric="gap"), share], ignore_index=True)
+    columns = [
+        *_accuracies("forget", "retain", "test"),
+        Column("gap to retrain (points)", "gap", factor=100),
+        Column("time (s)", "seconds"),
+        Column("of retraining (%)", "share", factor=100),
+        Column("training of its own (s)", "training_seconds"),
+    ]
+    found = table(whole, "method", "method", columns)
+    notes = select(frame, metric="certified").groupby("method")["note"].first()
+    found["certificate"] = [notes.get(name, "could not run") for name in found["method"]]
+    cost = [Column("per-sample gradients", "gradient_samples"), Column("per-sample Hessian products", "hvp_samples")]
+    return {
+        "Table 1: accuracy (= micro-F1), gap, time and certificate": found,
+        "What a method computes": table(frame, "method", "method", cost),
+    }
+
+
+def _methods_compute_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    found = {}
+    for epsilon in figures.epsilons(frame):
+        named = frame["split"].isin([f"test, ε = {epsilon:g}", "test, no noise"])
+        rows = frame[(frame["metric"] == "later_accuracy") & named]
+        rows = rows.assign(split=rows["point"].map("k = {:g}".format))
+        columns = [
+            Column(f"{split} (%)", "later_accuracy", {"split": split}, 100) for split in dict.fromkeys(rows["split"])
+        ]
+        certified = ~rows["method"].isin(figures.UNNOISED)
+        found[f"Test accuracy after k epochs on D_r, ε = {epsilon:g}"] = pd.concat(
+            [table(rows[certified], "method", "start", columns), table(rows[~certified], "method", "start", columns)]
+        ).fillna("—")
+    return found
+
+
+def _methods_tuning_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    lines = []
+    named = frame["method"].where(frame["split"] == "", frame["method"].str.cat(frame["split"], sep=", "))
+    frame = frame.assign(method=named)
+    for method, rows in select(frame, metric="trial_gap").groupby("method", sort=False):
+        winners = select(frame, metric="chosen_gap", method=str(method))
+        counts = winners.dropna(subset=["value"])["note"].value_counts()
+        lines.append(
+            {
+                "method": str(method),
+                "trials": f"{rows['point'].nunique()}",
+                "of them without result (%)": f"{100 * rows['value'].isna().mean():.0f}",
+                "gap, all trials (points)": plus_minus(rows["value"], 100),
+                "gap, chosen (points)": plus_minus(winners["value"], 100),
+                "chosen (seeds)": "; ".join(
+                    f"{values or 'nothing to choose'} ({count})" for values, count in counts.items()
+                ),
+            }
+        )
+    return {"Trials and choice": pd.DataFrame(lines)}
+
+
 def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     result = table(frame, "method", "model", [Column("epochs, mean ± sd", "epochs"), Column("time (s)", "seconds")])
     means = [select(frame, metric="epochs", method=name)["value"].mean() for name in result["model"]]
@@ -579,6 +644,9 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "01_theory-control": _theory_control_tables,
         "02_training": partial(_training_tables, on_gpu=on_gpu),
         "03_unlearning": _unlearning_tables,
+        "03_methods-table": _methods_table_tables,
+        "03_methods-compute": _methods_compute_tables,
+        "03_methods-tuning": _methods_tuning_tables,
         "04_attacks": lambda rows: {"Attack on held-out rows": table(rows, "method", "model", attack)},
         "05_relearn": _relearn_tables,
         "06_ablations": _ablation_tables,
