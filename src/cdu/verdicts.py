@@ -308,7 +308,8 @@ def _c2(evidence: Evidence) -> Verdict:
     trivial = evidence.values("01_theory", "trivial_bound", method=NETWORK).mean()
     text = (
         f"From λ = {grid[0]:g} to {grid[-1]:g} the bound goes from {bounds[0].mean():.3g} to {bounds[1].mean():.3g} "
-        f"(2C = {trivial:g}) and the error changes by {change.mean:+.3%} ± {change.half:.3%}."
+        f"(2C = {trivial:g}) and the error {'rises' if change.mean > 0 else 'falls'} by {_percent(abs(change.mean))} ± "
+        f"{_percent(change.half)} of itself."
     )
     effect = f"a change of the error by {change.detectable:.2g} of it"
     if (bounds[1] >= bounds[0]).any() or change.low > 0:
