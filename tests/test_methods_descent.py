@@ -388,12 +388,12 @@ def test_scrubs_first_step_on_the_forget_set_does_nothing_without_weight_decay(n
 def test_a_learners_step_decays_and_projects_like_training(name):
     problem = make_problem(name, l2=0.05, scale=0.7)
     start = problem.w_star / 2
-    learner = Learner(problem, RATE, start=start)
+    learner = Learner(problem, RATE, generator(0), start=start)
     assert torch.equal(learner.w, start)
     learner.step((learner.w * 0).sum())
     decayed = start - RATE * 0.05 * start / (0.05 * start.abs() + 1e-8)
     torch.testing.assert_close(learner.w.detach(), decayed)
-    outside = Learner(problem, RATE)
+    outside = Learner(problem, RATE, generator(0))
     outside.step((outside.w * 0).sum())
     assert outside.w.norm().item() == pytest.approx(problem.radius, rel=1e-12)
     assert outside.update().w.norm().item() <= problem.radius

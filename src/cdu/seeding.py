@@ -23,3 +23,8 @@ def seed_for(seed: int, *purpose: str | int) -> int:
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator for one purpose; see :func:`seed_for`."""
     return torch.Generator().manual_seed(seed_for(seed, *purpose))
+
+
+def offshoot(source: torch.Generator, *purpose: str | int) -> torch.Generator:
+    """Another generator that depends on the state of ``source`` and the purpose, without a draw from it."""
+    return generator(int(torch.randint(2**62, (), generator=source.clone_state())), *purpose)

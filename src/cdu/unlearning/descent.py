@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cdu.objective import Objective
+from cdu.seeding import offshoot
 from cdu.solvers import synchronise
 from cdu.training import project
 from cdu.unlearning.problem import Problem, Update
@@ -22,12 +23,19 @@ class Learner:
     Args:
         problem: Where w*, the radius C and the l2 weight (Adam's coupled weight decay) come from.
         learning_rate: Adam's.
+        generator: Where the randomness of layers such as dropout comes from; nothing is drawn from it, so that the
+            order of batches does not depend on this.
         mask: 1 where weights may change, 0 where they must not, shape (p,); all may when None.
         start: Where to start instead of w*, shape (p,).
     """
 
     def __init__(
-        self, problem: Problem, learning_rate: float, mask: Tensor | None = None, start: Tensor | None = None
+        self,
+        problem: Problem,
+        learning_rate: float,
+        generator: torch.Generator,
+        mask: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> None:
         original = problem.objective
         self.begin = time.perf_counter()
@@ -35,6 +43,7 @@ class Learner:
         self.radius = problem.radius
         self.mask = mask
         self.gradient_samples = 0
+        self._layers = offshoot(generator, "layers")
         self.w = (problem.w_star if start is None else start).detach().clone().requires_grad_()
         self._adam = torch.optim.Adam(
             [self.w],
@@ -46,7 +55,9 @@ class Learner:
     def outputs(self, inputs: Tensor) -> Tensor:
         """The network's outputs for a batch, shape (n, classes); differentiable in ``w``."""
         self.gradient_samples += len(inputs)
-        return self.objective.forward(self.w, inputs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self._layers)))
+            return self.objective.forward(self.w, inputs)
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of a batch, without the l2 term."""

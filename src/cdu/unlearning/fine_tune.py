@@ -23,7 +23,7 @@ class FineTune:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Train on; the generator draws the order of the batches."""
-        learner = Learner(problem, self.learning_rate)
+        learner = Learner(problem, self.learning_rate, generator)
         for _ in range(self.epochs):
             for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
                 learner.step(learner.loss(inputs, targets))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cdu.data import Samples
-from cdu.seeding import seed_for
+from cdu.seeding import offshoot
 from cdu.unlearning.descent import Learner
 from cdu.unlearning.problem import Problem, Update
 
@@ -37,11 +37,10 @@ class NegGradPlus:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Train on; the generator draws the order of the batches."""
-        learner = Learner(problem, self.learning_rate)
+        learner = Learner(problem, self.learning_rate, generator)
         size = problem.training.batch_size
-        # A stream of its own, found without a draw from the generator: the batches of D_r stay those of fine-tuning.
-        seed = seed_for(int(torch.randint(2**62, (), generator=generator.clone_state())), "batches of the forget set")
-        forget = _endlessly(problem.forget, size, torch.Generator().manual_seed(seed))
+        # A stream of its own: the batches of D_r stay those of fine-tuning.
+        forget = _endlessly(problem.forget, size, offshoot(generator, "batches of the forget set"))
         for _ in range(self.epochs):
             for inputs, targets in problem.retain.shuffled(size, generator):
                 loss = self.weight * learner.loss(inputs, targets)

@@ -30,7 +30,7 @@ class NegativeGradient:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Climb; the generator draws the order of the batches. The note tells of an early stop."""
-        learner = Learner(problem, self.learning_rate)
+        learner = Learner(problem, self.learning_rate, generator)
         for epoch in range(1, self.epochs + 1):
             for inputs, targets in problem.forget.shuffled(problem.training.batch_size, generator):
                 outputs = learner.outputs(inputs)

@@ -12,6 +12,7 @@ from cdu.certification.amplification import noisy_fine_tuning_bound
 from cdu.certification.checks import require_count
 from cdu.errors import CduError
 from cdu.objective import Objective
+from cdu.seeding import offshoot
 from cdu.solvers import synchronise
 from cdu.training import project
 from cdu.unlearning.problem import Problem, Update
@@ -77,10 +78,13 @@ class NoisyFineTuning:
         objective = Objective(copy.deepcopy(original.model).train(), original.loss_of)
         size = problem.training.batch_size if self.batch_size is None else self.batch_size
         passes = chain.from_iterable(retain.shuffled(size, generator) for retain in repeat(problem.retain))
+        layers = offshoot(generator, "layers")
         w, touched = project(problem.w_star.detach(), self.start_clip), 0
         for inputs, targets in islice(passes, self.steps):
             point = w.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(objective.batch_loss(point, inputs, targets), point)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=layers)))
+                (gradient,) = torch.autograd.grad(objective.batch_loss(point, inputs, targets), point)
             noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
             descent = project(gradient, self.gradient_clip) + self.decay * w
             w = w - self.learning_rate * descent + self.sigma * noise

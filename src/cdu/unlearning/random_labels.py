@@ -30,7 +30,7 @@ class RandomLabels:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Train on; the generator draws the labels, then the order of the batches."""
-        learner = Learner(problem, self.learning_rate)
+        learner = Learner(problem, self.learning_rate, generator)
         train_on_wrong_labels(learner, problem, self.epochs, generator)
         return learner.update()
 

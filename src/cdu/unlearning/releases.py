@@ -119,7 +119,7 @@ def post_process(
     """
     radius = _radius(problem, released.update)
     local = replace(problem, objective=released.objective, radius=radius)
-    learner = Learner(local, problem.training.learning_rate, start=project(released.w, radius))
+    learner = Learner(local, problem.training.learning_rate, generator, start=project(released.w, radius))
     done = 0
     for wanted in epochs:
         while done < wanted:

@@ -170,7 +170,7 @@ class RewindAdam:
         kept = problem.stopped(done)
         original = problem.objective
         local = replace(problem, objective=Objective(kept.model, original.loss_of, original.l2))
-        learner = Learner(local, problem.training.learning_rate, start=kept.w)
+        learner = Learner(local, problem.training.learning_rate, generator, start=kept.w)
         for _ in range(self.epochs):
             for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
                 learner.step(learner.loss(inputs, targets))

@@ -37,7 +37,7 @@ class SalUn:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Train on; the generator draws the labels, then the order of the batches."""
-        learner = Learner(problem, self.learning_rate)
+        learner = Learner(problem, self.learning_rate, generator)
         learner.mask = self._mask(learner.objective.gradient(problem.w_star, problem.forget))
         learner.gradient_samples += len(problem.forget)
         train_on_wrong_labels(learner, problem, self.epochs, generator)

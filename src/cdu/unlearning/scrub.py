@@ -46,7 +46,7 @@ class Scrub:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Train on; the generator draws the order of the batches."""
-        learner = Learner(problem, self.learning_rate)
+        learner = Learner(problem, self.learning_rate, generator)
         size, weight = problem.training.batch_size, self.distillation_weight
         for epoch in range(self.epochs):
             if epoch < self.forget_epochs:
