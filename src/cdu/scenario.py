@@ -174,8 +174,9 @@ class Scenario:
     def rehearsal(self, validation: int) -> "Rehearsal":
         """Another deletion, for choosing hyper-parameters: no sample of D_u or of the test set has a part in it.
 
-        Of D_r, in an order drawn from the seed, the first ``validation`` samples judge, the next |D_u| are to be
-        forgotten, and the rest is retained. What is chosen here depends on D_r alone, as a certificate requires.
+        Of D_r, in an order drawn from the seed, the first ``validation`` samples judge, as many as D_u has
+        are to be forgotten next, and the rest is retained. What is chosen here depends on D_r alone, as a certificate
+        requires.
 
         Raises:
             CduError: D_r is too small.

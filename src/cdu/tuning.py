@@ -22,8 +22,8 @@ class Trial:
 
     Attributes:
         values: The hyper-parameters.
-        gap: |Δ accuracy on the validation samples| + |Δ accuracy on D_u| to the retrained model; None where the
-            method could not run.
+        gap: Distance to the retrained model: the absolute difference in accuracy on the validation samples plus that
+            on D_u; None where the method could not run.
         note: Why it could not.
     """
 

@@ -13,9 +13,10 @@ from cdu.unlearning.random_labels import train_on_wrong_labels
 class SalUn:
     """:class:`~cdu.unlearning.random_labels.RandomLabels`, in which only the most salient weights may move.
 
-    w ← mask ⊙ (trained step) + (1 − mask) ⊙ w, where the mask is 1 for the ``share`` of all weights with the largest
-    |∇ℓ(w*, D_u)|; ℓ is the mean loss over D_u without the l2 term, in evaluation mode. Neither weight decay nor Adam's
-    momentum moves the others: they keep their bits unless the projection onto the ball scales all weights.
+    w ← mask ⊙ (trained step) + (1 − mask) ⊙ w, where the mask is 1 for the ``share`` of all weights in which
+    ∇ℓ(w*, D_u) is largest in size; ℓ is the mean loss over D_u without the l2 term, in evaluation mode. Neither weight
+    decay nor Adam's momentum moves the others: they keep their bits unless the projection onto the ball scales all
+    weights.
 
     Fan, Liu, Zhang, Wong, Wei & Liu (2024), "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency
     in Both Image Classification and Generation". They set a threshold at the median, which is ``share=0.5``; their code
