@@ -204,5 +204,5 @@ def test_records_depend_on_the_code_of_the_whole_package(monkeypatch):
     monkeypatch.setattr(Path, "read_text", recording)
     code_hash("03_unlearning")
     assert {path.stem for path in read if path.parent.name == "certification"} == {
-        "__init__", "bounds", "certificate", "checks", "gaussian",
+        "__init__", "amplification", "bounds", "certificate", "checks", "gaussian",
     }  # fmt: skip

@@ -91,10 +91,13 @@ def test_the_figure_shows_differences_to_the_retrained_model_of_the_same_seed():
 
 
 def test_the_frontier_is_drawn_against_epochs_and_against_epsilon():
-    left, first, last = figures.methods_compute(frame()).axes
+    whole = frame()
+    middle = whole[(whole["metric"] == "later_accuracy") & (whole["point"] == 0)].assign(point=1, value=0.5)
+    whole = pd.concat([whole, middle], ignore_index=True)
+    left, first, _, last = figures.methods_compute(whole).axes
     lines = {line.get_label(): line.get_ydata() for line in left.lines}
-    assert list(lines["X"]) == pytest.approx([10, 60])
-    assert list(lines["from scratch"]) == pytest.approx([10, 15])
+    assert list(lines["X"]) == pytest.approx([10, 50, 60])
+    assert list(lines["from scratch"]) == pytest.approx([10, 50, 15])
     assert list(first.lines[0].get_xdata()) == [1, 100]
     assert list(first.lines[0].get_ydata()) == pytest.approx([10, 30])
     assert list(last.lines[0].get_ydata()) == pytest.approx([60, 80])

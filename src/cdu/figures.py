@@ -379,32 +379,33 @@ def epsilons(frame: pd.DataFrame) -> list[float]:
 def methods_compute(frame: pd.DataFrame) -> Figure:
     """Test accuracy of certified releases that go on training on the retained set, which is free in privacy.
 
-    Left: against the epochs k, at the smallest ε. Middle and right: against ε, before any epoch and after the last.
-    Grey: the same program from untrained weights (solid), from noise of norm C that no model was added to (dotted),
-    and from the original without noise and certificate (dashed).
+    Top left: against the epochs k, at the smallest ε. Others: against ε, before any epoch, after the first look and
+    after the last. Grey: the same program from untrained weights (solid), from noise of norm C that no model was added
+    to (dotted), and from the original without noise and certificate (dashed).
     """
-    figure, panels = _figure(3, 4.6)
+    figure, grid = _grid(7.6)
     rows = frame[(frame["metric"] == "later_accuracy") & frame["split"].str.startswith("test")]
     wanted, points = epsilons(rows), sorted(rows["point"].dropna().unique())
+    looks = dict(zip((points[0], points[min(1, len(points) - 1)], points[-1]), grid[1:], strict=False))
     names = [name for name in dict.fromkeys(rows["method"]) if name not in UNNOISED]
     by_epsilon = rows.assign(point=pd.to_numeric(rows["split"].str.split("ε = ").str[1]), epochs=rows["point"])
     for number, name in enumerate(names):
         if wanted:
-            _line(panels[0], select(rows, method=name, split=f"test, ε = {wanted[0]:g}"), str(name), number, 100)
-        for panel, epochs in zip(panels[1:], (points[0], points[-1]), strict=True):
+            _line(grid[0], select(rows, method=name, split=f"test, ε = {wanted[0]:g}"), str(name), number, 100)
+        for epochs, panel in looks.items():
             _line(panel, select(by_epsilon, method=name, epochs=float(epochs)), str(name), number, 100)
     for name, line in zip(UNNOISED, ("-", ":", "--"), strict=True):
         means = select(rows, method=name).groupby("point")["value"].mean() * 100
-        panels[0].plot(means.index, means, color="0.5", linestyle=line, linewidth=1.6, label=name)
-        for panel, epochs in zip(panels[1:], (points[0], points[-1]), strict=True):
+        grid[0].plot(means.index, means, color="0.5", linestyle=line, linewidth=1.6, label=name)
+        for epochs, panel in looks.items():
             if epochs in means.index:
                 panel.axhline(means[epochs], color="0.5", linestyle=line, linewidth=1.6)
     title = f"ε = {wanted[0]:g}" if wanted else ""
-    panels[0].set(xlabel="k, epochs on the retained set", ylabel="test accuracy (%)", title=title)
-    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    for panel, epochs in zip(panels[1:], (points[0], points[-1]), strict=True):
+    grid[0].set(xlabel="k, epochs on the retained set", ylabel="test accuracy (%)", title=title)
+    grid[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for epochs, panel in looks.items():
         panel.set(xscale="log", xlabel="certified ε", ylabel="test accuracy (%)", title=f"k = {epochs:g}")
-    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    figure.legend(*grid[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
     return figure
 
 
