@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
@@ -519,16 +519,24 @@ def efficiency_solvers(frame: pd.DataFrame) -> Figure:
         for number, method in enumerate(methods):
             if method not in rows.index.get_level_values("method"):
                 continue
-            own = pd.DataFrame(rows.loc[method]).dropna(subset=["residual"]).sort_values("residual", ascending=False)
+            own = pd.DataFrame(rows.loc[method]).dropna(subset=["residual"]).sort_values("seconds")
             spread = [own["seconds"] - own["seconds_low"], own["seconds_high"] - own["seconds"]]
             panel.errorbar(
                 own["seconds"], own["residual"], xerr=spread, color=COLOURS[number], marker=MARKERS[number],
                 linestyle=LINES[number % len(LINES)], markersize=5, capsize=2, linewidth=1.2, label=method,
             )  # fmt: skip
         panel.set(xscale="log", yscale="log", xlabel="time (s)", ylabel="relative residual", title=split)
+        _plain_ticks(panel)
     panels[0].legend(fontsize=7)
     _density(panels[-1], frame)
     return figure
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Ticks of a logarithmic x axis at 1, 2 and 5 times powers of ten, as plain numbers."""
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _density(axes: Axes, frame: pd.DataFrame) -> None:
