@@ -26,12 +26,14 @@ from tqdm import tqdm
 from cdu import figures
 from cdu.evaluation import accuracy
 from cdu.seeding import generator
-from cdu.tuning import best, tune
-from cdu.unlearning import CERTIFIED, Update, build, methods, post_process, publish, publish_at
+from cdu.tuning import best
+from cdu.unlearned import Unlearned
+from cdu.unlearning import CERTIFIED, Update, post_process, publish, publish_at
 
 scenario, settings = run.scenario, run.scenario.settings
 epsilon, delta = settings.unlearning.epsilon, settings.unlearning.delta
-problem = scenario.problem()
+unlearned = Unlearned(scenario)
+problem = unlearned.problem
 retrained = scenario.retrained.w
 sets = {"forget": scenario.forget, "retain": scenario.retain, "test": scenario.test}
 
@@ -46,32 +48,22 @@ def words(values):
 # Chosen on D_r alone: some of its samples judge, some others are to be forgotten, and a model is trained with and
 # without these. What a method is judged by later has no part in the choice.
 
+
 # %%
-rehearsal = scenario.rehearsal(settings.methods.validation)
-
-
 def choose(name, wanted, split=""):
-    """The hyper-parameters that came nearest to retraining, judged at ε; None where no trial could run."""
-    make = partial(build, name, epsilon=wanted, delta=delta)
-    space, budget = settings.methods.spaces[name], settings.methods.trials
-    trials = tune(rehearsal, name, make, space, budget, seed, wanted, delta)
+    """Log what was tried, judged at ε, and what came nearest to retraining."""
+    trials = unlearned.trials(name, wanted)
     for number, trial in enumerate(trials):
         note = f"{words(trial.values)}: {trial.note}" if trial.note else words(trial.values)
         run.log("trial_gap", trial.gap, method=name, split=split, axis="trial", point=number, note=note)
     winner = best(trials)
-    if winner is None:
-        run.log("accuracy", None, method=name, note=trials[0].note)
-        return None
-    run.log("chosen_gap", winner.gap, method=name, split=split, note=words(winner.values))
-    print(f"{name}: {words(winner.values)} (gap {winner.gap:.4f}, {len(trials)} trials)")
-    return winner.values
+    if winner is not None:
+        run.log("chosen_gap", winner.gap, method=name, split=split, note=words(winner.values))
+        print(f"{name}: {words(winner.values)} (gap {winner.gap:.4f}, {len(trials)} trials)")
 
 
-found = {
-    name: choose(name, epsilon)
-    for name in tqdm(settings.methods.spaces, desc="choosing hyper-parameters", unit="method")
-}
-chosen = {name: values for name, values in found.items() if values is not None}
+for name in tqdm(settings.methods.spaces, desc="choosing hyper-parameters", unit="method"):
+    choose(name, epsilon)
 
 # %% [markdown]
 # ## One run of each
@@ -96,13 +88,9 @@ def evaluate(name, released):
     run.log("gradient_samples", update.gradient_samples, method=name)
 
 
-fixed = methods(settings.unlearning, seed)
-table = {name: fixed[name] for name in ("original", "retrain", "second retraining")}
-table |= {name: fixed[name] for name in ("newton", "newton, lissa")}
-table |= {name: build(name, values, epsilon, delta) for name, values in chosen.items()}
 updates = {}
-for name, method in tqdm(table.items(), desc="unlearning", unit="method"):
-    update = run.attempt(name, method, problem)
+for name in tqdm(unlearned.names, desc="unlearning", unit="method"):
+    update = run.outcome(name, partial(unlearned.update, name), "accuracy")
     if update is None:
         continue
     updates[name] = update
@@ -143,8 +131,8 @@ for name in tqdm(certified, desc="epochs after the noise", unit="method"):
         update = updates[name]
         if update.certificate is not None and wanted != epsilon:
             # Noise is part of such a method, and its constants belong to one ε.
-            values = choose(name, wanted, f"ε = {wanted:g}")
-            update = values and run.attempt(name, build(name, values, wanted, delta), problem, "later_accuracy")
+            choose(name, wanted, f"ε = {wanted:g}")
+            update = run.outcome(name, partial(unlearned.update, name, wanted), "later_accuracy")
         if update is not None:
             released = publish_at(problem, update, generator(seed, "noise"), wanted, delta)
             follow(name, released, f"ε = {wanted:g}")

@@ -1,7 +1,9 @@
 """Experiments: what is run, on what, with which constants. Read from YAML, validated, hashed."""
 
+import ast
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,10 +40,10 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
     "svhn": "paper",
 }
 
-#: Modules whose code decides what a run computes, beside those of ``cdu.certification`` and ``cdu.unlearning``.
+#: Modules and packages whose code decides what a run computes; a section's numbers come from those that it imports.
 COMPUTING = (
-    "attacks", "convex", "curvature", "data", "evaluation", "models", "objective", "rows", "scenario", "seeding",
-    "solvers", "theory", "training", "tuning",
+    "attacks", "audit", "certification", "convex", "curvature", "data", "evaluation", "models", "objective", "rows",
+    "scenario", "seeding", "shadows", "solvers", "theory", "training", "tuning", "unlearned", "unlearning",
 )  # fmt: skip
 
 
@@ -344,15 +346,45 @@ def section_hash(settings: DatasetSettings, dataset: str, section: str) -> str:
 
 
 def code_hash(section: str) -> str:
-    """Hash of the code that a section's numbers come from: its notebook, and the modules that compute."""
-    package = Path(__file__).parent
-    modules = [package / f"{name}.py" for name in COMPUTING]
-    folders = [package / "certification", package / "unlearning"]
-    if section in BENCHMARKS:
-        folders.append(repository() / "benchmarks")
-    modules += [path for folder in folders for path in sorted(folder.glob("*.py"))]
-    sources = [path.read_text(encoding="utf-8") for path in (*modules, repository() / "notebooks" / f"{section}.py")]
-    return digest(sources)
+    """Hash of the code that a section's numbers come from: its notebook, and the modules that compute for it."""
+    return source_hash(repository() / "notebooks" / f"{section}.py", section in BENCHMARKS)
+
+
+def source_hash(path: Path, benchmarks: bool = False) -> str:
+    """Hash of a Python file and of those modules that compute which it imports, directly or through others.
+
+    Args:
+        path: The file.
+        benchmarks: Whether the programs in ``benchmarks`` belong to it.
+    """
+    package, source = Path(__file__).parent, path.read_text(encoding="utf-8")
+    reached: dict[str, list[str]] = {}
+    waiting = set(_imports(source))
+    while waiting:
+        name = waiting.pop()
+        files = (
+            [package / f"{name}.py"] if (package / f"{name}.py").is_file() else sorted((package / name).glob("*.py"))
+        )
+        reached[name] = [file.read_text(encoding="utf-8") for file in files]
+        waiting |= {found for text in reached[name] for found in _imports(text)} - set(reached)
+    sources = [text for name in sorted(reached) if name in COMPUTING for text in reached[name]]
+    if benchmarks:
+        sources += [file.read_text(encoding="utf-8") for file in sorted((repository() / "benchmarks").glob("*.py"))]
+    return digest([*sources, source])
+
+
+@cache
+def _imports(source: str) -> frozenset[str]:
+    """Modules and packages below ``cdu`` that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "cdu":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cdu."):
+            found.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("cdu.")}
+    return frozenset(found)
 
 
 def repository() -> Path:

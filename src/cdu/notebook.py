@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -33,6 +33,8 @@ from cdu.scenario import Scenario, pick_device
 from cdu.seeding import generator
 from cdu.unlearning import Method, Problem, Release, Update, methods, publish
 from cdu.verdicts import rules_hash
+
+Result = TypeVar("Result")
 
 PARAMETERS = ("dataset", "seed", "experiment", "output", "device")
 
@@ -92,11 +94,24 @@ class Run:
         point: float | None = None,
     ) -> Update | None:
         """Run a method on a problem; where it cannot run, log the reason for ``metric`` and go on."""
+        return self.outcome(
+            name, lambda: method(problem, generator(self.scenario.seed, name)), metric, axis=axis, point=point
+        )
+
+    def outcome(self, name: str, compute: Callable[[], Result], metric: str, **keys: Any) -> Result | None:
+        """What ``compute`` gives; where a method refuses, log the reason for ``metric`` and go on.
+
+        Args:
+            name: The method's name.
+            compute: What to run.
+            metric: The number that is then missing.
+            keys: As for :meth:`log`.
+        """
         try:
-            return method(problem, generator(self.scenario.seed, name))
+            return compute()
         except CduError as error:
             print(f"{name}: {error}")
-            self.log(metric, None, method=name, axis=axis, point=point, note=str(error))
+            self.log(metric, None, method=name, note=str(error), **keys)
             return None
 
     def bound(self, metric: str, compute: Callable[..., Bound], *arguments: object, **keys: Any) -> Bound | None:

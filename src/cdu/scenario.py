@@ -138,7 +138,7 @@ class Scenario:
         self, samples: Samples, seed: int, label: str, recipe: TrainingSettings, earlier: Path | None
     ) -> Trained:
         model = models.build(self.settings.model, self.data.input_shape, self.data.classes, seed).to(self.device)
-        path = self._checkpoint(_fingerprint(samples), seed, recipe)
+        path = self._checkpoint(fingerprint(samples), seed, recipe)
         return train(model, samples, recipe, seed, path, f"{label} ({self.name}, seed {self.seed})", earlier)
 
     def _checkpoint(self, samples: str, seed: int, recipe: TrainingSettings) -> Path:
@@ -155,20 +155,40 @@ class Scenario:
         }
         return self.checkpoints / f"{self.name}-{digest(key)}.safetensors"
 
+    def origin(self) -> dict[str, object]:
+        """All that determines the original model, D_r and D_u: part of the key of whatever is kept of them."""
+        return {
+            "dataset": self.name,
+            "model": self.settings.model.model_dump(mode="json"),
+            "training": self.settings.training.model_dump(mode="json"),
+            "retain": fingerprint(self.retain),
+            "forget": fingerprint(self.forget),
+            "seed": self.seed,
+            "device": self.device.type,
+            "recipe": RECIPE_VERSION,
+            "torch": torch.__version__,
+        }
+
     def problem(self, original: Trained | None = None, settings: TrainingSettings | None = None) -> Problem:
         """Delete D_u from the original model, or from another trained on D with other ``settings``."""
         start = self.original if original is None else original
         recipe = self.settings.training if settings is None else settings
+        return self._problem(start, self.retain, self.forget, self.train, recipe)
+
+    def _problem(
+        self, original: Trained, retain: Samples, forget: Samples, everything: Samples, recipe: TrainingSettings
+    ) -> Problem:
+        """Delete ``forget`` from a model that was trained on ``everything``."""
         return Problem(
-            objective=self.objective(start),
-            w_star=start.w,
-            retain=self.retain,
-            forget=self.forget,
+            objective=self.objective(original),
+            w_star=original.w,
+            retain=retain,
+            forget=forget,
             radius=recipe.radius,
             retrain=lambda samples, seed: self.trained(samples, seed, settings=recipe),
             seed=self.seed,
             training=recipe,
-            stopped=lambda epochs: self._stopped(self.train, recipe, epochs),
+            stopped=lambda epochs: self._stopped(everything, recipe, epochs),
         )
 
     def rehearsal(self, validation: int) -> "Rehearsal":
@@ -192,27 +212,16 @@ class Scenario:
         gone = torch.zeros(len(self.retain), dtype=torch.bool)
         gone[order[validation : validation + size]] = True
         forget, retain = self.retain.subset(rest[gone[rest]]), self.retain.subset(rest[~gone[rest]])
-        recipe, everything = self.settings.training, self.retain.subset(rest)
+        everything = self.retain.subset(rest)
         original = self.trained(everything, self.seed, "rehearsal: original")
         retrained = self.trained(retain, self.seed, "rehearsal: retrained")
-        problem = Problem(
-            objective=self.objective(original),
-            w_star=original.w,
-            retain=retain,
-            forget=forget,
-            radius=recipe.radius,
-            retrain=lambda samples, seed: self.trained(samples, seed, settings=recipe),
-            seed=self.seed,
-            training=recipe,
-            stopped=lambda epochs: self._stopped(everything, recipe, epochs),
-        )
+        problem = self._problem(original, retain, forget, everything, self.settings.training)
         return Rehearsal(problem, judging, retrained, self.objective(retrained))
 
     def _stopped(self, samples: Samples, recipe: TrainingSettings, epochs: int) -> Trained:
         """The original as it was after ``epochs``: training goes the same way whenever it ends."""
         stops = [recipe.model_copy(update={"epochs": number}) for number in range(epochs, 0, -1)]
-        fingerprint = _fingerprint(samples)
-        known = (self._checkpoint(fingerprint, self.seed, stop) for stop in stops[1:])
+        known = (self._checkpoint(fingerprint(samples), self.seed, stop) for stop in stops[1:])
         earlier = next((path for path in known if path.exists()), None)
         return self._train(samples, self.seed, f"original, after {epochs} epochs", stops[0], earlier)
 
@@ -234,7 +243,7 @@ class Rehearsal:
     objective: Objective
 
 
-def _fingerprint(samples: Samples) -> str:
+def fingerprint(samples: Samples) -> str:
     """Hash of the images and labels that a model is trained on, and of how they are normalised."""
     parts = [samples.inputs, samples.targets]
     contents = [hashlib.sha256(part.contiguous().cpu().numpy().tobytes()).hexdigest() for part in parts]

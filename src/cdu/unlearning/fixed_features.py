@@ -93,9 +93,8 @@ class LinearTask:
     def __init__(self, problem: Problem, filters: int, l2: float, dtype: torch.dtype) -> None:
         one = problem.retain.subset(torch.arange(1))
         classes = problem.objective.outputs(problem.w_star, one).shape[1]
-        features = FixedFeatures(one.inputs.shape[1], filters)
-        head = LogisticRegression(filters * features.cells**2, classes)
-        self.model = nn.Sequential(features, head).to(problem.retain.device, dtype).eval()
+        self.model = linear_model(problem.retain, filters, classes, dtype)
+        features, head = self.model
         self.objective = Objective(head, l2=l2)
         name = (FixedFeatures, filters, dtype)
         if name not in problem.shared:
@@ -110,6 +109,13 @@ class LinearTask:
     def zeros(self) -> Tensor:
         """The start w = 0, shape (p,), which knows nothing of the data."""
         return torch.zeros(self.objective.size, dtype=self.retain.dtype, device=self.retain.device)
+
+
+def linear_model(samples: Samples, filters: int, classes: int, dtype: torch.dtype) -> nn.Sequential:
+    """Fixed features and a linear layer, for images like those of ``samples`` and where these are."""
+    features = FixedFeatures(samples.inputs.shape[1], filters)
+    head = LogisticRegression(filters * features.cells**2, classes)
+    return nn.Sequential(features, head).to(samples.device, dtype).eval()
 
 
 def contraction(learning_rate: float, l2: float) -> float:
@@ -132,7 +138,7 @@ def contraction(learning_rate: float, l2: float) -> float:
     return 1 - learning_rate * l2
 
 
-def _rows(features: FixedFeatures, samples: Samples, dtype: torch.dtype) -> Samples:
+def _rows(features: nn.Module, samples: Samples, dtype: torch.dtype) -> Samples:
     with torch.no_grad():
         parts = [features(inputs) for inputs, _ in samples.to(dtype=dtype).batches(_CHUNK)]
     return Samples(torch.cat(parts), samples.targets, dtype=dtype)

@@ -74,6 +74,7 @@ class NewtonStep:
             gradient_samples=len(touched),
             residual=solution.residual,
             converged=solution.converged,
+            note=solution.note,
         )
 
     def _gradient(self, problem: Problem) -> Tensor:

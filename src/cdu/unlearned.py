@@ -1,0 +1,200 @@
+"""What the methods make of a scenario: hyper-parameters chosen once, every method run once, both kept on disk."""
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cdu.certification import Bound, Certificate
+from cdu.config import Value, digest, source_hash
+from cdu.errors import CduError
+from cdu.scenario import Rehearsal, Scenario
+from cdu.seeding import generator
+from cdu.tuning import Trial, best, tune
+from cdu.unlearning import Method, Problem, Release, Update, build, methods, publish, publish_at
+from cdu.unlearning.fixed_features import FixedFeatures, linear_model
+
+#: Methods that stand beside those whose hyper-parameters are chosen: yardsticks, and the paper's own constants.
+FIXED = ("original", "retrain", "second retraining", "newton", "newton, lissa")
+
+#: Fields of an update that are kept as they are; the others are tensors, modules and models of their own.
+_PLAIN = tuple(field.name for field in fields(Update) if field.name not in {"w", "model", "bound", "certificate"})
+
+
+class Unlearned:
+    """The methods on one scenario, by the names they have in tables.
+
+    Chapters that judge unlearned models take them from here, so that all judge the same ones. A result is kept under a
+    hash of all that determines it, the code included; the seconds in it are those of the run that made it.
+
+    Args:
+        scenario: Data, models and settings.
+
+    Attributes:
+        scenario: The same.
+        problem: The deletion that methods are judged by.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.problem: Problem = scenario.problem()
+        self._folder = scenario.checkpoints / "unlearned"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All methods: those of :data:`FIXED`, then those of the experiment's search spaces."""
+        return (*FIXED, *self.scenario.settings.methods.spaces)
+
+    @cached_property
+    def rehearsal(self) -> Rehearsal:
+        """The deletion that hyper-parameters are chosen on."""
+        return self.scenario.rehearsal(self.scenario.settings.methods.validation)
+
+    def trials(self, name: str, epsilon: float | None = None) -> list[Trial]:
+        """What was tried for a method, judged at ε, the experiment's if None; see :func:`cdu.tuning.tune`."""
+        settings = self.scenario.settings.methods
+        wanted, delta = self._promise(epsilon)
+        space, budget, seed = settings.spaces[name], settings.trials, self.scenario.seed
+        path = self._path(".json", "trials", name, space, budget, settings.validation, wanted, delta)
+        if path.exists():
+            return _read_trials(path)
+        make = partial(build, name, epsilon=wanted, delta=delta)
+        found = tune(self.rehearsal, name, make, space, budget, seed, wanted, delta)
+        _atomically(path, partial(_write_trials, found))
+        return found
+
+    def chosen(self, name: str, epsilon: float | None = None) -> dict[str, Value]:
+        """The hyper-parameters that came nearest to retraining.
+
+        Raises:
+            CduError: No trial could run, for the reason that the first one gave.
+        """
+        trials = self.trials(name, epsilon)
+        winner = best(trials)
+        if winner is None:
+            raise CduError(trials[0].note)
+        return winner.values
+
+    def update(self, name: str, epsilon: float | None = None) -> Update:
+        """A method's result, before projection and noise.
+
+        Args:
+            name: One of :attr:`names`.
+            epsilon: ε, for methods that add noise of their own; the experiment's if None.
+
+        Raises:
+            CduError: The method cannot run on this scenario, or what was kept cannot be read.
+        """
+        settings, seed = self.scenario.settings.unlearning, self.scenario.seed
+        wanted, delta = self._promise(epsilon)
+        method: Method
+        if name in FIXED:
+            method, constants = methods(settings, seed)[name], settings.model_dump(mode="json")
+        else:
+            constants = self.chosen(name, epsilon)
+            method = build(name, constants, wanted, delta)
+        path = self._path(".safetensors", "update", name, constants, wanted, delta)
+        if not path.exists():
+            found = method(self.problem, generator(seed, name))
+            _atomically(path, partial(_write, found))
+        # The one that was just computed is read again too: all chapters see what the file holds.
+        return self._read(path)
+
+    def release(self, name: str, noisy: bool = False) -> Release:
+        """A method's result, projected; with the noise that certifies the experiment's ε if ``noisy``."""
+        epsilon, delta = self._promise(None)
+        update, noise = self.update(name), generator(self.scenario.seed, "noise")
+        if noisy:
+            return publish_at(self.problem, update, noise, epsilon, delta)
+        return publish(self.problem, update, noise)
+
+    def _promise(self, epsilon: float | None) -> tuple[float, float]:
+        settings = self.scenario.settings.unlearning
+        return (settings.epsilon if epsilon is None else epsilon), settings.delta
+
+    def _path(self, suffix: str, *key: object) -> Path:
+        name = digest([self._origin, *key])
+        return self._folder / f"{self.scenario.name}-{self.scenario.seed}-{name}{suffix}"
+
+    @cached_property
+    def _origin(self) -> dict[str, object]:
+        return {**self.scenario.origin(), "code": source_hash(Path(__file__))}
+
+    def _read(self, path: Path) -> Update:
+        device = str(self.scenario.device)
+        try:
+            with safe_open(str(path), framework="pt", device=device) as file:
+                content: dict[str, Any] = json.loads(file.metadata()["update"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            w = tensors.pop("w")
+            bound, certificate = content.pop("bound"), content.pop("certificate")
+            return Update(
+                w=w,
+                model=self._module(content.pop("module"), tensors, w),
+                bound=None if bound is None else Bound.model_validate(bound),
+                certificate=None if certificate is None else Certificate.model_validate(certificate),
+                **content,
+            )
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CduError(f"{path} cannot be read ({error}); delete it to unlearn again") from error
+
+    def _module(self, kind: str, buffers: dict[str, Tensor], w: Tensor) -> nn.Module | None:
+        """The module that an update brought, made anew with its buffers."""
+        if kind == "none":
+            return None
+        model: nn.Module
+        if kind == "linear":
+            filters = len(buffers["0.kernels"])
+            model = linear_model(self.problem.retain, filters, self.scenario.data.classes, w.dtype)
+        else:
+            model = copy.deepcopy(self.problem.objective.model)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+        return model.eval()
+
+
+def _write(update: Update, path: Path) -> None:
+    model = update.model
+    kind = "none" if model is None else "network"
+    if isinstance(model, nn.Sequential) and isinstance(model[0], FixedFeatures):
+        kind = "linear"
+    content = {
+        **{name: getattr(update, name) for name in _PLAIN},
+        "module": kind,
+        "bound": None if update.bound is None else update.bound.model_dump(mode="json"),
+        "certificate": None if update.certificate is None else update.certificate.model_dump(mode="json"),
+    }
+    tensors = {"w": update.w, **({} if model is None else dict(model.named_buffers()))}
+    contiguous = {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}
+    save_file(contiguous, path, metadata={"update": json.dumps(content)})
+
+
+def _write_trials(trials: list[Trial], path: Path) -> None:
+    content = [{"values": trial.values, "gap": trial.gap, "note": trial.note} for trial in trials]
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _read_trials(path: Path) -> list[Trial]:
+    try:
+        return [Trial(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, TypeError, ValueError) as error:
+        raise CduError(f"{path} cannot be read ({error}); delete it to choose again") from error
+
+
+def _atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """A reader sees no file or a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
