@@ -19,25 +19,35 @@ run = notebook.begin("05_relearn", globals())
 # %%
 import time
 
+from tqdm import tqdm
+
 from cdu import figures
 from cdu.evaluation import relearn
+from cdu.relearning import trainable
+from cdu.unlearned import Unlearned
 
-scenario, settings = run.scenario, run.scenario.settings
-problem = scenario.problem()
+scenario, settings = run.scenario, run.scenario.settings.relearn
+unlearned = Unlearned(scenario)
+problem = unlearned.problem
 target = problem.objective.mean_loss(problem.w_star, problem.forget)
 run.log("target_loss", target)
 
+# %% [markdown]
+# Every model gets the same optimiser and the same batches. A linear model's features are computed once: they have
+# nothing to learn.
+
 # %%
-for label, released in run.releases(problem, "epochs").items():
+for label, released in tqdm(run.releases(unlearned, "epochs"), desc="relearning", unit="model"):
+    objective, samples = trainable(released.objective, problem.forget)
     start = time.perf_counter()
-    result = relearn(released.objective, released.w, problem.forget, target, settings.relearn, seed)
+    result = relearn(objective, released.w, samples, target, settings, seed)
     run.log("seconds", time.perf_counter() - start, method=label)
-    limit = settings.relearn.max_epochs
+    limit = settings.max_epochs
     censored = "" if result.epochs is not None else f"censored: > {limit} epochs, counted as {limit + 1}"
     run.log("epochs", limit + 1 if result.epochs is None else result.epochs, method=label, note=censored)
     for epoch, loss in enumerate(result.losses):
         run.log("relearn_loss", loss / target, method=label, axis="epoch", point=epoch)
-    print(f"{label:>20s}: {result.epochs if result.epochs is not None else f'> {limit}'} epochs")
+    print(f"{label:>30s}: {result.epochs if result.epochs is not None else f'> {limit}'} epochs")
 
 # %%
 notebook.show(figures.relearn(run.frame()))

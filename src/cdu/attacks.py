@@ -1,16 +1,30 @@
-"""Membership inference. An attack declares what it sees, so that it is only compared with guarantees that cover it."""
+"""Membership inference by posteriors. An attack declares what it sees: it is only compared with what covers that."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest, norm, rankdata
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedKFold
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 from cdu.errors import CduError
+
+Matrix = NDArray[np.float64]
+
+#: Confidence of every interval.
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -23,9 +37,18 @@ class OriginalAndRelease:
         members: Whether each sample was in the forget set, shape (n,).
     """
 
-    original: NDArray[np.float64]
-    released: NDArray[np.float64]
+    original: Matrix
+    released: Matrix
     members: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A true-positive rate with its Clopper-Pearson interval, the threshold taken as given."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -35,28 +58,93 @@ class AttackResult:
     Attributes:
         accuracy: Share of right guesses; 0.5 is chance.
         auc: Mean over folds of the area under the ROC curve; 0.5 is chance.
+        auc_half: Half the width of its interval, from DeLong's variance in every fold.
+        rates: True-positive rate by the false-positive rate that is allowed; chance is that rate itself. Scores of
+            different folds are made comparable by their ranks within the fold.
     """
 
     accuracy: float
     auc: float
+    auc_half: float
+    rates: dict[float, Rate]
 
 
-def sorted_concatenation(view: OriginalAndRelease) -> NDArray[np.float64]:
-    """Features (n, 2·classes): both posteriors, ordered by the original's, largest first (Chen et al. 2021)."""
-    order = np.argsort(-view.original, axis=1)
-    return np.hstack([np.take_along_axis(p, order, axis=1) for p in (view.original, view.released)])
+def _sorted(original: Matrix, released: Matrix) -> tuple[Matrix, Matrix]:
+    """Both posteriors in the order of the original's, largest first."""
+    order = np.argsort(-original, axis=1)
+    return np.take_along_axis(original, order, axis=1), np.take_along_axis(released, order, axis=1)
 
 
-def membership_attack(view: OriginalAndRelease, folds: int, seed: int) -> AttackResult:
-    """Logistic regression on sorted concatenations, cross-fitted: every row is scored by a fit that did not see it.
+def direct_difference(original: Matrix, released: Matrix) -> Matrix:
+    """P − q, shape (n, classes), for the original's posteriors p and the released model's q."""
+    return original - released
+
+
+def sorted_difference(original: Matrix, released: Matrix) -> Matrix:
+    """P − q, both in the order of p, largest first, shape (n, classes)."""
+    before, after = _sorted(original, released)
+    return before - after
+
+
+def distance(original: Matrix, released: Matrix) -> Matrix:
+    """‖p − q‖₂, shape (n, 1)."""
+    return np.asarray(np.linalg.norm(original - released, axis=1, keepdims=True))
+
+
+def direct_concatenation(original: Matrix, released: Matrix) -> Matrix:
+    """(p, q), shape (n, 2·classes)."""
+    return np.hstack([original, released])
+
+
+def sorted_concatenation(original: Matrix, released: Matrix) -> Matrix:
+    """(p, q), both in the order of p, largest first, shape (n, 2·classes)."""
+    return np.hstack(_sorted(original, released))
+
+
+#: What an attack model is fed with: the five constructions of Chen et al. (2021), "When Machine Unlearning Jeopardizes
+#: Privacy".
+FEATURES: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
+    "direct difference": direct_difference,
+    "sorted difference": sorted_difference,
+    "L2 distance": distance,
+    "direct concatenation": direct_concatenation,
+    "sorted concatenation": sorted_concatenation,
+}
+
+#: Attack models, by what a seed makes of them; the same four as in that paper, small ones.
+CLASSIFIERS: dict[str, Callable[[int], Any]] = {
+    "logistic regression": lambda seed: make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+    "decision tree": lambda seed: DecisionTreeClassifier(min_samples_leaf=5, random_state=seed),
+    "random forest": lambda seed: RandomForestClassifier(40, min_samples_leaf=2, random_state=seed),
+    "MLP": lambda seed: make_pipeline(
+        StandardScaler(), MLPClassifier((16,), learning_rate_init=1e-2, max_iter=40, random_state=seed)
+    ),
+}
+
+#: The paper's choice, as later work describes it.
+PAPER = ("sorted concatenation", "logistic regression")
+
+
+def membership_attack(
+    view: OriginalAndRelease,
+    folds: int,
+    seed: int,
+    features: str = PAPER[0],
+    classifier: str = PAPER[1],
+    levels: tuple[float, ...] = (0.01,),
+) -> AttackResult:
+    """Fit an attack model on some of the rows and score the others, so that every row is scored by a fit without it.
 
     Args:
         view: Posteriors and membership; members and non-members in equal number.
         folds: Number of folds.
-        seed: Seed of the folds.
+        seed: Seed of the folds and of the attack model.
+        features: One of :data:`FEATURES`.
+        classifier: One of :data:`CLASSIFIERS`.
+        levels: False-positive rates at which to give the true-positive rate.
 
     Raises:
-        CduError: Unequal numbers, or fewer members than folds.
+        CduError: Unequal numbers, fewer members than folds, or an unknown construction or attack model.
     """
     members = int(view.members.sum())
     if members * 2 != len(view.members):
@@ -65,12 +153,76 @@ def membership_attack(view: OriginalAndRelease, folds: int, seed: int) -> Attack
         )
     if members < folds:
         raise CduError(f"{folds} folds need at least {folds} members, found {members}; use fewer folds")
-    features, labels = sorted_concatenation(view), view.members.astype(int)
-    aucs, right = [], 0
-    for fit, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(features, labels):
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-        classifier.fit(features[fit], labels[fit])
-        scores = classifier.decision_function(features[held_out])
-        aucs.append(float(roc_auc_score(labels[held_out], scores)))
-        right += int(((scores > 0) == labels[held_out]).sum())
-    return AttackResult(right / len(labels), float(np.mean(aucs)))
+    rows, labels = _of(FEATURES, features)(view.original, view.released), view.members.astype(int)
+    make = partial(_of(CLASSIFIERS, classifier), seed % 2**32)
+    scores, fold = np.empty(len(labels)), np.empty(len(labels), dtype=int)
+    splits = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(rows, labels)
+    for number, (fit, held_out) in enumerate(splits):
+        model = make()
+        with warnings.catch_warnings():
+            # An MLP of a fixed number of epochs is what is wanted, not one that has converged.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(rows[fit], labels[fit])
+        scores[held_out] = model.predict_proba(rows[held_out])[:, 1]
+        fold[held_out] = number
+    right = int(((scores > 0.5) == labels).sum())
+    parts = [(labels[fold == number], scores[fold == number]) for number in range(folds)]
+    aucs = [float(roc_auc_score(*part)) for part in parts]
+    variance = sum(delong_variance(*part) for part in parts) / folds**2
+    half = float(norm.ppf((1 + CONFIDENCE) / 2)) * variance**0.5
+    ranks = np.empty(len(labels))
+    for number in range(folds):
+        inside = fold == number
+        ranks[inside] = rankdata(scores[inside]) / inside.sum()
+    return AttackResult(right / len(labels), float(np.mean(aucs)), half, true_positive_rates(labels, ranks, levels))
+
+
+def true_positive_rates(labels: NDArray[Any], scores: Matrix, levels: tuple[float, ...]) -> dict[float, Rate]:
+    """The largest share of members above a threshold that no more than each level of the non-members exceed."""
+    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    members = int(labels.sum())
+    found = {}
+    for level in levels:
+        value = float(true[false <= level].max())
+        bounds = binomtest(round(value * members), members).proportion_ci(CONFIDENCE, "exact")
+        found[level] = Rate(value, float(bounds.low), float(bounds.high))
+    return found
+
+
+def delong_variance(labels: NDArray[Any], scores: Matrix) -> float:
+    """Variance of the area under the ROC curve by DeLong, DeLong & Clarke-Pearson (1988).
+
+    With V₁(i) the share of non-members that member i scores above (ties half), and V₀(j) the share of members above
+    non-member j: var V₁/m + var V₀/n.
+    """
+    members, others = scores[labels == 1], scores[labels == 0]
+    every = rankdata(np.concatenate([members, others]))
+    above = (every[: len(members)] - rankdata(members)) / len(others)
+    below = 1 - (every[len(members) :] - rankdata(others)) / len(members)
+    return float(np.var(above, ddof=1) / len(members) + np.var(below, ddof=1) / len(others))
+
+
+def balanced_rows(members: NDArray[Any], others: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Rows of members and of non-members, as many of either in every class, as many as there are, drawn at random.
+
+    Otherwise an attack could tell classes apart, which is no membership.
+
+    Args:
+        members: Labels of the members.
+        others: Labels of the non-members.
+        seed: Seed of the draw.
+    """
+    draw = np.random.default_rng(seed)
+    first, second = [], []
+    for label in np.unique(members):
+        a, b = np.flatnonzero(members == label), np.flatnonzero(others == label)
+        size = min(len(a), len(b))
+        first.append(draw.permutation(a)[:size])
+        second.append(draw.permutation(b)[:size])
+    return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
+
+
+def _of(table: dict[str, Any], name: str) -> Any:
+    if name not in table:
+        raise CduError(f"unknown choice '{name}': known are {', '.join(table)}")
+    return table[name]

@@ -224,7 +224,7 @@ def reference(
     loaded = load_experiment(experiment)
     if section and section not in SECTIONS:
         raise CduError(f"unknown section '{section}': known are {', '.join(SECTIONS)}")
-    everything = [*loaded.jobs(), *loaded.benchmarks()]
+    everything = [*loaded.jobs(), *loaded.benchmarks(), *loaded.by_hand()]
     jobs = [job for job in everything if section == job[2]] if section else loaded.jobs()
     paths = {job: record_path(repository() / source, loaded.name, *job) for job in jobs}
     missing = [path for path in paths.values() if not path.exists()]

@@ -23,14 +23,19 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "02_training": ("model", "forget", "training"),
     "03_unlearning": ("model", "forget", "training", "unlearning"),
     "03_methods": ("model", "forget", "training", "unlearning", "methods"),
-    "04_attacks": ("model", "forget", "training", "unlearning", "attack"),
-    "05_relearn": ("model", "forget", "training", "unlearning", "relearn"),
+    "04_attacks": ("model", "forget", "training", "unlearning", "methods", "attack"),
+    "04_shadows": ("model", "forget", "training", "unlearning", "methods", "shadows"),
+    "05_relearn": ("model", "forget", "training", "unlearning", "methods", "relearn"),
     "06_ablations": ("model", "forget", "training", "unlearning", "ablations"),
     "08_efficiency": ("model", "forget", "training", "unlearning", "efficiency"),
+    "10_audit": ("model", "forget", "training", "unlearning", "methods", "audit"),
 }
 
 #: Sections that time programs against each other. No batch runs them: they want the machine to themselves.
 BENCHMARKS = ("08_efficiency",)
+
+#: Sections that no batch runs, for the time that they take: each by ``cdu section``.
+BY_HAND = ("04_shadows",)
 
 #: The experiment that a notebook run without one belongs to.
 DEFAULT_EXPERIMENT: dict[str, str] = {
@@ -42,8 +47,9 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 
 #: Modules and packages whose code decides what a run computes; a section's numbers come from those that it imports.
 COMPUTING = (
-    "attacks", "audit", "certification", "convex", "curvature", "data", "evaluation", "models", "objective", "rows",
-    "scenario", "seeding", "shadows", "solvers", "theory", "training", "tuning", "unlearned", "unlearning",
+    "attacks", "audit", "certification", "convex", "curvature", "data", "evaluation", "models", "objective",
+    "references", "relearning", "rows", "scenario", "seeding", "shadows", "solvers", "theory", "training", "tuning",
+    "unlearned", "unlearning",
 )  # fmt: skip
 
 
@@ -195,9 +201,45 @@ class MethodsSettings(Settings):
 
 
 class AttackSettings(Settings):
-    """Membership inference: folds of the cross-fitting."""
+    """Membership inference on posteriors.
+
+    Attributes:
+        folds: Folds of the cross-fitting.
+        levels: False-positive rates at which the true-positive rate is given, where there are enough non-members.
+    """
 
     folds: Annotated[int, Field(ge=2)] = 5
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.01, 0.001)
+
+
+class ShadowSettings(Settings):
+    """The likelihood-ratio attack with shadow models.
+
+    Attributes:
+        shadows: How many; of each target about half are trained on it.
+        pool: Targets. Every shadow forgets half of them, so this is twice the size of its forget set.
+        methods: Which methods; all when empty.
+        levels: False-positive rates at which the true-positive rate is given.
+    """
+
+    shadows: Annotated[int, Field(ge=8)] = 128
+    pool: Annotated[int, Field(ge=2)] = 200
+    methods: tuple[str, ...] = ()
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.001, 0.01, 0.1)
+
+
+class AuditSettings(Settings):
+    """Empirical lower bounds on ε.
+
+    Attributes:
+        trials: Releases drawn of either hypothesis, where only the last noise is drawn anew.
+        runs: The same where a method adds noise on the way, so that each trial is a run of its own.
+        forget: Forget sets beside the experiment's own, chosen as worst cases.
+    """
+
+    trials: Annotated[int, Field(ge=40)] = 2000
+    runs: Annotated[int, Field(ge=40)] = 200
+    forget: tuple[Literal["outliers", "mislabelled", "one class"], ...] = ("outliers", "mislabelled", "one class")
 
 
 class RelearnSettings(Settings):
@@ -273,6 +315,8 @@ class DatasetSettings(Settings):
     methods: MethodsSettings = MethodsSettings()
     theory: TheorySettings
     attack: AttackSettings = AttackSettings()
+    shadows: ShadowSettings = ShadowSettings()
+    audit: AuditSettings = AuditSettings()
     relearn: RelearnSettings = RelearnSettings()
     ablations: AblationSettings
     efficiency: EfficiencySettings = EfficiencySettings()
@@ -303,16 +347,21 @@ class Experiment(Settings):
         return self
 
     def seeds_of(self, section: str) -> tuple[int, ...]:
-        """The seeds that a section is run with; one for a benchmark, whose repetitions are within the run."""
-        return self.section_seeds.get(section, self.seeds[:1] if section in BENCHMARKS else self.seeds)
+        """The seeds that a section is run with; one where no batch runs it, its repetitions are within the run."""
+        alone = section in BENCHMARKS or section in BY_HAND
+        return self.section_seeds.get(section, self.seeds[:1] if alone else self.seeds)
 
     def jobs(self) -> list[tuple[DatasetName, int, str]]:
         """Every run of a batch: dataset, seed, section."""
-        return [job for job in self._all_jobs() if job[2] not in BENCHMARKS]
+        return [job for job in self._all_jobs() if job[2] not in (*BENCHMARKS, *BY_HAND)]
 
     def benchmarks(self) -> list[tuple[DatasetName, int, str]]:
         """Every run that is made by itself, since it times things: dataset, seed, section."""
         return [job for job in self._all_jobs() if job[2] in BENCHMARKS]
+
+    def by_hand(self) -> list[tuple[DatasetName, int, str]]:
+        """Every run that takes too long for a batch: dataset, seed, section."""
+        return [job for job in self._all_jobs() if job[2] in BY_HAND]
 
     def _all_jobs(self) -> list[tuple[DatasetName, int, str]]:
         return [

@@ -430,28 +430,149 @@ def methods_tuning(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+#: Families of methods, by the beginning of a name; the first that fits counts, the last takes the rest.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "yardsticks": ("original", "retrain", "second retraining"),
+    "the paper's methods": (
+        "newton", "fine-tuning", "negative gradient", "Fisher forgetting", "L-CODEC", "Newton step",
+    ),
+    "certified": ("output perturbation", "noisy fine-tuning", "rewind", "Langevin", "certified removal"),
+    "heuristics": ("",),
+}  # fmt: skip
+
+
+def family(name: str) -> str:
+    """The family of a method or of one of its releases."""
+    return next(title for title, starts in FAMILIES.items() if name.startswith(starts))
+
+
 def attacks(frame: pd.DataFrame) -> Figure:
-    """AUC and accuracy of the membership attack per model."""
-    methods = list(dict.fromkeys(select(frame, metric="auc")["method"]))
-    figure, (panel,) = _figure(1, 1.0 + 0.4 * len(methods))
-    _dots(panel, select(frame, metric="auc"), methods, "AUC", 0)
-    _dots(panel, select(frame, metric="attack_accuracy"), methods, "accuracy", 1)
-    panel.axvline(0.5, color=COLOURS[6], linestyle="--", linewidth=1, label="chance")
-    panel.set(xlabel="attack on held-out rows (share)")
-    panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    """The paper's attack per model. Left: AUC and accuracy. Right: true-positive rate at false-positive rates.
+
+    The dotted line is the retrained model's mean; chance is dashed at left and the false-positive rate itself at right.
+    """
+    auc = select(frame, metric="auc")
+    methods = list(dict.fromkeys(auc.dropna(subset=["value"])["method"]))
+    figure, (area, rate) = _figure(2, 1.2 + 0.27 * len(methods))
+    _dots(area, auc, methods, "AUC", 0)
+    _dots(area, select(frame, metric="attack_accuracy"), methods, "accuracy", 1)
+    area.axvline(0.5, color=COLOURS[6], linestyle="--", linewidth=1, label="chance")
+    area.axvline(float(select(auc, method="retrain")["value"].mean()), color=COLOURS[0], linestyle=":", linewidth=1.4)
+    area.set(xlabel="attack on held-out rows (share)")
+    rates = select(frame, metric="tpr")
+    for number, level in enumerate(sorted(rates["point"].dropna().unique(), reverse=True)):
+        _dots(rate, select(rates, point=level), methods, f"at {100 * level:g} % false positives", number, 100)
+        rate.axvline(100 * level, color=COLOURS[number], linestyle="--", linewidth=1)
+    rate.set(xlabel="true-positive rate (%)")
+    rate.set_yticklabels([])
+    for panel in (area, rate):
+        panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return figure
+
+
+def shadows(frame: pd.DataFrame) -> Figure:
+    """The likelihood-ratio attack. Left: area under the curve per model, with 95 % bootstrap intervals over shadows.
+
+    Right: curves of "forgotten or never trained on?" for the yardsticks and the models that give most away; below, the
+    areas of single targets, median with the range from 5 to 95 %.
+    """
+    areas = select(frame, metric="lira_auc").dropna(subset=["value"])
+    methods = list(dict.fromkeys(areas["method"]))
+    with style():
+        figure = Figure(figsize=(9.6, max(6.0, 1.2 + 0.3 * len(methods))), layout="constrained")
+        grid = figure.add_gridspec(2, 2)
+        dots, curves, single = (figure.add_subplot(place) for place in (grid[:, 0], grid[0, 1], grid[1, 1]))
+    labels = {"never trained": "forgotten or never trained on?", "retrained": "unlearned or retrained?"}
+    for number, (world, label) in enumerate(labels.items()):
+        middle, low, high = (
+            select(frame, metric=metric, split=world).groupby("method")["value"].mean().reindex(methods)
+            for metric in ("lira_auc", "lira_auc_low", "lira_auc_high")
+        )
+        height = np.arange(len(methods))[::-1] + 0.16 * (1 - number)
+        dots.errorbar(
+            middle, height, xerr=np.stack([middle - low, high - middle]), fmt=MARKERS[number], color=COLOURS[number],
+            markersize=5, capsize=2, linewidth=1, label=label,
+        )  # fmt: skip
+    dots.set_yticks(np.arange(len(methods))[::-1], methods)
+    dots.axvline(0.5, color=COLOURS[6], linestyle="--", linewidth=1)
+    dots.set(xlabel="area under the ROC curve", ylim=(-0.6, len(methods) - 0.4))
+    dots.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1, frameon=False)
+    never = select(areas, split="never trained").groupby("method")["value"].mean().sort_values(ascending=False)
+    most = [str(name) for name in never.index if name not in {"original", "retrain", "newton"}][:3]
+    for number, name in enumerate(["original", "retrain", "newton", *most]):
+        rows = select(frame, metric="lira_roc", split="never trained", method=name)
+        means = rows.groupby("point")["value"].mean()
+        means = means[means > 0]
+        curves.plot(
+            means.index, means, color=COLOURS[number], linestyle=LINES[number % len(LINES)], linewidth=1.6, label=name
+        )
+    curves.plot([1e-3, 1], [1e-3, 1], color="0.5", linestyle=":", linewidth=1, label="chance")
+    curves.set(xscale="log", yscale="log", xlabel="false-positive rate", ylabel="true-positive rate")
+    curves.legend(fontsize=7)
+    spread = select(frame, metric="vulnerability", split="never trained")
+    names = [str(name) for name in never.index]
+    ends = [spread[spread["point"] == q].groupby("method")["value"].mean().reindex(names) for q in (0.05, 0.5, 0.95)]
+    places = np.arange(len(names))
+    single.vlines(places, ends[0], ends[2], color=COLOURS[0], linewidth=1.5)
+    single.plot(places, ends[1], MARKERS[0], color=COLOURS[1], markersize=4)
+    single.axhline(0.5, color=COLOURS[6], linestyle="--", linewidth=1)
+    single.set_xticks(places, names, rotation=90, fontsize=6)
+    single.set(ylabel="area of a single target")
     return figure
 
 
 def relearn(frame: pd.DataFrame) -> Figure:
-    """Loss on the forget set while a model relearns it, over the target; a curve ends with its quickest seed."""
-    figure, (panel,) = _figure(1, 3.6)
-    methods = list(dict.fromkeys(select(frame, metric="relearn_loss")["method"]))
-    for number, method in enumerate(methods):
-        _line(panel, select(frame, metric="relearn_loss", method=method), method, number)
-    panel.axhline(1.0, color="grey", linestyle="--", linewidth=1, label="target: the original model's loss")
-    panel.set(xlabel="epochs on the forget set alone", ylabel="loss on the forget set / target", yscale="log")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    """Left: epochs until the loss on the forget set is the original's. Right: that loss over the target, by family.
+
+    A curve ends with its quickest seed; the target is dashed.
+    """
+    epochs = select(frame, metric="epochs").dropna(subset=["value"])
+    methods = list(dict.fromkeys(epochs["method"]))
+    with style():
+        figure = Figure(figsize=(9.6, max(8.0, 1.0 + 0.3 * len(methods))), layout="constrained")
+        grid = figure.add_gridspec(len(FAMILIES), 2)
+        dots = figure.add_subplot(grid[:, 0])
+        panels = [figure.add_subplot(grid[row, 1]) for row in range(len(FAMILIES))]
+    _dots(dots, epochs, methods, "", 0)
+    dots.set(xlabel="epochs on the forget set alone")
+    losses = select(frame, metric="relearn_loss")
+    for panel, title in zip(panels, FAMILIES, strict=True):
+        for number, name in enumerate(name for name in methods if family(name) == title):
+            _line(panel, select(losses, method=name), name, number)
+        panel.axhline(1.0, color="grey", linestyle="--", linewidth=1)
+        panel.set(ylabel="loss / target", yscale="log", title=title)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    panels[-1].set(xlabel="epochs on the forget set alone")
+    return figure
+
+
+def audit(frame: pd.DataFrame) -> Figure:
+    """What trials show of ε, by certified method, forget set and view, beside the certified ε (black bars).
+
+    Bounds at 95 %: dots by Clopper-Pearson, squares by Gaussian differential privacy; crosses are what so many trials
+    could have shown at most. A dot or square right of the bar contradicts the certificate.
+    """
+    names = frame["method"].str.cat(frame["split"], sep=", ")
+    rows = frame.assign(method=names)
+    methods = list(dict.fromkeys(select(rows, metric="certified_epsilon")["method"]))
+    figure, (panel,) = _figure(1, 1.4 + 0.22 * len(methods))
+    looks = {
+        "audit_epsilon": ("Clopper-Pearson", "o", COLOURS[0]),
+        "audit_gaussian": ("Gaussian", "s", COLOURS[1]),
+        "detectable": ("detectable", "x", "0.5"),
+        "certified_epsilon": ("certified", "|", COLOURS[6]),
+    }
+    height = np.arange(len(methods))[::-1]
+    for metric, (label, marker, colour) in looks.items():
+        largest = select(rows, metric=metric).groupby("method")["value"].max().reindex(methods)
+        size = 12 if marker == "|" else 5
+        panel.plot(largest, height, marker, color=colour, markersize=size, label=label, fillstyle="none")
+    panel.set_yticks(height, methods, fontsize=7)
+    panel.set_xscale("symlog", linthresh=0.1)
+    panel.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
+    panel.set(xlabel="ε, largest over seeds (linear below 0.1)", xlim=(-0.01, 20), ylim=(-0.8, len(methods) - 0.2))
+    panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
     return figure
 
 
@@ -607,10 +728,12 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "03_methods-compute": methods_compute,
     "03_methods-tuning": methods_tuning,
     "04_attacks": attacks,
+    "04_shadows": shadows,
     "05_relearn": relearn,
     "06_ablations": ablations,
     "08_efficiency-peers": efficiency_peers,
     "08_efficiency-solvers": efficiency_solvers,
     "08_efficiency-scaling": efficiency_scaling,
     "08_efficiency-retraining": efficiency_retraining,
+    "10_audit": audit,
 }

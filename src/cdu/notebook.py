@@ -3,9 +3,10 @@
 import io
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,12 +32,16 @@ from cdu.records import (
 )
 from cdu.scenario import Scenario, pick_device
 from cdu.seeding import generator
-from cdu.unlearning import Method, Problem, Release, Update, methods, publish
+from cdu.unlearned import Unlearned
+from cdu.unlearning import CERTIFIED, Method, Problem, Release, Update, publish
 from cdu.verdicts import rules_hash
 
 Result = TypeVar("Result")
 
 PARAMETERS = ("dataset", "seed", "experiment", "output", "device")
+
+#: Models that stand also with the noise used in practice.
+WITH_NOISE = ("original", "newton", "retrain")
 
 #: Names that IPython itself puts beside the parameters.
 _IPYTHON = {"In", "Out"}
@@ -134,23 +139,26 @@ class Run:
         self.log(metric, found.value, **keys)
         return found
 
-    def releases(self, problem: Problem, metric: str) -> dict[str, Release]:
-        """The models that attacks and relearning are tried on: yardsticks, retraining and the Newton step.
+    def releases(self, unlearned: Unlearned, metric: str) -> Iterator[tuple[str, Release]]:
+        """The models that attacks and relearning are tried on: what every method leaves, and what noise makes of it.
 
-        Each but the second retraining also with noise, the same draw for all, so that they differ in the model alone.
+        The yardsticks and the paper's step also with the noise used in practice, certified methods also with the noise
+        that certifies the experiment's ε; of either kind the same draw for all, so that they differ in the model alone.
+        Where a method cannot run the reason is logged for ``metric``.
         """
-        settings, seed = self.scenario.settings.unlearning, self.scenario.seed
-        table = methods(settings, seed)
-        found = {}
-        for name in ("original", "newton", "retrain", "second retraining"):
-            update = self.attempt(name, table[name], problem, metric)
-            if update is None:
+        settings = self.scenario.settings.unlearning
+        for name in unlearned.names:
+            if self.outcome(name, partial(unlearned.update, name), metric) is None:
                 continue
-            found[name] = publish(problem, update, generator(seed, "noise"))
-            if name != "second retraining":
-                noisy = publish(problem, update, generator(seed, "noise"), settings.sigma, settings.delta)
-                found[f"{name} + noise"] = noisy
-        return found
+            plain = unlearned.release(name)
+            # Without noise output perturbation is the original, whose row stands already.
+            if plain.certificate is None and name != "output perturbation":
+                yield name, plain
+            if name in WITH_NOISE:
+                noise = generator(self.scenario.seed, "noise")
+                yield f"{name} + noise", publish(unlearned.problem, plain.update, noise, settings.sigma, settings.delta)
+            if name in CERTIFIED:
+                yield f"{name}, ε = {settings.epsilon:g}", unlearned.release(name, noisy=True)
 
     def frame(self) -> pd.DataFrame:
         """The metrics so far, with the columns that :mod:`cdu.report` draws from."""

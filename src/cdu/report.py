@@ -36,6 +36,7 @@ CHAPTERS = {
     "03_methods-compute": ("methods-compute", "The compute axis"),
     "03_methods-tuning": ("methods-tuning", "Choice of hyper-parameters"),
     "04_attacks": ("attacks", "Membership inference"),
+    "04_shadows": ("attacks-shadows", "Shadow models"),
     "05_relearn": ("relearn", "Relearn time"),
     "06_ablations": ("ablations", "Ablations"),
     "08_efficiency": ("efficiency", "Efficiency"),
@@ -43,6 +44,7 @@ CHAPTERS = {
     "08_efficiency-solvers": ("efficiency-solvers", "Time to an error"),
     "08_efficiency-scaling": ("efficiency-scaling", "Scaling"),
     "08_efficiency-retraining": ("efficiency-retraining", "Unlearning against retraining"),
+    "10_audit": ("audit", "Audit"),
 }
 
 #: Where a claim's verdict is shown, if not on its chapter's own page.

@@ -7,7 +7,7 @@ from functools import partial
 
 import pandas as pd
 
-from cdu import figures
+from cdu import figures, verdicts
 from cdu.figures import select
 
 
@@ -429,6 +429,183 @@ def _methods_tuning_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"Trials and choice": pd.DataFrame(lines)}
 
 
+def _gaps(frame: pd.DataFrame, metric: str, name: str) -> pd.DataFrame:
+    """Differences of a metric to the retrained model's of the same seed, as a metric of their own."""
+    rows = select(frame, metric=metric)
+    base = select(rows, method="retrain").set_index("seed")["value"].reindex(rows["seed"]).to_numpy()
+    return rows.assign(metric=name, value=rows["value"] - base)
+
+
+def closeness(gaps: "pd.Series[float]", margin: float) -> str:
+    """Whether a mean gap to the retrained model is within a margin, by its 95 % interval over seeds.
+
+    An attack that does much worse than on the retrained model found the forget set too well hidden: over-unlearning.
+    """
+    gap = verdicts.interval(gaps)
+    if gap.seeds < 2:
+        return "one seed"
+    if gap.within(margin):
+        return "as retrained"
+    if gap.high < -margin:
+        return "over-unlearned"
+    return "gives more away" if gap.low > margin else "undecided"
+
+
+def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    whole = pd.concat([frame, _gaps(frame, "auc", "gap")], ignore_index=True)
+    levels = sorted(select(frame, metric="tpr")["point"].dropna().unique(), reverse=True)
+    rates = select(frame, metric="tpr")
+    for level in levels:
+        whole = pd.concat([whole, select(rates, point=level).assign(metric=f"tpr {level:g}")], ignore_index=True)
+    columns = [
+        Column("AUC", "auc"),
+        Column("half of its 95 % interval in a run", "auc_half"),
+        Column("AUC − retrained", "gap"),
+        Column("accuracy", "attack_accuracy"),
+        *(Column(f"TPR at {100 * level:g} % FPR (%)", f"tpr {level:g}", factor=100) for level in levels),
+    ]
+    paper = table(whole, "method", "model", columns)
+    gaps = select(whole, metric="gap")
+    paper["beside retraining"] = [
+        closeness(select(gaps, method=name)["value"], verdicts.CLOSE_AUC) for name in paper["model"]
+    ]
+    grid = select(frame, metric="attack_auc")
+    parts = grid["split"].str.extract(r"(?P<set>\w+): (?P<features>.+), (?P<model>[^,]+)$")
+    grid = grid.assign(set=parts["set"], features=parts["features"], model=parts["model"])
+    return {
+        "The paper's attack (logistic regression, sorted concatenation) on held-out rows": paper,
+        "All twenty attacks, AUC": _grid_table(select(grid, set="test")),
+        "The strongest of the twenty, by the gap to the retrained model": _strongest(select(grid, set="test")),
+        "The paper's comparison, D_u against D_r: AUC by construction (logistic regression)": table(
+            select(grid, set="retain"),
+            "method",
+            "model",
+            [Column(str(name), "attack_auc", {"features": str(name)}) for name in dict.fromkeys(grid["features"])],
+        ),
+    }
+
+
+def _grid_table(grid: pd.DataFrame) -> pd.DataFrame:
+    """Constructions and attack models by a few released models."""
+    wanted = ("original", "newton", "newton + noise", "retrain", "second retraining")
+    shown = [name for name in wanted if name in set(grid["method"])]
+    return pd.DataFrame(
+        [
+            {"features": str(features), "attack model": str(model)}
+            | {name: plus_minus(select(rows, method=name)["value"]) for name in shown}
+            for (features, model), rows in grid.groupby(["features", "model"], sort=False)
+        ]
+    )
+
+
+def _strongest(grid: pd.DataFrame) -> pd.DataFrame:
+    keys = ["seed", "split"]
+    base = select(grid, method="retrain").set_index(keys)["value"]
+    gaps = grid.assign(gap=grid["value"] - base.reindex(pd.MultiIndex.from_frame(grid[keys])).to_numpy())
+    lines = []
+    for method, rows in gaps.groupby("method", sort=False):
+        means = rows.groupby("split")["gap"].mean().dropna()
+        if method == "retrain" or means.empty:
+            continue
+        best = str(means.idxmax())
+        chosen = rows[rows["split"] == best]
+        lines.append(
+            {
+                "model": str(method),
+                "strongest attack": best.removeprefix("test: "),
+                "AUC": plus_minus(chosen["value"]),
+                "AUC − retrained": plus_minus(chosen["gap"]),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def _shadow_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    found = {}
+    titles = {
+        "never trained": "Forgotten, or never trained on? (unlearned shadows)",
+        "retrained": "Unlearned, or retrained? (on the forgotten samples)",
+    }
+    for world, title in titles.items():
+        rows = select(frame, split=world)
+        levels = sorted(select(rows, metric="lira_tpr")["point"].dropna().unique())
+        lines = []
+        for method in dict.fromkeys(select(rows, metric="lira_auc")["method"]):
+            own = select(rows, method=str(method))
+            line = {"model": str(method), "AUC": _interval(own, "lira_auc")}
+            for level in levels:
+                at = select(own, point=level)
+                line[f"TPR at {100 * level:g} % FPR (%)"] = _interval(at, "lira_tpr", 100)
+            for quantile, name in ((0.5, "median"), (0.95, "95 %")):
+                line[f"AUC of single targets, {name}"] = _value(select(own, point=quantile), "vulnerability")
+            lines.append(line)
+        found[title] = pd.DataFrame(lines)
+    cost = {
+        "shadow models": "shadows",
+        "targets in the pool": "pool",
+        "training all together (s)": "shadow_seconds",
+        "training one after another (s), from two of them": "single_seconds",
+        "largest relative difference of the weights": "single_difference",
+    }
+    found["Shadow models and their cost"] = pd.DataFrame(
+        [{"quantity": text, "value": _value(frame, metric)} for text, metric in cost.items()]
+    )
+    found["Unlearning all shadows"] = table(frame, "method", "method", [Column("time (s)", "seconds")])
+    return found
+
+
+def _interval(frame: pd.DataFrame, metric: str, factor: float = 1.0) -> str:
+    """A value with the ends of its interval; the mean over seeds of each where there are several."""
+    names = (metric, f"{metric}_low", f"{metric}_high")
+    value, low, high = (factor * float(select(frame, metric=name)["value"].mean()) for name in names)
+    places = 2 if factor != 1 else 3
+    return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+
+
+def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    audited = select(frame, metric="certified_epsilon")
+    lines = []
+    for method, split in dict.fromkeys(zip(audited["method"], audited["split"], strict=True)):
+        own = select(frame, method=str(method), split=str(split))
+        kind, _, view = str(split).partition(", ")
+        contradicted = select(own, metric="contradicted")["value"]
+        lines.append(
+            {
+                "method": str(method),
+                "forget set": kind,
+                "adversary sees": view,
+                "ε certified": _value(own, "certified_epsilon"),
+                "ε shown, Clopper-Pearson": _cell(own, "audit_epsilon"),
+                "ε shown, Gaussian": _cell(own, "audit_gaussian"),
+                "μ and its interval": f"{_value(own, 'mu')} [{_value(own, 'mu_low')}, {_value(own, 'mu_high')}]",
+                "ε detectable": _value(own, "detectable"),
+                "trials": _value(own, "trials"),
+                "verdict": f"contradicted ({contradicted.sum():.0f} of {len(contradicted)} seeds)"
+                if contradicted.any()
+                else "consistent",
+            }
+        )
+    whole = pd.DataFrame(lines)
+    planted = whole["method"].str.startswith("planted")
+    distances = [
+        {
+            "method": str(method),
+            "forget set": str(kind),
+            "distance of the pair": plus_minus(rows["value"]),
+            "Δ": _cell(frame, "sensitivity", method=str(method), split=str(kind)),
+        }
+        for (method, kind), rows in select(frame, metric="pair_distance").groupby(["method", "split"], sort=False)
+    ]
+    noted = select(frame, metric="audit_epsilon")
+    notes = noted[noted["note"].str.startswith("ε of")].drop_duplicates("method").set_index("method")["note"]
+    wrong = whole[planted].assign(noise=[notes.get(name, "") for name in whole[planted]["method"]])
+    return {
+        "Certificates and what trials show": whole[~planted],
+        "A planted error": wrong,
+        "How far a release is from its reference, before noise": pd.DataFrame(distances),
+    }
+
+
 def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     result = table(frame, "method", "model", [Column("epochs, mean ± sd", "epochs"), Column("time (s)", "seconds")])
     means = [select(frame, metric="epochs", method=name)["value"].mean() for name in result["model"]]
@@ -634,7 +811,6 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         frame: The section's metrics in long form.
         on_gpu: Seeds whose runs were made on a GPU.
     """
-    attack = [Column("AUC", "auc"), Column("accuracy", "attack_accuracy"), Column("time (s)", "seconds")]
     makers: dict[str, Callable[[pd.DataFrame], dict[str, pd.DataFrame]]] = {
         "01_theory-noise": _theory_noise_tables,
         "01_theory-newton": _theory_newton_tables,
@@ -647,12 +823,14 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "03_methods-table": _methods_table_tables,
         "03_methods-compute": _methods_compute_tables,
         "03_methods-tuning": _methods_tuning_tables,
-        "04_attacks": lambda rows: {"Attack on held-out rows": table(rows, "method", "model", attack)},
+        "04_attacks": _attack_tables,
+        "04_shadows": _shadow_tables,
         "05_relearn": _relearn_tables,
         "06_ablations": _ablation_tables,
         "08_efficiency-peers": _peers_tables,
         "08_efficiency-solvers": _solvers_tables,
         "08_efficiency-scaling": _scaling_tables,
         "08_efficiency-retraining": _retraining_tables,
+        "10_audit": _audit_tables,
     }
     return makers[name](frame)

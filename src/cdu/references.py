@@ -1,0 +1,64 @@
+"""What a certificate compares a release with: for every certified method the run that never saw the forget set."""
+
+from dataclasses import replace
+
+import torch
+
+from cdu.convex import kronecker_preconditioner, minimise
+from cdu.errors import CduError
+from cdu.unlearning import Method, Problem, Update
+from cdu.unlearning.certified_removal import TOLERANCE, CertifiedRemoval
+from cdu.unlearning.fixed_features import LinearTask
+from cdu.unlearning.langevin import Langevin, noisy_descent
+from cdu.unlearning.newton import NewtonStep
+from cdu.unlearning.noisy_fine_tuning import NoisyFineTuning
+from cdu.unlearning.original import Original
+from cdu.unlearning.retrain import Retrain
+from cdu.unlearning.rewind import Rewind, RewindLinear
+
+
+def reference(method: Method, problem: Problem, update: Update, generator: torch.Generator) -> Update:
+    """The reference of a method's certificate, before the noise that is added last.
+
+    Args:
+        method: A certified method.
+        problem: What it was run on.
+        update: What it returned; the noise that a method adds itself is taken from its certificate.
+        generator: Draws the noise of methods that add it on the way.
+
+    Raises:
+        CduError: The method has no certificate.
+    """
+    if isinstance(method, Original | NewtonStep):
+        return Retrain()(problem, generator)
+    if isinstance(method, NoisyFineTuning):
+        retrained = problem.retrain(problem.retain, problem.seed)
+        return method(replace(problem, w_star=retrained.w), generator)
+    if isinstance(method, Rewind | RewindLinear):
+        # Going back by all steps is starting again.
+        return _all_rewound(method)(problem, generator)
+    if isinstance(method, Langevin) and update.certificate is not None:
+        task = LinearTask(problem, method.filters, method.l2, problem.w_star.dtype)
+        w = noisy_descent(
+            task.objective,
+            task.zeros(),
+            task.retain,
+            method.training_steps + method.steps,
+            method.learning_rate,
+            task.constants.radius,
+            update.certificate.sigma,
+            generator,
+        )
+        return replace(update, w=w)
+    if isinstance(method, CertifiedRemoval):
+        task = LinearTask(problem, method.filters, method.l2, torch.float64)
+        rough = minimise(task.objective, task.retain, task.zeros(), 1e-2).w
+        inverse = kronecker_preconditioner(task.objective, rough, task.retain)
+        return replace(update, w=minimise(task.objective, task.retain, rough, TOLERANCE, inverse).w)
+    raise CduError(f"{type(method).__name__} has no certificate, so there is nothing to compare its release with")
+
+
+def _all_rewound(method: Rewind | RewindLinear) -> Rewind | RewindLinear:
+    if isinstance(method, Rewind):
+        return Rewind(method.steps, method.steps, method.learning_rate)
+    return RewindLinear(method.l2, method.steps, method.steps, method.learning_rate, method.filters)

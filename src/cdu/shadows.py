@@ -1,0 +1,406 @@
+"""Shadow models: hundreds of networks trained at once, and the likelihood-ratio attack that they make possible."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from scipy.stats import norm, rankdata
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from cdu.config import TrainingSettings, digest
+from cdu.data import Samples
+from cdu.errors import CduError
+from cdu.objective import parameter_vector
+from cdu.seeding import generator
+from cdu.training import CHECKPOINT_SECONDS, project
+
+Matrix = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+#: From so many shadows on every sample has a variance of its own; below, all samples share one (Carlini et al. 2022).
+OWN_VARIANCE = 64
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Together:
+    """Networks that were trained at once.
+
+    Attributes:
+        w: Their weights, shape (S, p).
+        seconds: Wall time of the epochs, over all sittings.
+    """
+
+    w: Tensor
+    seconds: float
+
+
+def train_together(
+    models: Sequence[nn.Module],
+    samples: Samples,
+    rows: Tensor,
+    settings: TrainingSettings,
+    seeds: Sequence[int],
+    checkpoint: Path | None = None,
+    label: str = "shadows",
+) -> Together:
+    """Train S networks of one architecture at once, each on its own samples, with the recipe of :func:`train`.
+
+    Every network sees the batches that :func:`cdu.training.train` would draw for its seed, has an Adam of its own and
+    is projected onto the ball by itself; only the arithmetic is shared. So the result is that of S single trainings,
+    up to the order of additions.
+
+    Args:
+        models: S initialised modules without buffers, on the device of the samples.
+        samples: All samples.
+        rows: Row s holds the rows of ``samples`` that model s is trained on, shape (S, n).
+        settings: Adam's constants and the radius C.
+        seeds: S seeds of the batches.
+        checkpoint: Where the result is kept (safetensors); loaded if it is there. Progress is kept beside it.
+        label: Text of the progress bar.
+
+    Returns:
+        Weights and time.
+
+    Raises:
+        CduError: The modules have buffers or differ, or the numbers of models, rows and seeds do; a network diverged;
+            the checkpoint is damaged or belongs to another training.
+    """
+    _require_batchable(models, rows, seeds)
+    w = torch.stack([parameter_vector(model) for model in models]).requires_grad_()
+    adam = torch.optim.Adam(
+        [w], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=w.device.type in {"cpu", "cuda"}
+    )
+    trained_on = hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
+    mark = digest([settings.model_dump(mode="json"), list(seeds), trained_on, list(w.shape)])
+    partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
+    done, seconds = 0, 0.0
+    for path in (checkpoint, partial):
+        if path is not None and path.exists():
+            done, seconds = _restore(path, w, adam, mark)
+            break
+    forward = _forward(models[0])
+    saved = time.monotonic()
+    with tqdm(total=settings.epochs, initial=done, desc=f"{len(models)} {label}", unit="epoch") as progress:
+        for epoch in range(done, settings.epochs):
+            begin = time.perf_counter()
+            _epoch(forward, w, adam, samples, rows, settings, seeds, epoch)
+            seconds += time.perf_counter() - begin
+            progress.update()
+            if partial is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save(partial, w, adam, {"epochs": epoch + 1, "seconds": seconds, "mark": mark})
+                saved = time.monotonic()
+    if checkpoint is not None and partial is not None and not checkpoint.exists():
+        _save(checkpoint, w, adam, {"epochs": settings.epochs, "seconds": seconds, "mark": mark})
+        partial.unlink(missing_ok=True)
+    return Together(torch.stack([project(one, settings.radius) for one in w.detach()]), seconds)
+
+
+def _require_batchable(models: Sequence[nn.Module], rows: Tensor, seeds: Sequence[int]) -> None:
+    if not len(models) == len(rows) == len(seeds) > 0:
+        raise CduError(
+            f"{len(models)} models, {len(rows)} rows and {len(seeds)} seeds were given; there must be as many of each, "
+            "at least one"
+        )
+    buffers = [name for name, _ in models[0].named_buffers()]
+    random = [layer for layer in models[0].modules() if isinstance(layer, nn.modules.dropout._DropoutNd)]
+    if buffers or random:
+        found = f"the buffer '{buffers[0]}'" if buffers else f"{type(random[0]).__name__}"
+        raise CduError(
+            f"networks with {found} cannot be trained together: BatchNorm's statistics and dropout are not batched "
+            "over models; use cdu.training.train for one after another"
+        )
+    if len({str(model) for model in models}) > 1:
+        raise CduError("the shadow models must be of one architecture; build them from the same settings")
+
+
+def _forward(model: nn.Module) -> Any:
+    """The outputs of S networks for S batches, shape (S, B, classes), from flat weights of shape (S, p)."""
+    named = dict(model.named_parameters())
+    sizes = [parameter.numel() for parameter in named.values()]
+
+    def single(w: Tensor, inputs: Tensor) -> Tensor:
+        pieces = zip(named.items(), w.split(sizes), strict=True)
+        return functional_call(model, {name: piece.view_as(like) for (name, like), piece in pieces}, (inputs,))  # type: ignore[no-any-return]
+
+    return vmap(single)
+
+
+def _epoch(
+    forward: Any,
+    w: Tensor,
+    adam: torch.optim.Adam,
+    samples: Samples,
+    rows: Tensor,
+    settings: TrainingSettings,
+    seeds: Sequence[int],
+    epoch: int,
+) -> None:
+    """One pass of every network over its samples."""
+    count, size = rows.shape
+    orders = [torch.randperm(size, generator=generator(seed, "batches", epoch)) for seed in seeds]
+    drawn = torch.stack([own[order] for own, order in zip(rows, orders, strict=True)]).to(samples.device)
+    for batch in drawn.split(settings.batch_size, dim=1):
+        inputs, targets = samples.batch(batch.reshape(-1))
+        outputs = forward(w, inputs.view(count, -1, *inputs.shape[1:]))
+        losses = cross_entropy(outputs.flatten(0, 1), targets, reduction="none").view(count, -1).mean(dim=1)
+        (w.grad,) = torch.autograd.grad(losses.sum(), w)
+        adam.step()
+        with torch.no_grad():
+            w.mul_((settings.radius / w.norm(dim=1, keepdim=True)).clamp(max=1.0))
+    if not w.isfinite().all():
+        lost = [seed for seed, fine in zip(seeds, w.isfinite().all(dim=1).tolist(), strict=True) if not fine]
+        raise CduError(
+            f"shadow training diverged in epoch {epoch + 1} for seed {lost[0]} and {len(lost) - 1} others; lower the "
+            f"learning rate (it is {settings.learning_rate:g})"
+        )
+
+
+def _save(path: Path, w: Tensor, adam: torch.optim.Adam, progress: dict[str, Any]) -> None:
+    state = adam.state[w]
+    tensors = {"w": w.detach(), **{f"adam.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}}
+    _write(path, tensors, progress)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """Write in one atomic step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        contiguous = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata={"state": json.dumps(progress)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _restore(path: Path, w: Tensor, adam: torch.optim.Adam, mark: str) -> tuple[int, float]:
+    """Load a checkpoint into ``w`` and Adam; returns the number of epochs done and their seconds."""
+    try:
+        with safe_open(str(path), framework="pt", device=str(w.device)) as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        found, epochs, seconds = state["mark"], int(state["epochs"]), float(state["seconds"])
+        if found == mark:
+            with torch.no_grad():
+                w.copy_(tensors["w"])
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CduError(f"checkpoint {path} cannot be read ({error}); delete it to train again") from error
+    if found != mark:
+        raise CduError(f"checkpoint {path} belongs to other shadow models; delete it or give another path")
+    adam.state[w] = {key.removeprefix("adam."): value for key, value in tensors.items() if key.startswith("adam.")}
+    return epochs, seconds
+
+
+def keep(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Named tensors from a file, or computed and kept there.
+
+    Raises:
+        CduError: The file cannot be read.
+    """
+    if not path.exists():
+        _write(path, compute(), {})
+    try:
+        return load_file(path)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CduError(f"{path} cannot be read ({error}); delete it to compute it again") from error
+
+
+# --- who is trained on what ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The targets of a likelihood-ratio attack, and which shadow was trained on which of them.
+
+    Attributes:
+        rest: Rows that every shadow is trained on, shape (r,).
+        targets: Rows of the pool, shape (t,).
+        members: Whether shadow s was trained on a target, and forgets it; exactly half of each row, shape (S, t).
+    """
+
+    rest: Tensor
+    targets: Tensor
+    members: Tensor
+
+    def forgotten(self, shadow: int) -> Tensor:
+        """Rows that a shadow is trained on and forgets."""
+        return self.targets[self.members[shadow]]
+
+    @property
+    def trained(self) -> Tensor:
+        """Rows that the shadows are trained on, shape (S, r + t/2)."""
+        return torch.stack([torch.cat([self.rest, self.forgotten(s)]) for s in range(len(self.members))])
+
+
+def draw_pool(samples: int, size: int, shadows: int, seed: int) -> Pool:
+    """Draw ``size`` targets of ``samples`` rows, and for every shadow a random half of them.
+
+    Raises:
+        CduError: An odd size, or one that leaves nothing else to train on.
+    """
+    if size % 2 or not 2 <= size < samples:
+        raise CduError(f"a pool of {size} targets out of {samples} samples: it must be even, at least 2 and leave some")
+    order = torch.randperm(samples, generator=generator(seed, "pool"))
+    members = torch.zeros(shadows, size, dtype=torch.bool)
+    for shadow in range(shadows):
+        half = torch.randperm(size, generator=generator(seed, "pool half", shadow))[: size // 2]
+        members[shadow, half] = True
+    return Pool(order[size:].sort().values, order[:size].sort().values, members)
+
+
+# --- the likelihood-ratio attack -----------------------------------------------------------------------------------
+
+
+def scaled_logit(outputs: Tensor, targets: Tensor) -> Tensor:
+    """φ = ln(p_y/(1 − p_y)) from a network's outputs (logits), shape (n,): Gaussian over shadows, roughly."""
+    outputs = outputs.double()
+    own = outputs.gather(1, targets[:, None])
+    others = outputs.scatter(1, targets[:, None], -torch.inf)
+    return own[:, 0] - others.logsumexp(dim=1)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Success of the attack over all pairs of shadow and target.
+
+    Attributes:
+        scores: Log-likelihood ratios, pairs with the sample in first, then those without.
+        labels: 1 for "in", 0 for "out".
+        shadows: The shadow of each pair.
+        vulnerability: Area under the ROC curve of every single target, shape (t,); 0.5 is chance.
+    """
+
+    scores: Matrix
+    labels: NDArray[np.int64]
+    shadows: NDArray[np.int64]
+    vulnerability: Matrix
+
+
+def likelihood_ratio_attack(
+    inside: Matrix, members: Mask, outside: Matrix, others: Mask, own_variance: bool | None = None
+) -> Inference:
+    """Per target a Gaussian for φ with the sample in and one with it out, both without the shadow that is scored.
+
+    ln N(φ; μ_in, σ_in²) − ln N(φ; μ_out, σ_out²). Carlini et al. (2022), "Membership Inference Attacks From First
+    Principles"; on unlearned models Hayes et al. (2024), "Inexact Unlearning Needs More Careful Evaluations to Avoid a
+    False Sense of Privacy". With ``inside`` and ``outside`` the same unlearned models it asks whether a forgotten
+    sample can be told from one never trained on; with ``outside`` the retrained models, whether unlearning can be
+    told from retraining.
+
+    Args:
+        inside: φ of every shadow (rows) and target (columns) in the world where members are in, shape (S, t).
+        members: Which pairs of it are "in".
+        outside: φ in the world where they are out, shape (S, t).
+        others: Which pairs of that are "out".
+        own_variance: A variance of its own for every target; if None from :data:`OWN_VARIANCE` shadows on.
+
+    Raises:
+        CduError: A target with fewer than three shadows on one side.
+    """
+    own = len(inside) >= OWN_VARIANCE if own_variance is None else own_variance
+    fewest = int(min(members.sum(axis=0).min(), others.sum(axis=0).min()))
+    if fewest < 3:
+        raise CduError(
+            f"a target has only {fewest} shadows on one side and needs three; train more shadows than {len(inside)}"
+        )
+    scores = []
+    for values in (inside, outside):
+        likelihoods = []
+        for reference, mask in ((inside, members), (outside, others)):
+            mean, variance = _without_own(reference, mask, own)
+            likelihoods.append(-((values - mean) ** 2) / (2 * variance) - np.log(variance) / 2)
+        scores.append(likelihoods[0] - likelihoods[1])
+    pairs = [(scores[0], members, 1), (scores[1], others, 0)]
+    areas = [_area(scores[0][members[:, t], t], scores[1][others[:, t], t]) for t in range(inside.shape[1])]
+    return Inference(
+        scores=np.concatenate([values[mask] for values, mask, _ in pairs]),
+        labels=np.concatenate([np.full(int(mask.sum()), label) for _, mask, label in pairs]),
+        shadows=np.concatenate([np.nonzero(mask)[0] for _, mask, _ in pairs]),
+        vulnerability=np.array(areas),
+    )
+
+
+def _without_own(values: Matrix, mask: Mask, own: bool) -> tuple[Matrix, Matrix]:
+    """For every shadow and target mean and variance over the shadows of ``mask``, but without that shadow."""
+    kept = np.where(mask, values, 0.0)
+    count = mask.sum(axis=0) - mask
+    mean = (kept.sum(axis=0) - kept) / count
+    # Squares are taken about a centre, so that little is lost when they are subtracted.
+    centre = kept.sum(axis=0) / mask.sum(axis=0)
+    squares = np.where(mask, (values - centre) ** 2, 0.0)
+    spread = (squares.sum(axis=0) - squares) - count * (mean - centre) ** 2
+    variance = spread / (count - 1) if own else np.full_like(mean, spread.sum() / (count - 1).sum())
+    return mean, np.maximum(variance, 1e-12)
+
+
+def _area(inside: Matrix, outside: Matrix) -> float:
+    """Area under the ROC curve: how often a score from inside is above one from outside, ties half."""
+    ranks = rankdata(np.concatenate([inside, outside]))[: len(inside)]
+    return float((ranks.sum() / len(inside) - (len(inside) + 1) / 2) / len(outside))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An ROC curve at given false-positive rates, with intervals from a bootstrap over shadows.
+
+    Attributes:
+        auc: Area, low and high end of its interval.
+        rates: True-positive rate, low and high end, by false-positive rate.
+    """
+
+    auc: tuple[float, float, float]
+    rates: dict[float, tuple[float, float, float]]
+
+
+def roc(attack: Inference, levels: Sequence[float], seed: int, resamples: int = 200, confidence: float = 0.95) -> Curve:
+    """Area and true-positive rates; whole shadows are drawn again, since the pairs of one shadow are not independent.
+
+    Args:
+        attack: Scores.
+        levels: False-positive rates.
+        seed: Seed of the bootstrap.
+        resamples: Resamples of it.
+        confidence: Of the intervals, whose ends are normal ones around the estimate.
+    """
+
+    def measure(weights: Matrix) -> Matrix:
+        return np.array(_weighted_roc(attack.scores, attack.labels, weights, levels))
+
+    count = int(attack.shadows.max()) + 1
+    found = measure(np.ones(len(attack.scores)))
+    draw = np.random.default_rng(seed)
+    drawn = [np.bincount(draw.integers(count, size=count), minlength=count)[attack.shadows] for _ in range(resamples)]
+    deviation = np.std([measure(weights.astype(float)) for weights in drawn], axis=0, ddof=1)
+    half = norm.ppf((1 + confidence) / 2) * deviation
+    ends = [
+        (float(value), float(max(0.0, value - wide)), float(min(1.0, value + wide)))
+        for value, wide in zip(found, half, strict=True)
+    ]
+    return Curve(ends[0], dict(zip(levels, ends[1:], strict=True)))
+
+
+def _weighted_roc(scores: Matrix, labels: NDArray[np.int64], weights: Matrix, levels: Sequence[float]) -> list[float]:
+    """Area under the curve, then the true-positive rate at each level, every pair counted ``weights`` times."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)
+    true, false = (np.cumsum((weights * (labels == label))[order])[last] for label in (1, 0))
+    true, false = np.append(0.0, true / true[-1]), np.append(0.0, false / false[-1])
+    # The largest true-positive rate among thresholds that keep to the level.
+    rates = [float(true[np.searchsorted(false, level, side="right") - 1]) for level in levels]
+    return [float(np.trapezoid(true, false)), *rates]
