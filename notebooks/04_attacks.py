@@ -25,14 +25,7 @@ import torch
 from tqdm import tqdm
 
 from cdu import figures
-from cdu.attacks import (
-    CLASSIFIERS,
-    FEATURES,
-    PAPER,
-    OriginalAndRelease,
-    balanced_rows,
-    membership_attack,
-)
+from cdu.attacks import FEATURES, PAPER, OriginalAndRelease, balanced_rows, membership_attack
 from cdu.seeding import seed_for
 from cdu.unlearned import Unlearned
 
@@ -74,7 +67,7 @@ for name, (_, members) in comparisons.items():
 # %% [markdown]
 # ## The attack
 #
-# All twenty attacks against samples never trained on; against retained ones logistic regression on each construction.
+# All combinations against samples never trained on; against retained ones logistic regression on each construction.
 
 
 # %%
@@ -87,7 +80,7 @@ for label, released in tqdm(run.releases(unlearned, "auc"), desc="attacking", un
     for name, (parts, members) in comparisons.items():
         view = OriginalAndRelease(before[name], posteriors(released.objective, released.w, parts), members)
         for features in FEATURES:
-            for classifier in CLASSIFIERS if name == "test" else (PAPER[1],):
+            for classifier in settings.classifiers if name == "test" else (PAPER[1],):
                 start = time.perf_counter()
                 result = attack(view, features, classifier)
                 where = {"method": label, "split": f"{name}: {features}, {classifier}"}

@@ -115,9 +115,9 @@ FEATURES: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
 CLASSIFIERS: dict[str, Callable[[int], Any]] = {
     "logistic regression": lambda seed: make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
     "decision tree": lambda seed: DecisionTreeClassifier(min_samples_leaf=5, random_state=seed),
-    "random forest": lambda seed: RandomForestClassifier(40, min_samples_leaf=2, random_state=seed),
+    "random forest": lambda seed: RandomForestClassifier(20, min_samples_leaf=2, random_state=seed),
     "MLP": lambda seed: make_pipeline(
-        StandardScaler(), MLPClassifier((16,), learning_rate_init=1e-2, max_iter=40, random_state=seed)
+        StandardScaler(), MLPClassifier((16,), learning_rate_init=1e-2, max_iter=20, random_state=seed)
     ),
 }
 

@@ -205,10 +205,14 @@ class AttackSettings(Settings):
 
     Attributes:
         folds: Folds of the cross-fitting.
+        classifiers: Attack models tried on every construction of features.
         levels: False-positive rates at which the true-positive rate is given, where there are enough non-members.
     """
 
     folds: Annotated[int, Field(ge=2)] = 5
+    classifiers: tuple[Literal["logistic regression", "decision tree", "random forest", "MLP"], ...] = (
+        "logistic regression", "decision tree", "random forest", "MLP",
+    )  # fmt: skip
     levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.01, 0.001)
 
 
