@@ -18,6 +18,7 @@ from cdu import notebook
 run = notebook.begin("10_audit", globals())
 
 # %%
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -125,8 +126,10 @@ def report(name, kind, views, certified, note=""):
         where = {"method": name, "split": f"{kind}, {view}"}
         run.log("audit_epsilon", result.epsilon, **where, note=note)
         run.log("audit_gaussian", result.gaussian_epsilon, **where)
-        for metric in ("mu", "mu_low", "mu_high", "detectable", "trials"):
+        for metric in ("mu", "mu_low", "detectable", "trials"):
             run.log(metric, getattr(result, metric), **where)
+        if math.isfinite(result.mu_high):
+            run.log("mu_high", result.mu_high, **where)
         run.log("certified_epsilon", certified, **where)
         run.log("contradicted", result.contradicts(certified), **where)
         verdict = "CONTRADICTED" if result.contradicts(certified) else "consistent"

@@ -31,8 +31,8 @@ class Audit:
             :data:`CONFIDENCE`; 0 where nothing was found.
         mu: μ of Gaussian differential privacy that the chosen threshold shows.
         mu_low: Lower bound on μ, same confidence; a pair that is μ'-GDP has μ' above it.
-        mu_high: Upper bound on the μ that this threshold shows, same confidence; no bound on what a better adversary
-            would find.
+        mu_high: Upper bound on the μ that this threshold shows, same confidence, infinite where no trial of one
+            hypothesis passed it or all did; no bound on what a better adversary would find.
         gaussian_epsilon: ε of ``mu_low`` at δ.
         detectable: The largest ε that so many trials could have shown, when not one guess is wrong.
         trials: Trials of either hypothesis that judged.
