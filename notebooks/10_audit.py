@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from cdu import figures
 from cdu.audit import audit
-from cdu.certification import certify
+from cdu.certification import certify, gaussian_epsilon
 from cdu.config import ForgetSettings
 from cdu.references import reference
 from cdu.relearning import trainable
@@ -169,7 +169,11 @@ def examine(name, kind, problem):
             return  # every trial is a run of its own: one forget set has to do
         report(name, kind, runs(method, problem, update), certificate.epsilon)
         return
-    run.log("pair_distance", direction(problem, update, own).norm(), method=name, split=kind)
+    distance = direction(problem, update, own).double().norm().item()
+    run.log("pair_distance", distance, method=name, split=kind)
+    # Two fixed Gaussians: their ε needs no trial, but says nothing of other pairs.
+    pair = gaussian_epsilon(certificate.sigma, delta, distance) if distance > 0 else 0.0
+    run.log("pair_epsilon", pair, method=name, split=kind)
     run.log("sensitivity", certificate.sensitivity, method=name, split=kind)
     report(name, kind, fixed_pair(problem, update, own, certificate.sigma), certificate.epsilon)
 

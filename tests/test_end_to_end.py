@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cdu.config import BENCHMARKS, SECTIONS, load_experiment, repository
+from cdu.config import BENCHMARKS, BY_HAND, SECTIONS, load_experiment, repository
 from cdu.records import read_record
 from cdu.unlearning import CERTIFIED, TUNED
 
 pytestmark = pytest.mark.slow
 
 #: What a batch runs.
-BATCHED = set(SECTIONS) - set(BENCHMARKS)
+BATCHED = set(SECTIONS) - {*BENCHMARKS, *BY_HAND}
 
 #: Sections whose reference runs are still to be made.
 UNREFERENCED = {("mnist", "03_methods")}
@@ -66,6 +66,8 @@ def tiny(tmp_path_factory):
     # More epochs than there are: the method cannot run and must say so.
     spaces["rewind, Adam"] = {"epochs": 5}
     settings["relearn"]["max_epochs"] = 2
+    settings["shadows"] = {"shadows": 8, "pool": 20}
+    settings["audit"] = {"trials": 60, "estimated": 40, "runs": 40, "forget": ["mislabelled"]}
     settings["ablations"].update(dampings=[20, 200], sigmas=[0.01], radii=[5, 8], depths=[5], noise_draws=2)
     settings["efficiency"].update(
         repetitions=3, dampings=[20, 0.001], peer_dampings=[20], lissa_depths=[5, 10], neumann_terms=[3],
@@ -172,7 +174,7 @@ TIMINGS = {"seconds", "training_seconds", "images_per_second"}
 
 def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tmp_path):
     output, *_ = killed_batch
-    for section in ("02_training", "03_unlearning", "03_methods", "05_relearn"):
+    for section in ("02_training", "03_unlearning", "03_methods", "04_attacks", "05_relearn", "10_audit"):
         command = ["cdu", "section", section, "--experiment", str(tiny), "--output", str(tmp_path), "--device", "cpu"]
         subprocess.run(command, cwd=repository(), env=environment, check=True, capture_output=True)
         first, second = (
@@ -199,6 +201,58 @@ def test_every_method_has_its_rows_and_one_that_cannot_run_its_reason(killed_bat
     later = {(m.method, m.split, m.point) for m in record.metrics if m.metric == "later_accuracy"}
     assert {("from scratch", "test, no noise", 1.0), ("output perturbation", "test, ε = 1", 1.0)} <= later
     assert record.settings["methods"]["spaces"]["fine-tuning"]["epochs"] == [1, 2, 5]
+
+
+def test_every_method_is_attacked_and_relearned(killed_batch):
+    output, *_ = killed_batch
+    for section, metric in (("04_attacks", "auc"), ("05_relearn", "epochs")):
+        record = read_record(output / "tiny" / "digits" / "seed-0" / f"{section}.json")
+        found = {m.method: m for m in record.metrics if m.metric == metric}
+        own_noise = {"noisy fine-tuning", "Langevin, linear", "output perturbation"}
+        assert set(TUNED) - own_noise <= set(found)
+        assert {f"{name}, ε = 1" for name in CERTIFIED} <= set(found)
+        assert {"original + noise", "newton + noise", "retrain", "second retraining"} <= set(found)
+        assert "5 of 3 epochs cannot be rewound" in found["rewind, Adam"].note
+
+
+def test_every_certified_method_is_audited(killed_batch):
+    output, *_ = killed_batch
+    record = read_record(output / "tiny" / "digits" / "seed-0" / "10_audit.json")
+    audited = {(m.method, m.split) for m in record.metrics if m.metric == "audit_epsilon"}
+    assert {(name, f"random, {view}") for name in CERTIFIED for view in ("weights", "outputs")} <= audited
+    assert ("Newton step", "mislabelled, weights, direction known") in audited
+    distances = {(m.method, m.split): m.value for m in record.metrics if m.metric == "pair_distance"}
+    bounds = {(m.method, m.split): m.value for m in record.metrics if m.metric == "sensitivity"}
+    assert all(distances[pair] <= bounds[pair] for pair in distances)
+    assert len(distances) == 2 * (len(CERTIFIED) - 2)
+
+
+def test_shadow_models_are_trained_attacked_and_kept(environment, tiny, tmp_path):
+    content = yaml.safe_load(tiny.read_text())
+    wanted = ["newton", "fine-tuning", "rewind, Adam", "output perturbation"]
+    content["datasets"]["digits"]["shadows"]["methods"] = wanted
+    content["name"] = "few"
+    path = tmp_path / "few.yaml"
+    path.write_text(yaml.safe_dump(content))
+    command = ["cdu", "section", "04_shadows", "--experiment", str(path), "--output", str(tmp_path)]
+    subprocess.run(command, cwd=repository(), env=environment, check=True, capture_output=True)
+    target = tmp_path / "few" / "digits" / "seed-0" / "04_shadows.json"
+    first = read_record(target)
+    areas = {(m.method, m.split): m for m in first.metrics if m.metric == "lira_auc"}
+    assert {"original", "retrain", "newton", "fine-tuning", "output perturbation, ε = 1"} <= {name for name, _ in areas}
+    assert ("newton", "retrained") in areas
+    assert ("retrain", "retrained") not in areas
+    assert "5 of 3 epochs cannot be rewound" in areas["rewind, Adam", ""].note
+    difference = next(m.value for m in first.metrics if m.metric == "single_difference")
+    assert difference < 1e-5
+    target.unlink()
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("checkpoints/*/shadows/*.safetensors")}
+    assert len(kept) >= 5
+    subprocess.run(command, cwd=repository(), env=environment, check=True, capture_output=True)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("checkpoints/*/shadows/*.safetensors")} == kept
+    assert [m for m in read_record(target).metrics if "seconds" not in m.metric] == [
+        m for m in first.metrics if "seconds" not in m.metric
+    ]
 
 
 def test_the_benchmark_times_every_program_and_runs_anew(environment, tiny, tmp_path, clone):
@@ -303,7 +357,9 @@ PAGES = [
     "training",
     "unlearning",
     "attacks",
+    "attacks-shadows",
     "relearn",
+    "audit",
     "ablations",
     "efficiency",
     "efficiency-solvers",
@@ -332,8 +388,9 @@ def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_
         for section in SECTIONS:
             first = load_experiment(experiment).seeds_of(section)[0]
             record = repository() / "results" / experiment / dataset / f"seed-{first}" / f"{section}.json"
-            if (section in BENCHMARKS or (experiment, section) in UNREFERENCED) and not record.exists():
-                # No batch makes benchmarks, so that an experiment may have references without them.
+            alone = section in BENCHMARKS or section in BY_HAND
+            if (alone or (experiment, section) in UNREFERENCED) and not record.exists():
+                # No batch makes these, so that an experiment may have references without them.
                 continue
             assert (built_book / "runs" / f"{dataset}-{experiment}-seed-{first}-{section}.html").exists()
 

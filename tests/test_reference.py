@@ -7,7 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from cdu import cli, report
-from cdu.config import BENCHMARKS, SECTIONS, code_hash, load_experiment, repository, section_hash
+from cdu.config import BENCHMARKS, BY_HAND, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.records import read_record, record_path, write_record
 from test_records import record
@@ -47,7 +47,8 @@ def batch(tmp_path, monkeypatch):
 def test_a_complete_batch_is_promoted_with_exemplars_of_the_first_seed(batch):
     cli.reference("quick")
     jobs = load_experiment("quick").jobs()
-    assert len(jobs) == 5 + 3 * (len(SECTIONS) - len(BENCHMARKS) - 1)
+    batched = set(SECTIONS) - {*BENCHMARKS, *BY_HAND}
+    assert len(jobs) == sum(len(load_experiment("quick").seeds_of(section)) for section in batched)
     for _, seed, section in jobs:
         target = record_path(batch / "results", "quick", "digits", seed, section)
         assert read_record(target).seed == seed
@@ -129,3 +130,13 @@ def test_current_references_are_shown_before_runs_of_other_settings(batch):
     (setup,) = report.collect(batch)
     assert [one.run for one in setup.sections["05_relearn"].records] == [False] * 3
     assert [one.run for one in setup.sections["04_attacks"].records] == [True] * 3
+
+
+def test_the_chapters_planted_error_is_caught_and_no_certificate_is_contradicted():
+    audited = read_record(record_path(repository() / "results", "quick", "digits", 0, "10_audit"))
+    words = {(m.method, m.split): m.value for m in audited.metrics if m.metric == "contradicted"}
+    wrong = [value for (method, _), value in words.items() if method == "planted: noise ten times too little"]
+    assert any(wrong)
+    assert not any(value for (method, _), value in words.items() if method != "planted: noise ten times too little")
+    (distance,) = (m.value for m in audited.metrics if m.metric == "planted_distance")
+    assert distance >= 0.4

@@ -155,6 +155,7 @@ def _epoch(
     count, size = rows.shape
     orders = [torch.randperm(size, generator=generator(seed, "batches", epoch)) for seed in seeds]
     drawn = torch.stack([own[order] for own, order in zip(rows, orders, strict=True)]).to(samples.device)
+    fine = torch.ones(count, dtype=torch.bool, device=w.device)
     for batch in drawn.split(settings.batch_size, dim=1):
         inputs, targets = samples.batch(batch.reshape(-1))
         outputs = forward(w, inputs.view(count, -1, *inputs.shape[1:]))
@@ -162,9 +163,11 @@ def _epoch(
         (w.grad,) = torch.autograd.grad(losses.sum(), w)
         adam.step()
         with torch.no_grad():
-            w.mul_((settings.radius / w.norm(dim=1, keepdim=True)).clamp(max=1.0))
-    if not w.isfinite().all():
-        lost = [seed for seed, fine in zip(seeds, w.isfinite().all(dim=1).tolist(), strict=True) if not fine]
+            norms = w.norm(dim=1)
+            w.mul_((settings.radius / norms).clamp(max=1.0)[:, None])
+            fine &= norms.isfinite()
+    if not fine.all():
+        lost = [seed for seed, finite in zip(seeds, fine.tolist(), strict=True) if not finite]
         raise CduError(
             f"shadow training diverged in epoch {epoch + 1} for seed {lost[0]} and {len(lost) - 1} others; lower the "
             f"learning rate (it is {settings.learning_rate:g})"
@@ -231,7 +234,7 @@ class Pool:
     Attributes:
         rest: Rows that every shadow is trained on, shape (r,).
         targets: Rows of the pool, shape (t,).
-        members: Whether shadow s was trained on a target, and forgets it; exactly half of each row, shape (S, t).
+        members: Whether shadow s was trained on a target, and forgets it; half of each row, shape (S, t).
     """
 
     rest: Tensor
@@ -251,6 +254,9 @@ class Pool:
 def draw_pool(samples: int, size: int, shadows: int, seed: int) -> Pool:
     """Draw ``size`` targets of ``samples`` rows, and for every shadow a random half of them.
 
+    Every second shadow gets the half that the one before it did not: of an even number of shadows exactly half are
+    trained on any target.
+
     Raises:
         CduError: An odd size, or one that leaves nothing else to train on.
     """
@@ -259,8 +265,8 @@ def draw_pool(samples: int, size: int, shadows: int, seed: int) -> Pool:
     order = torch.randperm(samples, generator=generator(seed, "pool"))
     members = torch.zeros(shadows, size, dtype=torch.bool)
     for shadow in range(shadows):
-        half = torch.randperm(size, generator=generator(seed, "pool half", shadow))[: size // 2]
-        members[shadow, half] = True
+        half = torch.randperm(size, generator=generator(seed, "pool half", shadow // 2)).split(size // 2)
+        members[shadow, half[shadow % 2]] = True
     return Pool(order[size:].sort().values, order[:size].sort().values, members)
 
 
@@ -345,7 +351,9 @@ def _without_own(values: Matrix, mask: Mask, own: bool) -> tuple[Matrix, Matrix]
     centre = kept.sum(axis=0) / mask.sum(axis=0)
     squares = np.where(mask, (values - centre) ** 2, 0.0)
     spread = (squares.sum(axis=0) - squares) - count * (mean - centre) ** 2
-    variance = spread / (count - 1) if own else np.full_like(mean, spread.sum() / (count - 1).sum())
+    variance = (
+        spread / (count - 1) if own else spread.sum(axis=1, keepdims=True) / (count - 1).sum(axis=1, keepdims=True)
+    )
     return mean, np.maximum(variance, 1e-12)
 
 

@@ -593,6 +593,7 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             "forget set": str(kind),
             "distance of the pair": plus_minus(rows["value"]),
             "Δ": _cell(frame, "sensitivity", method=str(method), split=str(kind)),
+            "ε of this pair, exactly": _cell(frame, "pair_epsilon", method=str(method), split=str(kind)),
         }
         for (method, kind), rows in select(frame, metric="pair_distance").groupby(["method", "split"], sort=False)
     ]

@@ -1,0 +1,163 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest, norm
+
+from cdu.audit import Audit, audit, clopper_pearson, detectable_epsilon, separating_direction
+from cdu.certification import gaussian_epsilon, gaussian_sigma, required_sigma, trivial_bound
+from cdu.errors import CduError
+
+#: Of 200 audits at 95 %, so many must keep below the true ε: the 0.1 % quantile of the binomial distribution.
+ENOUGH = 179
+
+
+def gaussians(mu, trials, seed, dimensions=1):
+    """Trials of N(μe₁, I) and N(0, I)."""
+    generator = torch.Generator().manual_seed(seed)
+    pair = [torch.randn(trials, dimensions, generator=generator) for _ in range(2)]
+    pair[0][:, 0] += mu
+    return pair
+
+
+@pytest.mark.parametrize("trials", [1, 20, 1000])
+@pytest.mark.parametrize("confidence", [0.9, 0.975])
+def test_clopper_pearson_is_scipys_one_sided_interval(trials, confidence):
+    counts = np.unique(np.linspace(0, trials, 7).astype(int))
+    low, high = clopper_pearson(counts, trials, confidence)
+    for count, below, above in zip(counts, low, high, strict=True):
+        least = binomtest(int(count), trials, alternative="greater").proportion_ci(confidence, "exact").low
+        most = binomtest(int(count), trials, alternative="less").proportion_ci(confidence, "exact").high
+        assert (below, above) == (pytest.approx(least, abs=1e-12), pytest.approx(most, abs=1e-12))
+
+
+@pytest.mark.parametrize(("trials", "delta"), [(50, 1e-9), (1000, 1e-5), (10_000, 1e-3)])
+def test_no_audit_shows_more_than_is_detectable_and_perfect_guessing_shows_just_that(trials, delta):
+    apart = audit(torch.ones(2 * trials, 1), torch.zeros(2 * trials, 1), delta)
+    miss = 0.025 ** (1 / trials)  # Clopper-Pearson's lower bound when all trials succeed
+    assert apart.detectable == pytest.approx(math.log((miss - delta) / (1 - miss)), rel=1e-9)
+    assert apart.epsilon == pytest.approx(apart.detectable, rel=1e-6)
+    assert apart.trials == trials
+    assert detectable_epsilon(trials, delta) == apart.detectable
+
+
+def test_equal_distributions_show_nothing():
+    shown = [audit(*gaussians(0.0, 400, seed, 3), 1e-5) for seed in range(50)]
+    assert sum(one.epsilon == 0 for one in shown) >= 44
+    assert sum(one.mu_low == 0 for one in shown) >= 44
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 2.0])
+def test_a_gaussian_mechanism_of_known_epsilon_is_audited_at_no_more(epsilon):
+    delta = 1e-5
+    mu = 1 / gaussian_sigma(epsilon, delta, 1.0)
+    shown = [audit(*gaussians(mu, 2000, seed), delta) for seed in range(200)]
+    assert sum(one.epsilon <= epsilon for one in shown) >= ENOUGH
+    assert sum(one.gaussian_epsilon <= epsilon for one in shown) >= ENOUGH
+    assert sum(one.mu_low <= mu for one in shown) >= ENOUGH
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 1.5])
+def test_randomised_response_of_known_epsilon_is_audited_at_no_more_and_nearly_found(epsilon):
+    """A mechanism that is no Gaussian: it tells the truth with probability e^ε/(1 + e^ε)."""
+    truth, shown = 1 / (1 + math.exp(-epsilon)), []
+    for seed in range(200):
+        draw = np.random.default_rng(seed)
+        pair = [torch.tensor(draw.random((4000, 1)) < share).float() for share in (truth, 1 - truth)]
+        shown.append(audit(*pair, 1e-9).epsilon)
+    assert sum(one <= epsilon for one in shown) >= ENOUGH
+    assert np.median(shown) > 0.6 * epsilon
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_many_trials_come_near_the_truth(seed):
+    mu, delta = 1.5, 1e-2
+    result = audit(*gaussians(mu, 60_000, seed), delta)
+    assert mu - 0.1 < result.mu_low <= result.mu <= result.mu_high
+    truth = gaussian_epsilon(1.0, delta, mu)
+    assert 0.9 * truth < result.gaussian_epsilon <= truth
+    assert 0.6 * truth < result.epsilon <= truth
+
+
+def release(distance, sigma, trials, seed, dimensions=60):
+    """Trials of N(w̃, σ²I) and of N(w̃*, σ²I) for weights that lie ``distance`` apart."""
+    generator = torch.Generator().manual_seed(seed)
+    between = torch.randn(dimensions, generator=generator)
+    between *= distance / between.norm()
+    noise = [sigma * torch.randn(trials, dimensions, generator=generator) for _ in range(2)]
+    return noise[0] + between, noise[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_wrong_certificate_is_caught_and_a_right_one_is_not(seed):
+    """Noise ten times too small, on a pair that is 0.4 Δ apart."""
+    epsilon, delta, bound = 1.0, 1e-5, trivial_bound(10.0)
+    sigma = required_sigma(bound, epsilon, delta)
+    wrong = audit(*release(0.4 * bound.value, sigma / 10, 10_000, seed), delta)
+    right = audit(*release(0.4 * bound.value, sigma, 10_000, seed), delta)
+    assert wrong.contradicts(epsilon)
+    assert wrong.epsilon > epsilon
+    assert wrong.gaussian_epsilon > epsilon
+    assert not right.contradicts(epsilon)
+
+
+def test_noise_that_leaves_a_coordinate_out_is_caught():
+    first, second = release(0.01, 1.0, 1000, 0)
+    first[:, 7], second[:, 7] = 0.01, 0.0
+    assert audit(first, second, 1e-5).epsilon > 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_direction_is_fishers_for_independent_coordinates(seed):
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.rand(5, generator=generator, dtype=torch.float64) + 0.5
+    pair = [spread * torch.randn(50, 5, generator=generator, dtype=torch.float64) + shift for shift in (0.3, 0.0)]
+    within = (np.cov(pair[0].numpy().T) + np.cov(pair[1].numpy().T)) / 2
+    expected = (pair[0].mean(0) - pair[1].mean(0)).numpy() / np.diag(within)
+    np.testing.assert_allclose(separating_direction(*pair).numpy(), expected / np.linalg.norm(expected), rtol=1e-9)
+
+
+def test_the_direction_of_equal_trials_is_none():
+    same = torch.ones(30, 4)
+    assert separating_direction(same, same).tolist() == [0, 0, 0, 0]
+    assert audit(same, same, 1e-5).epsilon == 0
+
+
+def test_the_reverse_test_is_tried_too():
+    """One output happens under the release alone, so rarely that only the other side of the test shows it."""
+    draw = np.random.default_rng(0)
+    first = torch.tensor(draw.random((20_000, 1)) < 0.5).float()
+    second = torch.tensor(draw.random((20_000, 1)) < 0.999).float()
+    result = audit(first, second, 1e-9)
+    # Without it: t/f is at most (1 − 0.5)/(1 − 0.999) either way round, so both orders must show the same.
+    assert result.epsilon == pytest.approx(audit(second, first, 1e-9).epsilon, rel=0.2)
+    assert result.epsilon > 4
+
+
+@pytest.mark.parametrize(("shown", "gaussian", "word"), [(0.9, 1.1, True), (1.1, 0.0, True), (0.9, 0.9, False)])
+def test_either_bound_contradicts(shown, gaussian, word):
+    result = Audit(shown, 0.0, 0.0, 0.0, gaussian, 5.0, 100)
+    assert result.contradicts(1.0) is word
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (torch.zeros(10, 2), torch.zeros(10, 2), "at least 20"),
+        (torch.zeros(30, 2), torch.zeros(31, 2), "as many trials"),
+        (torch.zeros(30), torch.zeros(30), "in rows"),
+        (torch.full((30, 2), torch.nan), torch.zeros(30, 2), "not finite"),
+    ],
+)
+def test_trials_that_cannot_be_audited_are_refused(first, second, message):
+    with pytest.raises(CduError, match=message):
+        audit(first, second, 1e-5)
+
+
+def test_the_gaussian_interval_covers_the_thresholds_own_mu():
+    covered = 0
+    for seed in range(100):
+        result = audit(*gaussians(1.0, 1000, seed), 1e-5)
+        covered += result.mu_low <= norm.ppf(0.5) + 1.0 <= result.mu_high
+    assert covered >= 95

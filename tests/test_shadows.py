@@ -1,0 +1,271 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from cdu import shadows
+from cdu.config import ModelSettings, TrainingSettings
+from cdu.errors import CduError
+from cdu.models import build
+from cdu.shadows import Inference, draw_pool, keep, likelihood_ratio_attack, roc, scaled_logit, train_together
+from cdu.training import train
+from conftest import random_samples
+
+SHAPE, CLASSES = (1, 4, 4), 3
+NETWORKS = {
+    "logistic": ModelSettings(name="logistic"),
+    "mlp": ModelSettings(name="mlp", hidden=(6, 5)),
+    "tanh": ModelSettings(name="mlp", hidden=(6,), activation="tanh"),
+}
+
+
+def models(name, seeds, dtype=torch.float64):
+    return [build(NETWORKS[name], SHAPE, CLASSES, seed).to(dtype) for seed in seeds]
+
+
+def rows(count, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(60, generator=generator)[:size] for _ in range(count)])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("first", [0, 40])
+@pytest.mark.parametrize("radius", [0.9, 100.0])  # the projection active in every step, and never
+def test_networks_that_are_trained_together_are_those_trained_alone(name, first, radius):
+    samples, seeds, chosen = random_samples(SHAPE, 60, first), range(first, first + 4), rows(4, 43, first)
+    recipe = TrainingSettings(epochs=4, batch_size=10, learning_rate=0.01, weight_decay=0.05, radius=radius)
+    together = train_together(models(name, seeds), samples, chosen, recipe, list(seeds)).w
+    for number, seed in enumerate(seeds):
+        (model,) = models(name, [seed])
+        alone = train(model, samples.subset(chosen[number]), recipe, seed).w
+        torch.testing.assert_close(together[number], alone, rtol=1e-9, atol=1e-11)
+        assert together[number].norm() <= radius
+
+
+def test_in_single_precision_too():
+    samples, chosen = random_samples(SHAPE, 60, 0).to(dtype=torch.float32), rows(3, 40, 0)
+    recipe = TrainingSettings(epochs=5, batch_size=16)
+    together = train_together(models("mlp", range(3), torch.float32), samples, chosen, recipe, range(3)).w
+    alone = train(models("mlp", [2], torch.float32)[0], samples.subset(chosen[2]), recipe, 2).w
+    assert (together[2] - alone).norm() <= 1e-5 * alone.norm()
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    samples, chosen, recipe = random_samples(SHAPE, 60, 0), rows(3, 40, 0), TrainingSettings(epochs=5, batch_size=16)
+    whole = train_together(models("mlp", range(3)), samples, chosen, recipe, range(3)).w
+    path, original, done = tmp_path / "shadows.safetensors", shadows._epoch, []
+
+    def interrupted(*arguments):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(arguments[-1])
+        original(*arguments)
+
+    monkeypatch.setattr(shadows, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(shadows, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_together(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
+    again = []
+    monkeypatch.setattr(shadows, "_epoch", lambda *arguments: (again.append(arguments[-1]), original(*arguments)))
+    resumed = train_together(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
+    assert again == [3, 4]
+    assert torch.equal(resumed.w, whole)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    loaded = train_together(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
+    assert again == [3, 4]
+    assert torch.equal(loaded.w, whole)
+    assert loaded.seconds == resumed.seconds > 0
+
+
+def test_a_checkpoint_of_other_shadows_or_a_damaged_one_is_refused(tmp_path):
+    samples, recipe = random_samples(SHAPE, 60, 0), TrainingSettings(epochs=1)
+    path = tmp_path / "shadows.safetensors"
+    train_together(models("mlp", range(3)), samples, rows(3, 40, 0), recipe, range(3), path)
+    with pytest.raises(CduError, match="belongs to other shadow models"):
+        train_together(models("mlp", range(3)), samples, rows(3, 40, 1), recipe, range(3), path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CduError, match="cannot be read"):
+        train_together(models("mlp", range(3)), samples, rows(3, 40, 0), recipe, range(3), path)
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        (lambda: [build(ModelSettings(name="allcnn", width=0.02), (3, 8, 8), 3, seed) for seed in range(2)], "buffer"),
+        (lambda: [nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 3)) for _ in range(2)], "Dropout"),
+        (lambda: [*models("mlp", [0]), *models("tanh", [0])], "one architecture"),
+        (lambda: models("mlp", range(3)), "3 models, 2 rows and 2 seeds"),
+    ],
+)
+def test_networks_that_cannot_be_batched_are_refused(networks, message):
+    with pytest.raises(CduError, match=message):
+        train_together(networks(), random_samples(SHAPE, 60, 0), rows(2, 40, 0), TrainingSettings(), range(2))
+
+
+def test_a_training_that_diverges_says_which():
+    samples, recipe = random_samples(SHAPE, 60, 0), TrainingSettings(epochs=1, learning_rate=1e300, radius=1e308)
+    with pytest.raises(CduError, match=r"diverged in epoch 1 for seed \d+ .* lower the learning rate"):
+        train_together(models("mlp", range(2)), samples, rows(2, 40, 0), recipe, range(2))
+
+
+@given(st.integers(1, 20).map(lambda half: 2 * half), st.integers(1, 30), st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_every_shadow_is_trained_on_the_rest_and_on_half_of_the_pool(size, rest, seed):
+    pool = draw_pool(size + rest, size, 5, seed)
+    assert sorted([*pool.rest.tolist(), *pool.targets.tolist()]) == list(range(size + rest))
+    assert pool.members.sum(dim=1).tolist() == [size // 2] * 5
+    for number in range(5):
+        trained = set(pool.trained[number].tolist())
+        assert trained == set(pool.rest.tolist()) | set(pool.targets[pool.members[number]].tolist())
+        assert set(pool.forgotten(number).tolist()) == trained - set(pool.rest.tolist())
+    assert (pool.members[:4].sum(dim=0) == 2).all()
+    again = draw_pool(size + rest, size, 7, seed)
+    assert torch.equal(again.members[:5], pool.members)
+
+
+@pytest.mark.parametrize("size", [3, 0, 60])
+def test_a_pool_that_does_not_fit_is_refused(size):
+    with pytest.raises(CduError, match=f"a pool of {size} targets"):
+        draw_pool(60, size, 4, 0)
+
+
+def test_the_scaled_logit_is_the_log_odds_of_the_right_class():
+    outputs = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]], dtype=torch.float64)
+    targets = torch.tensor([1, 0])
+    p = outputs.softmax(dim=1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(scaled_logit(outputs, targets), torch.log(p / (1 - p)))
+    assert scaled_logit(torch.tensor([[1000.0, 0.0]]), torch.tensor([0])).item() == 1000.0
+
+
+def exchangeable(count, targets, seed, shift=0.0):
+    """φ that members have a shift in, and who is a member."""
+    draw = np.random.default_rng(seed)
+    members = draw_pool(2 * targets, targets, count, seed).members.numpy()
+    return draw.normal(2.0, 0.7, (count, targets)) + shift * members, members
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_likelihoods_leave_out_the_shadow_that_is_scored(own):
+    phi, members = exchangeable(10, 6, 1)
+    attack = likelihood_ratio_attack(phi, members, phi, ~members, own)
+    expected = []
+    for mask in (members, ~members):
+        for shadow, target in zip(*np.nonzero(mask), strict=True):
+            likelihoods = []
+            for side in (members, ~members):
+                others = [phi[[s for s in range(10) if s != shadow and side[s, t]], t] for t in range(6)]
+                squares = sum(((column - column.mean()) ** 2).sum() for column in others)
+                shared = squares / sum(len(column) - 1 for column in others)
+                variance = np.var(others[target], ddof=1) if own else shared
+                likelihoods.append(norm.logpdf(phi[shadow, target], others[target].mean(), variance**0.5))
+            expected.append(likelihoods[0] - likelihoods[1])
+    np.testing.assert_allclose(attack.scores, expected, rtol=1e-9)
+    assert attack.labels.tolist() == [1] * int(members.sum()) + [0] * int((~members).sum())
+    assert len(attack.scores) == len(attack.shadows) == phi.size
+
+
+def test_below_so_many_shadows_all_targets_share_one_variance(monkeypatch):
+    """Then a target's score is a difference of squares over one and the same spread."""
+    phi, members = exchangeable(10, 8, 2)
+    shared = likelihood_ratio_attack(phi, members, phi, ~members)
+    np.testing.assert_array_equal(shared.scores, likelihood_ratio_attack(phi, members, phi, ~members, False).scores)
+    monkeypatch.setattr(shadows, "OWN_VARIANCE", 10)
+    own = likelihood_ratio_attack(phi, members, phi, ~members)
+    np.testing.assert_array_equal(own.scores, likelihood_ratio_attack(phi, members, phi, ~members, True).scores)
+    assert not np.allclose(own.scores, shared.scores)
+
+
+@pytest.mark.parametrize(("count", "own"), [(16, False), (128, True)])
+def test_nothing_is_found_in_exchangeable_shadows(count, own):
+    areas = []
+    for seed in range(30):
+        phi, members = exchangeable(count, 20, seed)
+        attack = likelihood_ratio_attack(phi, members, phi, ~members)
+        areas.append(roc_auc_score(attack.labels, attack.scores))
+    # Without its own shadow a sample is a little farther from its own side: the attack errs against itself.
+    assert 0.45 < np.mean(areas) < 0.505
+    assert (count >= shadows.OWN_VARIANCE) is own
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_shift_is_found_as_well_as_it_can_be(seed):
+    """Two Gaussians a known distance apart: the best area is Φ(d/√2)."""
+    phi, members = exchangeable(256, 40, seed, shift=1.4)
+    attack = likelihood_ratio_attack(phi, members, phi, ~members)
+    best = norm.cdf(1.4 / 0.7 / 2**0.5)
+    assert roc_auc_score(attack.labels, attack.scores) == pytest.approx(best, abs=0.01)
+    assert np.median(attack.vulnerability) == pytest.approx(best, abs=0.02)
+
+
+def test_unlearned_and_retrained_models_are_told_apart_by_what_differs():
+    phi, members = exchangeable(64, 20, 0, shift=2.0)
+    retrained, _ = exchangeable(64, 20, 1)
+    found = likelihood_ratio_attack(phi, members, retrained, members)
+    assert roc_auc_score(found.labels, found.scores) > 0.95
+    same = likelihood_ratio_attack(exchangeable(64, 20, 2)[0], members, retrained, members)
+    assert roc_auc_score(same.labels, same.scores) == pytest.approx(0.5, abs=0.06)
+
+
+def test_every_targets_own_area_is_scikit_learns():
+    phi, members = exchangeable(30, 6, 3, shift=0.5)
+    attack = likelihood_ratio_attack(phi, members, phi, ~members, True)
+    scores = np.empty_like(phi)
+    scores[members], scores[~members] = np.split(attack.scores, [int(members.sum())])
+    for target in range(6):
+        expected = roc_auc_score(members[:, target], scores[:, target])
+        assert attack.vulnerability[target] == pytest.approx(expected)
+
+
+def test_too_few_shadows_are_refused():
+    phi, members = exchangeable(4, 6, 0)
+    with pytest.raises(CduError, match="needs three; train more shadows than 4"):
+        likelihood_ratio_attack(phi, members, phi, ~members)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_curve_is_that_of_all_thresholds(seed):
+    draw = np.random.default_rng(seed)
+    labels = (np.arange(300) < 150).astype(int)
+    scores = np.round(draw.normal(labels), 1)  # with ties
+    attack = Inference(scores, labels, draw.integers(0, 10, 300), np.zeros(1))
+    curve = roc(attack, (0.01, 0.1), seed, resamples=20)
+    assert curve.auc[0] == pytest.approx(roc_auc_score(labels, scores))
+    for level, (value, low, high) in curve.rates.items():
+        thresholds = np.append(np.unique(scores), np.inf)
+        members, others = scores[labels == 1], scores[labels == 0]
+        best = max((members >= t).mean() for t in thresholds if (others >= t).mean() <= level)
+        assert value == pytest.approx(best)
+        assert 0 <= low <= value <= high <= 1
+    assert roc(attack, (0.01, 0.1), seed, resamples=20) == curve
+
+
+def test_the_bootstrap_covers_the_truth_where_shadows_differ_as_a_whole():
+    """Shadows with a shift of their own, which independent pairs would not account for."""
+    truth, covered = 0.5, 0
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        owner = np.repeat(np.arange(40), 10)
+        labels = (owner % 2).astype(np.int64)
+        scores = draw.normal(size=400) + 1.5 * draw.normal(size=40)[owner]
+        low, high = roc(Inference(scores, labels, owner, np.zeros(1)), (), seed, resamples=100).auc[1:]
+        covered += low <= truth <= high
+    assert covered >= 50
+
+
+def test_what_was_kept_is_not_computed_again(tmp_path):
+    path, calls = tmp_path / "folder" / "phi.safetensors", []
+
+    def compute():
+        calls.append(1)
+        return {"newton, ε = 1": torch.arange(6.0).view(2, 3)}
+
+    first, second = keep(path, compute), keep(path, compute)
+    assert len(calls) == 1
+    assert torch.equal(first["newton, ε = 1"], second["newton, ε = 1"])
+    path.write_bytes(b"{")
+    with pytest.raises(CduError, match="delete it to compute it again"):
+        keep(path, compute)
