@@ -42,11 +42,12 @@ original = unlearned.problem.objective
 
 # %%
 def draw(others, purpose):
-    """Members and as many others, and whether each is a member."""
+    """Members and as many others, whether each is a member, and its class."""
     pair = (scenario.forget, others)
     rows = balanced_rows(*(samples.targets.cpu().numpy() for samples in pair), seed_for(seed, purpose))
     drawn = [samples.subset(torch.from_numpy(own)) for samples, own in zip(pair, rows, strict=True)]
-    return drawn, np.repeat([True, False], [len(rows[0]), len(rows[1])])
+    classes = torch.cat([samples.targets for samples in drawn]).cpu().numpy()
+    return drawn, np.repeat([True, False], [len(rows[0]), len(rows[1])]), classes
 
 
 def posteriors(objective, w, parts):
@@ -59,8 +60,8 @@ comparisons = {
     "retain": draw(scenario.retain, "attack samples, retained"),
 }
 w_star = unlearned.problem.w_star
-before = {name: posteriors(original, w_star, parts) for name, (parts, _) in comparisons.items()}
-for name, (_, members) in comparisons.items():
+before = {name: posteriors(original, w_star, parts) for name, (parts, *_) in comparisons.items()}
+for name, (_, members, _) in comparisons.items():
     run.log("members", members.sum(), split=name)
     print(f"{name}: {members.sum()} members, {(~members).sum()} non-members")
 
@@ -71,18 +72,18 @@ for name, (_, members) in comparisons.items():
 
 
 # %%
-def attack(view, features, classifier):
+def attack(view, classes, features, classifier):
     enough = tuple(level for level in settings.levels if (~view.members).sum() >= 1 / level)
-    return membership_attack(view, settings.folds, seed, features, classifier, enough)
+    return membership_attack(view, settings.folds, seed, features, classifier, enough, classes)
 
 
 for label, released in tqdm(run.releases(unlearned, "auc"), desc="attacking", unit="model"):
-    for name, (parts, members) in comparisons.items():
+    for name, (parts, members, classes) in comparisons.items():
         view = OriginalAndRelease(before[name], posteriors(released.objective, released.w, parts), members)
         for features in FEATURES:
             for classifier in settings.classifiers if name == "test" else (PAPER[1],):
                 start = time.perf_counter()
-                result = attack(view, features, classifier)
+                result = attack(view, classes, features, classifier)
                 where = {"method": label, "split": f"{name}: {features}, {classifier}"}
                 run.log("attack_auc", result.auc, **where)
                 for level, rate in result.rates.items():

@@ -159,6 +159,23 @@ def test_an_imbalance_of_classes_is_not_taken_for_membership():
     assert membership_attack(view, 5, 0, "direct concatenation").auc == pytest.approx(0.5, abs=0.15)
 
 
+def test_folds_are_balanced_where_classes_are():
+    """Else the attack learns the contrary: what a fold has too many of, its fit has too few of."""
+    areas = {name: [] for name in ("plain", "stratified")}
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        classes = np.tile(np.repeat(np.arange(10), 5), 2)
+        outputs = np.eye(10)[classes] * 0.9 + 0.01
+        view = OriginalAndRelease(outputs, outputs, np.arange(100) < 50)
+        order = rng.permutation(100)
+        view = OriginalAndRelease(outputs[order], outputs[order], view.members[order])
+        for name, strata in (("plain", None), ("stratified", classes[order])):
+            result = membership_attack(view, 5, seed, "direct concatenation", strata=strata)
+            areas[name].append(result.auc)
+    assert np.mean(areas["plain"]) < 0.4
+    assert np.mean(areas["stratified"]) == pytest.approx(0.5, abs=0.03)
+
+
 def test_both_posteriors_are_sorted_by_the_originals_order():
     assert sorted_concatenation(BEFORE, AFTER).tolist() == [[0.5, 0.3, 0.2, 0.2, 0.7, 0.1]]
 

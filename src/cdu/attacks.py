@@ -132,6 +132,7 @@ def membership_attack(
     features: str = PAPER[0],
     classifier: str = PAPER[1],
     levels: tuple[float, ...] = (0.01,),
+    strata: NDArray[Any] | None = None,
 ) -> AttackResult:
     """Fit an attack model on some of the rows and score the others, so that every row is scored by a fit without it.
 
@@ -142,6 +143,8 @@ def membership_attack(
         features: One of :data:`FEATURES`.
         classifier: One of :data:`CLASSIFIERS`.
         levels: False-positive rates at which to give the true-positive rate.
+        strata: Class of every row. Where classes are balanced, folds must be too: a fold with more members of a class
+            leaves fewer of them for the fit, which would learn the contrary of what holds there.
 
     Raises:
         CduError: Unequal numbers, fewer members than folds, or an unknown construction or attack model.
@@ -156,8 +159,8 @@ def membership_attack(
     rows, labels = _of(FEATURES, features)(view.original, view.released), view.members.astype(int)
     make = partial(_of(CLASSIFIERS, classifier), seed % 2**32)
     scores, fold = np.empty(len(labels)), np.empty(len(labels), dtype=int)
-    splits = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(rows, labels)
-    for number, (fit, held_out) in enumerate(splits):
+    groups = labels if strata is None else labels + 2 * np.asarray(strata, dtype=int)
+    for number, (fit, held_out) in enumerate(_folds(groups, folds, seed)):
         model = make()
         with warnings.catch_warnings():
             # An MLP of a fixed number of epochs is what is wanted, not one that has converged.
@@ -175,6 +178,15 @@ def membership_attack(
         inside = fold == number
         ranks[inside] = rankdata(scores[inside]) / inside.sum()
     return AttackResult(right / len(labels), float(np.mean(aucs)), half, true_positive_rates(labels, ranks, levels))
+
+
+def _folds(groups: NDArray[Any], folds: int, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Rows to fit on and rows to score, as many of every group in each fold as can be."""
+    with warnings.catch_warnings():
+        # A group smaller than the number of folds is absent from some, which is all that can be done.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
+        return list(splitter.split(np.zeros((len(groups), 1)), groups))
 
 
 def true_positive_rates(labels: NDArray[Any], scores: Matrix, levels: tuple[float, ...]) -> dict[float, Rate]:
