@@ -144,10 +144,11 @@ def report(name, kind, views, certified, note=""):
         where = {"method": name, "split": f"{kind}, {view}"}
         run.log("audit_epsilon", result.epsilon, **where, note=note)
         run.log("audit_gaussian", result.gaussian_epsilon, **where)
-        for metric in ("mu", "mu_low", "detectable", "trials"):
-            run.log(metric, getattr(result, metric), **where)
-        if math.isfinite(result.mu_high):
-            run.log("mu_high", result.mu_high, **where)
+        for metric in ("mu", "mu_low", "mu_high", "detectable", "trials"):
+            value = getattr(result, metric)
+            # An end of the interval is infinite where all trials lie on one side of the threshold.
+            if math.isfinite(value):
+                run.log(metric, value, **where)
         run.log("certified_epsilon", certified, **where)
         run.log("contradicted", result.contradicts(certified), **where)
         verdict = "CONTRADICTED" if result.contradicts(certified) else "consistent"

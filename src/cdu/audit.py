@@ -30,7 +30,8 @@ class Audit:
         epsilon: Lower bound on ε at the given δ, from two Clopper-Pearson bounds that hold together with probability
             :data:`CONFIDENCE`; 0 where nothing was found.
         mu: μ of Gaussian differential privacy that the chosen threshold shows.
-        mu_low: Lower bound on μ, same confidence; a pair that is μ'-GDP has μ' above it.
+        mu_low: Lower bound on μ, same confidence; a pair that is μ'-GDP has μ' above it. Nothing is shown where it is
+            not above 0.
         mu_high: Upper bound on the μ that this threshold shows, same confidence, infinite where no trial of one
             hypothesis passed it or all did; no bound on what a better adversary would find.
         gaussian_epsilon: ε of ``mu_low`` at δ.
@@ -133,7 +134,7 @@ def _judge(release: Vector, reference: Vector, later: Vector, later_reference: V
     final = _bounds(later, later_reference, thresholds[[chosen]], delta)
     threshold = thresholds[[int(np.argmax(found.mu_low))]]
     gaussian = _bounds(later, later_reference, threshold, delta)
-    mu_low = max(0.0, float(gaussian.mu_low[0]))
+    mu_low = float(gaussian.mu_low[0])
     return Audit(
         epsilon=max(0.0, float(final.epsilons[0, turned])),
         mu=float(gaussian.mu[0]),

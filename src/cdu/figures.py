@@ -547,6 +547,11 @@ def relearn(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+#: What the audit chapter calls its planted errors, and the one that is an error.
+PLANTED = "planted: "
+PLANTED_WRONG = "planted: noise ten times too little"
+
+
 def audit(frame: pd.DataFrame) -> Figure:
     """What trials show of ε, by certified method, forget set and view, beside the certified ε (black bars).
 

@@ -239,6 +239,7 @@ def build(book: Path) -> None:
     files[book / "_generated" / "claims-detail.md"] = _claims_detail(decided).encode()
     files[book / "_generated" / "worth.md"] = "\n".join(filter(None, map(_worth, setups))).encode()
     files[book / "_generated" / "compute.md"] = "\n".join(filter(None, map(_compute, setups))).encode()
+    files[book / "_generated" / "audited.md"] = "\n".join(filter(None, map(_audited, setups))).encode()
     files[book / "_generated" / "provenance.md"] = _provenance(setups).encode()
     _synchronise(files, [book / "_generated", book / "runs"])
 
@@ -590,6 +591,27 @@ def _compute(setup: Setup) -> str | None:
         f"- **{setup.title}**, {last:g} epochs on the retained set: {after('output perturbation', noisy)} % after the "
         f"noise of ε = {wanted:g} on the original, {after('Newton step', noisy)} % after the same noise on the Newton "
         f"step, {after('from scratch', 'test, no noise')} % from scratch, whose ε is 0."
+    )
+
+
+def _audited(setup: Setup) -> str | None:
+    """How many audits contradict a certificate, and whether the planted error was caught."""
+    shown = setup.sections.get("10_audit")
+    if shown is None:
+        return None
+    frame = shown.frame
+    planted = frame["method"].str.startswith(figures.PLANTED)
+    right = frame[~planted]
+    words = select(right, metric="contradicted")
+    bounds = right[right["metric"].isin(["audit_epsilon", "audit_gaussian"])]["value"].max()
+    certified = select(right, metric="certified_epsilon")["value"].max()
+    wrong = select(frame, metric="contradicted", method=figures.PLANTED_WRONG)
+    caught = wrong.groupby("seed")["value"].max()
+    return (
+        f"- **{setup.title}**: {len(words)} audits of {words['method'].nunique()} certified methods, "
+        f"{words['value'].sum():.0f} contradicted; the most that was shown is ε ≥ {number(float(bounds))} where "
+        f"{number(float(certified))} is certified. A planted error, noise ten times too little, was caught in "
+        f"{caught.sum():.0f} of {_seeds(len(caught))}."
     )
 
 

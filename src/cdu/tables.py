@@ -586,7 +586,7 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             }
         )
     whole = pd.DataFrame(lines)
-    planted = whole["method"].str.startswith("planted")
+    planted = whole["method"].str.startswith(figures.PLANTED)
     distances = [
         {
             "method": str(method),
