@@ -19,6 +19,7 @@ run = notebook.begin("04_attacks", globals())
 
 # %%
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from cdu import figures
 from cdu.attacks import FEATURES, PAPER, OriginalAndRelease, balanced_rows, membership_attack
+from cdu.released import every_release
 from cdu.seeding import seed_for
 from cdu.unlearned import Unlearned
 
@@ -77,7 +79,8 @@ def attack(view, classes, features, classifier):
     return membership_attack(view, settings.folds, seed, features, classifier, enough, classes)
 
 
-for label, released in tqdm(run.releases(unlearned, "auc"), desc="attacking", unit="model"):
+releases = every_release(unlearned, partial(run.outcome, metric="auc"))
+for label, released in tqdm(releases, desc="attacking", unit="model"):
     for name, (parts, members, classes) in comparisons.items():
         view = OriginalAndRelease(before[name], posteriors(released.objective, released.w, parts), members)
         for features in FEATURES:

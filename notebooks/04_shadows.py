@@ -19,6 +19,7 @@ run = notebook.begin("04_shadows", globals())
 
 # %%
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,12 +27,14 @@ from tqdm import tqdm
 
 from cdu import figures, models
 from cdu.config import digest
+from cdu.errors import CduError
 from cdu.objective import Objective
+from cdu.released import released
 from cdu.seeding import generator
 from cdu.shadows import draw_pool, keep, likelihood_ratio_attack, roc, scaled_logit, train_together
 from cdu.training import Trained, train
-from cdu.unlearned import Unlearned
-from cdu.unlearning import CERTIFIED, Original, Problem, Retrain, build, methods, publish, publish_at
+from cdu.unlearned import FIXED, Unlearned
+from cdu.unlearning import SECOND_SEED, Problem, Retrain, build, methods
 
 scenario, settings = run.scenario, run.scenario.settings
 wanted, recipe, noise = settings.shadows, settings.training, settings.unlearning
@@ -39,6 +42,11 @@ unlearned = Unlearned(scenario)
 
 #: Methods that do not start from the original model but train one of their own.
 OWN_MODEL = ("rewind, linear", "certified removal", "Langevin, linear")
+
+chosen = wanted.methods or unlearned.names
+unknown = set(chosen) - set(unlearned.names)
+if unknown:
+    raise CduError(f"shadows.methods names '{min(unknown)}', which is none of {', '.join(unlearned.names)}")
 
 # %% [markdown]
 # ## The shadow models
@@ -52,27 +60,29 @@ pool = draw_pool(len(samples), wanted.pool, wanted.shadows, seed)
 targets = samples.subset(pool.targets)
 seeds = [10_000 * (seed + 1) + number for number in range(wanted.shadows)]
 folder = scenario.checkpoints / "shadows"
-origin = digest([scenario.origin(), wanted.model_dump(mode="json"), run.code])
+origin = digest([scenario.origin(), wanted.shadows, wanted.pool])
 
 
-def place(name):
-    return folder / f"{dataset}-{origin}-{digest(name)}.safetensors"
+def place(*key):
+    return folder / f"{dataset}-{origin}-{digest(key)}.safetensors"
 
 
-def initial(number):
+def initial(own):
     shape, classes = scenario.data.input_shape, scenario.data.classes
-    return models.build(settings.model, shape, classes, seeds[number]).to(scenario.device)
+    return models.build(settings.model, shape, classes, own).to(scenario.device)
 
 
-def together(rows, name, epochs=recipe.epochs):
-    """Weights of all shadows, trained on some rows."""
+def together(rows, name, epochs=recipe.epochs, shift=0):
+    """Weights of all shadows, trained on some rows; with other seeds if shifted."""
     shorter = recipe.model_copy(update={"epochs": epochs})
-    starts = [initial(number) for number in range(wanted.shadows)]
-    return train_together(starts, samples, rows, shorter, seeds, place((name, epochs)), name)
+    drawn = [own + shift for own in seeds]
+    starts = [initial(own) for own in drawn]
+    return train_together(starts, samples, rows, shorter, drawn, place(name, epochs), name)
 
 
 trained = together(pool.trained, "shadows")
 retrained = together(pool.rest.expand(wanted.shadows, -1), "retrained shadows")
+second = together(pool.rest.expand(wanted.shadows, -1), "shadows retrained again", shift=SECOND_SEED)
 run.log("shadows", wanted.shadows)
 run.log("pool", wanted.pool)
 run.log("shadow_seconds", trained.seconds)
@@ -84,7 +94,7 @@ run.log("shadow_seconds", trained.seconds)
 alone, differences = [], []
 for number in range(2):
     start = time.perf_counter()
-    single = train(initial(number), samples.subset(pool.trained[number]), recipe, seeds[number])
+    single = train(initial(seeds[number]), samples.subset(pool.trained[number]), recipe, seeds[number])
     alone.append(time.perf_counter() - start)
     differences.append((single.w - trained.w[number]).norm() / single.w.norm())
 run.log("single_seconds", np.mean(alone) * wanted.shadows)
@@ -101,7 +111,7 @@ print(f"largest relative difference of the weights: {max(differences):.2g}")
 # %%
 def problem(number):
     """Delete a shadow's half of the pool."""
-    model = initial(number)
+    model = initial(seeds[number])
 
     def stopped(epochs):
         return Trained(model, together(pool.trained, "shadows", epochs).w[number], [])
@@ -112,53 +122,55 @@ def problem(number):
         retain=samples.subset(pool.rest),
         forget=samples.subset(pool.forgotten(number)),
         radius=recipe.radius,
-        retrain=lambda retain, seed: Trained(model, retrained.w[number], []),
+        retrain=lambda retain, own: Trained(model, (retrained if own == seeds[number] else second).w[number], []),
         seed=seeds[number],
         training=recipe,
         stopped=stopped,
     )
 
 
-def make(name):
-    if name in {"original", "retrain"}:
-        return {"original": Original, "retrain": Retrain}[name]()
+def constants(name):
+    """What a method is made from: chosen for the original model, or fixed."""
+    return {} if name in FIXED else unlearned.chosen(name)
+
+
+def make(name, number):
+    if name == "retrain":
+        return Retrain()
+    if name == "second retraining":
+        return Retrain(seeds[number] + SECOND_SEED)
     fixed = methods(noise, seed)
-    return fixed[name] if name in fixed else build(name, unlearned.chosen(name), noise.epsilon, noise.delta)
-
-
-def confidences(name, number, method):
-    """φ of every target under what a method makes of one shadow, by label: without noise and with."""
-    task, own = problem(number), seeds[number]
-    update = method(task, generator(own, name))
-    draw = generator(own, "noise")
-    released = {}
-    if update.certificate is None and name != "output perturbation":
-        released[name] = publish(task, update, draw)
-    if name in notebook.WITH_NOISE:
-        released[f"{name} + noise"] = publish(task, update, draw, noise.sigma, noise.delta)
-    if name in CERTIFIED:
-        released[f"{name}, ε = {noise.epsilon:g}"] = publish_at(task, update, draw, noise.epsilon, noise.delta)
-    return {
-        label: scaled_logit(one.objective.outputs(one.w, targets), targets.targets) for label, one in released.items()
-    }
+    return fixed[name] if name in fixed else build(name, constants(name), noise.epsilon, noise.delta)
 
 
 def everything(name):
-    """φ by label, shape (shadows, targets)."""
-    method = make(name)
-    bar = tqdm(range(wanted.shadows), desc=name, unit="shadow")
-    rows = [confidences(name, number, method) for number in bar]
-    return {label: torch.stack([row[label] for row in rows]) for label in rows[0]}
+    """φ of every target by label, shape (shadows, targets), and the seconds that unlearning took."""
+    rows, seconds = [], 0.0
+    for number in tqdm(range(wanted.shadows), desc=name, unit="shadow"):
+        task, own = problem(number), seeds[number]
+        update = make(name, number)(task, generator(own, name))
+        seconds += update.seconds
+        found = released(name, task, update, noise, partial(generator, own, "noise"))
+        rows.append(
+            {label: scaled_logit(one.objective.outputs(one.w, targets), targets.targets) for label, one in found}
+        )
+    kept = {label: torch.stack([row[label] for row in rows]) for label in rows[0]}
+    return {**kept, SECONDS: torch.tensor(seconds)}
 
 
+def phi_of(name):
+    """The same, from a file if it is there."""
+    path = place("phi", name, constants(name), noise.model_dump(mode="json"), run.code)
+    return keep(path, partial(everything, name))
+
+
+SECONDS = "seconds"
 phi = {}
-names = wanted.methods or [name for name in unlearned.names if name != "second retraining"]
-for name in dict.fromkeys(["original", "retrain", *names]):
-    start = time.perf_counter()
-    found = run.outcome(name, lambda name=name: keep(place(name), lambda: everything(name)), "lira_auc")
+for name in dict.fromkeys(["original", "retrain", "second retraining", *chosen]):
+    found = run.outcome(name, partial(phi_of, name), "lira_auc")
     if found is not None:
+        run.log("seconds", found.pop(SECONDS), method=name)
         phi |= {label: values.cpu().numpy() for label, values in found.items()}
-        run.log("seconds", time.perf_counter() - start, method=name)
 
 # %% [markdown]
 # ## The attack

@@ -18,12 +18,14 @@ run = notebook.begin("05_relearn", globals())
 
 # %%
 import time
+from functools import partial
 
 from tqdm import tqdm
 
 from cdu import figures
 from cdu.evaluation import relearn
 from cdu.relearning import trainable
+from cdu.released import every_release
 from cdu.unlearned import Unlearned
 
 scenario, settings = run.scenario, run.scenario.settings.relearn
@@ -37,7 +39,8 @@ run.log("target_loss", target)
 # nothing to learn.
 
 # %%
-for label, released in tqdm(run.releases(unlearned, "epochs"), desc="relearning", unit="model"):
+releases = every_release(unlearned, partial(run.outcome, metric="epochs"))
+for label, released in tqdm(releases, desc="relearning", unit="model"):
     objective, samples = trainable(released.objective, problem.forget)
     start = time.perf_counter()
     result = relearn(objective, released.w, samples, target, settings, seed)

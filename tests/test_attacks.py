@@ -62,18 +62,34 @@ def test_no_attack_finds_anything_in_exchangeable_data(features, classifier):
     assert np.mean([one.rates[0.05].value for one in found]) == pytest.approx(0.05, abs=0.04)
 
 
-@pytest.mark.parametrize(("features", "classifier"), COMBINATIONS)
-def test_every_attack_finds_a_planted_leak(features, classifier):
+#: A linear model cannot see that two posteriors agree, nor that their difference is small.
+SEEING = [
+    (features, classifier)
+    for features, classifier in COMBINATIONS
+    if classifier != "logistic regression" or features == "L2 distance"
+]
+
+
+@pytest.mark.parametrize(("features", "classifier"), SEEING)
+def test_every_attack_finds_a_planted_leak_that_it_can_see(features, classifier):
     rng = np.random.default_rng(0)
     original, released = posteriors(rng, 400), posteriors(rng, 400)
     members = np.arange(400) < 200
-    # The release repeats the original's posterior for members, which every construction shows.
     released[members] = 0.95 * original[members] + 0.05 * released[members]
     result = membership_attack(OriginalAndRelease(original, released, members), 5, 0, features, classifier)
-    # A linear model cannot see that two concatenated posteriors agree, nor that a difference is small.
-    blind = classifier == "logistic regression" and features != "L2 distance"
-    assert result.auc > (0.6 if blind and "sorted" in features else 0.4 if blind else 0.8)
-    assert result.accuracy > (0.35 if blind else 0.7)
+    assert result.auc > 0.8
+    assert result.accuracy > 0.7
+
+
+@pytest.mark.parametrize("features", [name for name in FEATURES if name != "L2 distance"])
+def test_logistic_regression_finds_a_leak_that_is_linear(features):
+    rng = np.random.default_rng(0)
+    original, released = posteriors(rng, 400), posteriors(rng, 400)
+    members = np.arange(400) < 200
+    # The release is surer of one class for members, in the original's order as in that of the classes.
+    target = original.argmax(1) if "sorted" in features else np.zeros(400, int)
+    released[members] = 0.6 * released[members] + 0.4 * np.eye(10)[target[members]]
+    assert membership_attack(OriginalAndRelease(original, released, members), 5, 0, features).auc > 0.85
 
 
 def test_the_papers_attack_finds_a_leak_that_it_can_see():
@@ -84,6 +100,17 @@ def test_the_papers_attack_finds_a_leak_that_it_can_see():
     result = membership_attack(OriginalAndRelease(original, released, members), 5, 0)
     assert result.auc > 0.95
     assert result.rates[0.01].value > 0.5
+
+
+def test_one_false_positive_in_a_hundred_is_allowed_whatever_the_fold():
+    """Members far above all others in every fold but for one non-member above everything."""
+    rng = np.random.default_rng(0)
+    original = posteriors(rng, 200)
+    members = np.arange(200) < 100
+    released = np.where(members[:, None], 0.1, 0.9) * np.eye(10)[0] + 0.01
+    released[150] = released[0]
+    view = OriginalAndRelease(original, released, members)
+    assert membership_attack(view, 5, 0, "direct concatenation").rates[0.01].value > 0.9
 
 
 def test_the_attack_is_the_same_for_the_same_seed_and_differs_for_another():
@@ -117,18 +144,26 @@ def test_delongs_variance_is_the_spread_of_the_area_over_repetitions():
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("level", [0.01, 0.1, 0.3])
-def test_the_true_positive_rate_is_the_largest_that_keeps_to_the_level(seed, level):
+def test_the_true_positive_rate_is_that_of_the_best_test_of_its_level(seed, level):
+    """Two neighbouring thresholds, the one or the other taken with the probability that exhausts the level."""
     rng = np.random.default_rng(seed)
     labels = (np.arange(200) < 80).astype(int)
     scores = np.round(rng.normal(labels), 1)
     members, others = scores[labels == 1], scores[labels == 0]
     thresholds = np.append(np.unique(scores), np.inf)
-    best = max((members >= t).mean() for t in thresholds if (others >= t).mean() <= level)
+    points = [((others >= t).mean(), (members >= t).mean()) for t in thresholds]
+    below = max(point for point in points if point[0] <= level)
+    above = min((point for point in points if point[0] > level), key=lambda point: point[0])
+    expected = below[1] + (above[1] - below[1]) * (level - below[0]) / (above[0] - below[0])
     rate = true_positive_rates(labels, scores, (level,))[level]
-    assert rate.value == pytest.approx(best)
-    hits = round(best * 80)
+    assert rate.value == pytest.approx(expected, abs=0.02)
+    hits = round(rate.value * 80)
     assert rate.low == pytest.approx(beta.ppf(0.025, hits, 81 - hits) if hits else 0.0)
     assert rate.high == pytest.approx(beta.ppf(0.975, hits + 1, 80 - hits))
+
+
+def test_a_score_that_all_share_finds_as_many_as_chance():
+    assert true_positive_rates(np.arange(100) % 2, np.zeros(100), (0.1,))[0.1].value == pytest.approx(0.1)
 
 
 @given(st.integers(0, 2**31))
@@ -184,7 +219,7 @@ def test_both_posteriors_are_sorted_by_the_originals_order():
     ("members", "change", "message"),
     [
         (3, {}, "as many non-members"),
-        (5, {}, "20 folds need at least 20 members"),
+        (5, {}, "20 folds need at least 40 members"),
         (5, {"folds": 2, "features": "telepathy"}, "unknown choice 'telepathy': known are direct difference"),
         (5, {"folds": 2, "classifier": "oracle"}, "unknown choice 'oracle': known are logistic regression"),
     ],

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, norm
 
-from cdu.audit import Audit, audit, clopper_pearson, detectable_epsilon, separating_direction
+from cdu.audit import Audit, audit, clopper_pearson, detectable_epsilons, separating_direction
 from cdu.certification import gaussian_epsilon, gaussian_sigma, required_sigma, trivial_bound
 from cdu.errors import CduError
 
@@ -39,7 +39,9 @@ def test_no_audit_shows_more_than_is_detectable_and_perfect_guessing_shows_just_
     assert apart.detectable == pytest.approx(math.log((miss - delta) / (1 - miss)), rel=1e-9)
     assert apart.epsilon == pytest.approx(apart.detectable, rel=1e-6)
     assert apart.trials == trials
-    assert detectable_epsilon(trials, delta) == apart.detectable
+    assert detectable_epsilons(trials, delta) == (apart.detectable, apart.gaussian_detectable)
+    assert apart.gaussian_epsilon == pytest.approx(apart.gaussian_detectable, rel=1e-6)
+    assert apart.gaussian_detectable == pytest.approx(gaussian_epsilon(1.0, delta, 2 * norm.ppf(miss)))
 
 
 def test_equal_distributions_show_nothing():
@@ -124,20 +126,26 @@ def test_the_direction_of_equal_trials_is_none():
     assert audit(same, same, 1e-5).epsilon == 0
 
 
-def test_the_reverse_test_is_tried_too():
-    """One output happens under the release alone, so rarely that only the other side of the test shows it."""
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_reverse_of_a_test_counts_too(swapped):
+    """An output that one gives half the time and the other nearly always: t/f is at most 2, (1 − f)/(1 − t) 500."""
     draw = np.random.default_rng(0)
-    first = torch.tensor(draw.random((20_000, 1)) < 0.5).float()
-    second = torch.tensor(draw.random((20_000, 1)) < 0.999).float()
-    result = audit(first, second, 1e-9)
-    # Without it: t/f is at most (1 − 0.5)/(1 − 0.999) either way round, so both orders must show the same.
-    assert result.epsilon == pytest.approx(audit(second, first, 1e-9).epsilon, rel=0.2)
-    assert result.epsilon > 4
+    pair = [torch.tensor(draw.random((20_000, 1)) < share).float() for share in (0.5, 0.999)]
+    result = audit(*(reversed(pair) if swapped else pair), 1e-9)
+    assert 4 < result.epsilon <= math.log(500)
+
+
+@pytest.mark.parametrize("trials", [100, 400])
+def test_more_coordinates_than_trials_do_not_hide_what_is_there(trials):
+    """A direction separates the trials that it was estimated on whatever they are; thresholds need others."""
+    assert audit(*release(40.0, 1.0, trials, 0, dimensions=5000), 1e-5).epsilon > 0.9 * math.log(trials / 2 / 4)
+    shown = [audit(*release(0.0, 1.0, trials, seed, dimensions=5000), 1e-5).epsilon for seed in range(20)]
+    assert sum(one == 0 for one in shown) >= 17
 
 
 @pytest.mark.parametrize(("shown", "gaussian", "word"), [(0.9, 1.1, True), (1.1, 0.0, True), (0.9, 0.9, False)])
 def test_either_bound_contradicts(shown, gaussian, word):
-    result = Audit(shown, 0.0, 0.0, 0.0, gaussian, 5.0, 100)
+    result = Audit(shown, 0.0, 0.0, 0.0, gaussian, 5.0, 9.0, 100)
     assert result.contradicts(1.0) is word
 
 

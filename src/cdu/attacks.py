@@ -58,9 +58,9 @@ class AttackResult:
     Attributes:
         accuracy: Share of right guesses; 0.5 is chance.
         auc: Mean over folds of the area under the ROC curve; 0.5 is chance.
-        auc_half: Half the width of its interval, from DeLong's variance in every fold.
-        rates: True-positive rate by the false-positive rate that is allowed; chance is that rate itself. Scores of
-            different folds are made comparable by their ranks within the fold.
+        auc_half: Half the width of its interval, from DeLong's variance in every fold, the fits taken as given.
+        rates: True-positive rate by the false-positive rate that is allowed; chance is that rate itself. The
+            probabilities that the fits of all folds give are compared as they are.
     """
 
     accuracy: float
@@ -147,15 +147,15 @@ def membership_attack(
             leaves fewer of them for the fit, which would learn the contrary of what holds there.
 
     Raises:
-        CduError: Unequal numbers, fewer members than folds, or an unknown construction or attack model.
+        CduError: Unequal numbers, fewer than two members a fold, or an unknown construction or attack model.
     """
     members = int(view.members.sum())
     if members * 2 != len(view.members):
         raise CduError(
             f"the attack needs as many non-members as members, found {len(view.members) - members} and {members}"
         )
-    if members < folds:
-        raise CduError(f"{folds} folds need at least {folds} members, found {members}; use fewer folds")
+    if members < 2 * folds:
+        raise CduError(f"{folds} folds need at least {2 * folds} members, found {members}; use fewer folds")
     rows, labels = _of(FEATURES, features)(view.original, view.released), view.members.astype(int)
     make = partial(_of(CLASSIFIERS, classifier), seed % 2**32)
     scores, fold = np.empty(len(labels)), np.empty(len(labels), dtype=int)
@@ -173,11 +173,7 @@ def membership_attack(
     aucs = [float(roc_auc_score(*part)) for part in parts]
     variance = sum(delong_variance(*part) for part in parts) / folds**2
     half = float(norm.ppf((1 + CONFIDENCE) / 2)) * variance**0.5
-    ranks = np.empty(len(labels))
-    for number in range(folds):
-        inside = fold == number
-        ranks[inside] = rankdata(scores[inside]) / inside.sum()
-    return AttackResult(right / len(labels), float(np.mean(aucs)), half, true_positive_rates(labels, ranks, levels))
+    return AttackResult(right / len(labels), float(np.mean(aucs)), half, true_positive_rates(labels, scores, levels))
 
 
 def _folds(groups: NDArray[Any], folds: int, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
@@ -190,12 +186,19 @@ def _folds(groups: NDArray[Any], folds: int, seed: int) -> list[tuple[NDArray[An
 
 
 def true_positive_rates(labels: NDArray[Any], scores: Matrix, levels: tuple[float, ...]) -> dict[float, Rate]:
-    """The largest share of members above a threshold that no more than each level of the non-members exceed."""
+    """The share of members that a test finds when it takes each level of the non-members for members.
+
+    Where many rows share a score the test decides between them at random, as the ROC curve's straight parts do: a
+    threshold that keeps to the level may not exist.
+    """
     false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    # Of several points at one false-positive rate the highest counts.
+    false, last = np.unique(false[::-1], return_index=True)
+    true = true[::-1][last]
     members = int(labels.sum())
     found = {}
     for level in levels:
-        value = float(true[false <= level].max())
+        value = float(np.interp(level, false, true))
         bounds = binomtest(round(value * members), members).proportion_ci(CONFIDENCE, "exact")
         found[level] = Rate(value, float(bounds.low), float(bounds.high))
     return found

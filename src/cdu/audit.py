@@ -18,7 +18,7 @@ Vector = NDArray[np.float64]
 #: Confidence of every bound.
 CONFIDENCE = 0.95
 
-#: Fewest trials of either hypothesis: half of them choose direction and threshold, the other half judge.
+#: Fewest trials of either hypothesis: a quarter chooses the direction, a quarter the threshold, the other half judges.
 FEWEST = 20
 
 
@@ -26,16 +26,18 @@ FEWEST = 20
 class Audit:
     """What trials say about the ε of a pair of distributions.
 
+    Each bound holds with probability :data:`CONFIDENCE`; of twenty on certificates without any slack one may be wrong.
+
     Attributes:
-        epsilon: Lower bound on ε at the given δ, from two Clopper-Pearson bounds that hold together with probability
-            :data:`CONFIDENCE`; 0 where nothing was found.
-        mu: μ of Gaussian differential privacy that the chosen threshold shows.
-        mu_low: Lower bound on μ, same confidence; a pair that is μ'-GDP has μ' above it. Nothing is shown where it is
-            not above 0.
-        mu_high: Upper bound on the μ that this threshold shows, same confidence, infinite where no trial of one
-            hypothesis passed it or all did; no bound on what a better adversary would find.
+        epsilon: Lower bound on ε at the given δ, from two Clopper-Pearson bounds that hold together; 0 where nothing
+            was found.
+        mu: μ of Gaussian differential privacy at the threshold that was chosen for it.
+        mu_low: Lower bound on μ; a pair that is μ'-GDP has μ' above it. Nothing is shown where it is not above 0.
+        mu_high: Upper bound on the μ that this threshold shows, infinite where no trial of one hypothesis passed it or
+            all did; no bound on what a better adversary would find.
         gaussian_epsilon: ε of ``mu_low`` at δ.
-        detectable: The largest ε that so many trials could have shown, when not one guess is wrong.
+        detectable: The largest ``epsilon`` that so many trials could have given, when not one guess is wrong.
+        gaussian_detectable: The same of ``gaussian_epsilon``.
         trials: Trials of either hypothesis that judged.
     """
 
@@ -45,6 +47,7 @@ class Audit:
     mu_high: float
     gaussian_epsilon: float
     detectable: float
+    gaussian_detectable: float
     trials: int
 
     def contradicts(self, certified: float) -> bool:
@@ -55,16 +58,17 @@ class Audit:
 def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
     """Lower bounds on ε from trials of both hypotheses.
 
-    The direction that best separates them (:func:`separating_direction`) and a threshold along it are chosen on the
-    first half of the trials and judged on the second. For a test with true-positive rate t and false-positive rate f
-    every (ε, δ) guarantee has t ≤ e^ε f + δ, so that
+    The direction that best separates them (:func:`separating_direction`) is estimated on the first quarter of the
+    trials, a threshold along it is chosen on the second, and the other half judges: with more coordinates than trials a
+    direction separates those that it was estimated on whatever they are, so that no threshold can be learned from them.
+    Trials of one coordinate need no direction, and the first half chooses the threshold. For a test with true-positive
+    rate t and false-positive rate f every (ε, δ) guarantee has t ≤ e^ε f + δ, so that
 
-        ε ≥ ln((t − δ)/f),
+        ε ≥ ln((t − δ)/f)  and  ε ≥ ln((1 − f − δ)/(1 − t)),
 
-    with the lower Clopper-Pearson bound of t and the upper one of f, and the same for the test the other way round,
-    1 − f and 1 − t; which of the two is judged is chosen on the first half too. Gaussian differential privacy has
+    with the lower Clopper-Pearson bound of t and the upper one of f in both. Gaussian differential privacy has
     μ ≥ Φ⁻¹(t) − Φ⁻¹(f) (Nasr et al. 2023, "Tight Auditing of Differentially Private Machine Learning"), which needs far
-    fewer trials but holds for certificates of Gaussian noise alone.
+    fewer trials but speaks of certificates by Gaussian noise alone.
 
     Args:
         release: What the adversary sees of the releases under audit, one trial a row, shape (T, f).
@@ -82,9 +86,11 @@ def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
     if not (release.isfinite().all() and reference.isfinite().all()):
         raise CduError("the trials hold values that are not finite; no direction separates those")
     half = len(release) // 2
-    direction = separating_direction(release[:half], reference[:half])
+    known = release.shape[1] == 1
+    first, used = (half, 0) if known else (half // 2, half // 2)
+    direction = separating_direction(release[:first], reference[:first])
     positive, negative = ((trials @ direction).double().cpu().numpy() for trials in (release, reference))
-    return _judge(positive[:half], negative[:half], positive[half:], negative[half:], delta)
+    return _judge(positive[used:half], negative[used:half], positive[half:], negative[half:], delta)
 
 
 def separating_direction(release: Tensor, reference: Tensor) -> Tensor:
@@ -115,10 +121,12 @@ def clopper_pearson(successes: NDArray[Any], trials: int, confidence: float) -> 
     return low, high
 
 
-def detectable_epsilon(trials: int, delta: float) -> float:
-    """The bound that ``trials`` of either hypothesis give when every one is told right."""
-    miss = (1 - _single()) ** (1 / trials)
-    return max(0.0, math.log(max(miss - delta, 1e-300) / (1 - miss)))
+def detectable_epsilons(trials: int, delta: float) -> tuple[float, float]:
+    """The bounds that ``trials`` of either hypothesis give when every one is told right, the second by Gaussian DP."""
+    hit = (1 - _single()) ** (1 / trials)
+    plain = math.log(max(hit - delta, 1e-300) / (1 - hit))
+    mu = 2 * float(norm.ppf(hit))
+    return max(0.0, plain), gaussian_epsilon(1.0, delta, mu) if mu > 0 else 0.0
 
 
 def _single() -> float:
@@ -130,27 +138,28 @@ def _judge(release: Vector, reference: Vector, later: Vector, later_reference: V
     """Choose thresholds on the first trials, judge them on the later ones."""
     thresholds = np.unique(np.concatenate([release, reference]))
     found = _bounds(release, reference, thresholds, delta)
-    chosen, turned = np.unravel_index(int(np.argmax(found.epsilons)), found.epsilons.shape)
-    final = _bounds(later, later_reference, thresholds[[chosen]], delta)
+    final = _bounds(later, later_reference, thresholds[[int(np.argmax(found.epsilon))]], delta)
     threshold = thresholds[[int(np.argmax(found.mu_low))]]
     gaussian = _bounds(later, later_reference, threshold, delta)
     mu_low = float(gaussian.mu_low[0])
+    detectable, gaussian_detectable = detectable_epsilons(len(later), delta)
     return Audit(
-        epsilon=max(0.0, float(final.epsilons[0, turned])),
+        epsilon=max(0.0, float(final.epsilon[0])),
         mu=float(gaussian.mu[0]),
         mu_low=mu_low,
         mu_high=float(gaussian.mu_high[0]),
         gaussian_epsilon=gaussian_epsilon(1.0, delta, mu_low) if mu_low > 0 else 0.0,
-        detectable=detectable_epsilon(len(later), delta),
+        detectable=detectable,
+        gaussian_detectable=gaussian_detectable,
         trials=len(later),
     )
 
 
 @dataclass(frozen=True)
 class _Bounds:
-    """By threshold: ε of the test and of its reverse, shape (k, 2); μ with its ends, shape (k,)."""
+    """By threshold, shape (k,): lower bound on ε; μ with the ends of its interval."""
 
-    epsilons: Vector
+    epsilon: Vector
     mu: Vector
     mu_low: Vector
     mu_high: Vector
@@ -165,7 +174,7 @@ def _bounds(release: Vector, reference: Vector, thresholds: Vector, delta: float
         forward = np.log(np.maximum(true_low - delta, 0) / false_high)
         reverse = np.log(np.maximum(1 - false_high - delta, 0) / (1 - true_low))
     return _Bounds(
-        epsilons=np.stack([forward, reverse], axis=1),
+        epsilon=np.maximum(forward, reverse),
         mu=_quantile(true, len(release)) - _quantile(false, len(reference)),
         mu_low=norm.ppf(true_low) - norm.ppf(false_high),
         mu_high=norm.ppf(true_high) - norm.ppf(false_low),

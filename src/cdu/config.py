@@ -48,8 +48,8 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 #: Modules and packages whose code decides what a run computes; a section's numbers come from those that it imports.
 COMPUTING = (
     "attacks", "audit", "certification", "convex", "curvature", "data", "evaluation", "models", "objective",
-    "references", "relearning", "rows", "scenario", "seeding", "shadows", "solvers", "theory", "training", "tuning",
-    "unlearned", "unlearning",
+    "references", "relearning", "released", "rows", "scenario", "seeding", "shadows", "solvers", "theory", "training",
+    "tuning", "unlearned", "unlearning",
 )  # fmt: skip
 
 
@@ -220,13 +220,13 @@ class ShadowSettings(Settings):
     """The likelihood-ratio attack with shadow models.
 
     Attributes:
-        shadows: How many; of each target about half are trained on it.
+        shadows: How many, an even number; half of them are trained on any one target.
         pool: Targets. Every shadow forgets half of them, so this is twice the size of its forget set.
         methods: Which methods; all when empty.
         levels: False-positive rates at which the true-positive rate is given.
     """
 
-    shadows: Annotated[int, Field(ge=8)] = 128
+    shadows: Annotated[int, Field(ge=8, multiple_of=2)] = 128
     pool: Annotated[int, Field(ge=2)] = 200
     methods: tuple[str, ...] = ()
     levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.001, 0.01, 0.1)

@@ -3,10 +3,9 @@
 import io
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,16 +31,12 @@ from cdu.records import (
 )
 from cdu.scenario import Scenario, pick_device
 from cdu.seeding import generator
-from cdu.unlearned import Unlearned
-from cdu.unlearning import CERTIFIED, Method, Problem, Release, Update, publish
+from cdu.unlearning import Method, Problem, Update
 from cdu.verdicts import rules_hash
 
 Result = TypeVar("Result")
 
 PARAMETERS = ("dataset", "seed", "experiment", "output", "device")
-
-#: Models that stand also with the noise used in practice.
-WITH_NOISE = ("original", "newton", "retrain")
 
 #: Names that IPython itself puts beside the parameters.
 _IPYTHON = {"In", "Out"}
@@ -138,27 +133,6 @@ class Run:
         print(f"{metric} ({where}): {found.value:.4g}, {found.name}, {found.kind}")
         self.log(metric, found.value, **keys)
         return found
-
-    def releases(self, unlearned: Unlearned, metric: str) -> Iterator[tuple[str, Release]]:
-        """The models that attacks and relearning are tried on: what every method leaves, and what noise makes of it.
-
-        The yardsticks and the paper's step also with the noise used in practice, certified methods also with the noise
-        that certifies the experiment's ε; of either kind the same draw for all, so that they differ in the model alone.
-        Where a method cannot run the reason is logged for ``metric``.
-        """
-        settings = self.scenario.settings.unlearning
-        for name in unlearned.names:
-            if self.outcome(name, partial(unlearned.update, name), metric) is None:
-                continue
-            plain = unlearned.release(name)
-            # Without noise output perturbation is the original, whose row stands already.
-            if plain.certificate is None and name != "output perturbation":
-                yield name, plain
-            if name in WITH_NOISE:
-                noise = generator(self.scenario.seed, "noise")
-                yield f"{name} + noise", publish(unlearned.problem, plain.update, noise, settings.sigma, settings.delta)
-            if name in CERTIFIED:
-                yield f"{name}, ε = {settings.epsilon:g}", unlearned.release(name, noisy=True)
 
     def frame(self) -> pd.DataFrame:
         """The metrics so far, with the columns that :mod:`cdu.report` draws from."""

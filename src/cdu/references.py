@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from cdu.convex import kronecker_preconditioner, minimise
 from cdu.errors import CduError
+from cdu.training import project
 from cdu.unlearning import Method, Problem, Update
 from cdu.unlearning.certified_removal import TOLERANCE, CertifiedRemoval
 from cdu.unlearning.fixed_features import LinearTask
@@ -14,7 +16,7 @@ from cdu.unlearning.newton import NewtonStep
 from cdu.unlearning.noisy_fine_tuning import NoisyFineTuning
 from cdu.unlearning.original import Original
 from cdu.unlearning.retrain import Retrain
-from cdu.unlearning.rewind import Rewind, RewindLinear
+from cdu.unlearning.rewind import Rewind, RewindLinear, descend
 
 
 def reference(method: Method, problem: Problem, update: Update, generator: torch.Generator) -> Update:
@@ -56,6 +58,33 @@ def reference(method: Method, problem: Problem, update: Update, generator: torch
         inverse = kronecker_preconditioner(task.objective, rough, task.retain)
         return replace(update, w=minimise(task.objective, task.retain, rough, TOLERANCE, inverse).w)
     raise CduError(f"{type(method).__name__} has no certificate, so there is nothing to compare its release with")
+
+
+def noiseless_difference(method: Method, problem: Problem) -> Tensor:
+    """The direction in which a method that adds noise on the way and its reference lie apart, roughly, shape (p,).
+
+    For an adversary who knows both starts: for noisy fine-tuning the difference of the clipped starts, for Langevin
+    unlearning that of the same descents without noise.
+
+    Args:
+        method: Such a method.
+        problem: What it is run on.
+
+    Raises:
+        CduError: The method adds its noise last, or none.
+    """
+    if isinstance(method, NoisyFineTuning):
+        retrained = problem.retrain(problem.retain, problem.seed)
+        return project(problem.w_star, method.start_clip) - project(retrained.w, method.start_clip)
+    if isinstance(method, Langevin):
+        task = LinearTask(problem, method.filters, method.l2, problem.w_star.dtype)
+        ends = []
+        for first in (task.everything, task.retain):
+            rates = (method.learning_rate, task.constants.radius)
+            w = descend(task.objective, task.zeros(), first, method.training_steps, *rates)
+            ends.append(descend(task.objective, w, task.retain, method.steps, *rates))
+        return ends[0] - ends[1]
+    raise CduError(f"{type(method).__name__} adds no noise on the way; its release and reference are known without it")
 
 
 def _all_rewound(method: Rewind | RewindLinear) -> Rewind | RewindLinear:

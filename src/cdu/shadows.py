@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from scipy.stats import norm, rankdata
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
@@ -24,8 +23,9 @@ from cdu.config import TrainingSettings, digest
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import parameter_vector
+from cdu.scenario import fingerprint
 from cdu.seeding import generator
-from cdu.training import CHECKPOINT_SECONDS, project
+from cdu.training import CHECKPOINT_SECONDS, RECIPE_VERSION, project
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -86,8 +86,8 @@ def train_together(
     adam = torch.optim.Adam(
         [w], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=w.device.type in {"cpu", "cuda"}
     )
-    trained_on = hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
-    mark = digest([settings.model_dump(mode="json"), list(seeds), trained_on, list(w.shape)])
+    contents = [hashlib.sha256(part.detach().cpu().numpy().tobytes()).hexdigest() for part in (rows, w)]
+    mark = digest([RECIPE_VERSION, settings.model_dump(mode="json"), list(seeds), fingerprint(samples), *contents])
     partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
     done, seconds = 0, 0.0
     for path in (checkpoint, partial):
@@ -289,7 +289,8 @@ class Inference:
         scores: Log-likelihood ratios, pairs with the sample in first, then those without.
         labels: 1 for "in", 0 for "out".
         shadows: The shadow of each pair.
-        vulnerability: Area under the ROC curve of every single target, shape (t,); 0.5 is chance.
+        vulnerability: By target, in how many pairs of shadows the one with the sample in has the higher score, ties
+            half, shape (t,): 0.5 is chance. Both are scored by the same Gaussians, made from all other pairs.
     """
 
     scores: Matrix
@@ -302,6 +303,9 @@ def likelihood_ratio_attack(
     inside: Matrix, members: Mask, outside: Matrix, others: Mask, own_variance: bool | None = None
 ) -> Inference:
     """Per target a Gaussian for φ with the sample in and one with it out, both without the shadow that is scored.
+
+    Left out with it is the shadow that has the other half of the pool (:func:`draw_pool`), so that both sides lose one:
+    losing its own side alone would push every score to the other side, and nothing would look like less than chance.
 
     ln N(φ; μ_in, σ_in²) − ln N(φ; μ_out, σ_out²). Carlini et al. (2022), "Membership Inference Attacks From First
     Principles"; on unlearned models Hayes et al. (2024), "Inexact Unlearning Needs More Careful Evaluations to Avoid a
@@ -317,50 +321,47 @@ def likelihood_ratio_attack(
         own_variance: A variance of its own for every target; if None from :data:`OWN_VARIANCE` shadows on.
 
     Raises:
-        CduError: A target with fewer than three shadows on one side.
+        CduError: Shadows that do not come in such pairs, or a target with fewer than four on one side.
     """
     own = len(inside) >= OWN_VARIANCE if own_variance is None else own_variance
+    halves = members.reshape(-1, 2, members.shape[1]) if len(members) % 2 == 0 else None
+    if halves is None or not (halves.sum(axis=1) == 1).all():
+        raise CduError("shadows must come in pairs with complementary halves of the pool, as draw_pool makes them")
     fewest = int(min(members.sum(axis=0).min(), others.sum(axis=0).min()))
-    if fewest < 3:
+    if fewest < 4:
         raise CduError(
-            f"a target has only {fewest} shadows on one side and needs three; train more shadows than {len(inside)}"
+            f"a target has only {fewest} shadows on one side and needs four; train more shadows than {len(inside)}"
         )
     scores = []
     for values in (inside, outside):
         likelihoods = []
         for reference, mask in ((inside, members), (outside, others)):
-            mean, variance = _without_own(reference, mask, own)
+            mean, variance = _without_pair(reference, mask, own)
             likelihoods.append(-((values - mean) ** 2) / (2 * variance) - np.log(variance) / 2)
         scores.append(likelihoods[0] - likelihoods[1])
     pairs = [(scores[0], members, 1), (scores[1], others, 0)]
-    areas = [_area(scores[0][members[:, t], t], scores[1][others[:, t], t]) for t in range(inside.shape[1])]
+    with_it, without = (
+        np.where(mask, values, 0.0).reshape(-1, 2, values.shape[1]).sum(axis=1) for values, mask, _ in pairs
+    )
     return Inference(
         scores=np.concatenate([values[mask] for values, mask, _ in pairs]),
         labels=np.concatenate([np.full(int(mask.sum()), label) for _, mask, label in pairs]),
         shadows=np.concatenate([np.nonzero(mask)[0] for _, mask, _ in pairs]),
-        vulnerability=np.array(areas),
+        vulnerability=((with_it > without) + 0.5 * (with_it == without)).mean(axis=0),
     )
 
 
-def _without_own(values: Matrix, mask: Mask, own: bool) -> tuple[Matrix, Matrix]:
-    """For every shadow and target mean and variance over the shadows of ``mask``, but without that shadow."""
-    kept = np.where(mask, values, 0.0)
-    count = mask.sum(axis=0) - mask
-    mean = (kept.sum(axis=0) - kept) / count
+def _without_pair(values: Matrix, mask: Mask, own: bool) -> tuple[Matrix, Matrix]:
+    """For every shadow and target mean and variance over the shadows of ``mask``, but without that shadow's pair."""
+    pair = np.arange(len(values)) // 2
+    together = (pair[:, None] == pair).astype(float)
     # Squares are taken about a centre, so that little is lost when they are subtracted.
-    centre = kept.sum(axis=0) / mask.sum(axis=0)
-    squares = np.where(mask, (values - centre) ** 2, 0.0)
-    spread = (squares.sum(axis=0) - squares) - count * (mean - centre) ** 2
-    variance = (
-        spread / (count - 1) if own else spread.sum(axis=1, keepdims=True) / (count - 1).sum(axis=1, keepdims=True)
-    )
-    return mean, np.maximum(variance, 1e-12)
-
-
-def _area(inside: Matrix, outside: Matrix) -> float:
-    """Area under the ROC curve: how often a score from inside is above one from outside, ties half."""
-    ranks = rankdata(np.concatenate([inside, outside]))[: len(inside)]
-    return float((ranks.sum() / len(inside) - (len(inside) + 1) / 2) / len(outside))
+    centre = np.where(mask, values, 0.0).sum(axis=0) / mask.sum(axis=0)
+    away = np.where(mask, values - centre, 0.0)
+    count, total, squares = (one.sum(axis=0) - together @ one for one in (mask.astype(float), away, away**2))
+    spread, free = squares - total**2 / count, count - 1
+    variance = spread / free if own else spread.sum(axis=1, keepdims=True) / free.sum(axis=1, keepdims=True)
+    return centre + total / count, np.maximum(variance, 1e-12)
 
 
 @dataclass(frozen=True)
@@ -377,30 +378,31 @@ class Curve:
 
 
 def roc(attack: Inference, levels: Sequence[float], seed: int, resamples: int = 200, confidence: float = 0.95) -> Curve:
-    """Area and true-positive rates; whole shadows are drawn again, since the pairs of one shadow are not independent.
+    """Area and true-positive rates, with percentile intervals.
+
+    Pairs of shadows with complementary halves of the pool are drawn again as a whole, since neither the targets of one
+    shadow nor the two shadows are independent. The Gaussians and the pool of targets are taken as given.
 
     Args:
         attack: Scores.
         levels: False-positive rates.
         seed: Seed of the bootstrap.
         resamples: Resamples of it.
-        confidence: Of the intervals, whose ends are normal ones around the estimate.
+        confidence: Of the intervals.
     """
 
     def measure(weights: Matrix) -> Matrix:
         return np.array(_weighted_roc(attack.scores, attack.labels, weights, levels))
 
-    count = int(attack.shadows.max()) + 1
+    pairs = attack.shadows // 2
+    count = int(pairs.max()) + 1
     found = measure(np.ones(len(attack.scores)))
     draw = np.random.default_rng(seed)
-    drawn = [np.bincount(draw.integers(count, size=count), minlength=count)[attack.shadows] for _ in range(resamples)]
-    deviation = np.std([measure(weights.astype(float)) for weights in drawn], axis=0, ddof=1)
-    half = norm.ppf((1 + confidence) / 2) * deviation
-    ends = [
-        (float(value), float(max(0.0, value - wide)), float(min(1.0, value + wide)))
-        for value, wide in zip(found, half, strict=True)
-    ]
-    return Curve(ends[0], dict(zip(levels, ends[1:], strict=True)))
+    drawn = [np.bincount(draw.integers(count, size=count), minlength=count)[pairs] for _ in range(resamples)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile([measure(weights.astype(float)) for weights in drawn], [tail, 1 - tail], axis=0)
+    ends = [tuple(map(float, one)) for one in zip(found, np.minimum(low, found), np.maximum(high, found), strict=True)]
+    return Curve(ends[0], dict(zip(levels, ends[1:], strict=True)))  # type: ignore[arg-type]
 
 
 def _weighted_roc(scores: Matrix, labels: NDArray[np.int64], weights: Matrix, levels: Sequence[float]) -> list[float]:

@@ -465,6 +465,12 @@ def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         *(Column(f"TPR at {100 * level:g} % FPR (%)", f"tpr {level:g}", factor=100) for level in levels),
     ]
     paper = table(whole, "method", "model", columns)
+    for level in levels:
+        at = select(frame, point=level)
+        ends = [select(at, metric=end).groupby("method")["value"].mean() * 100 for end in ("tpr_low", "tpr_high")]
+        paper[f"its 95 % interval in a run, {100 * level:g} %"] = [
+            f"{ends[0][name]:.1f} to {ends[1][name]:.1f}" if name in ends[0] else "—" for name in paper["model"]
+        ]
     gaps = select(whole, metric="gap")
     paper["beside retraining"] = [
         closeness(select(gaps, method=name)["value"], verdicts.CLOSE_AUC) for name in paper["model"]
@@ -475,7 +481,7 @@ def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {
         "The paper's attack (logistic regression, sorted concatenation) on held-out rows": paper,
         "All attacks, AUC": _grid_table(select(grid, set="test")),
-        "The strongest of them, by the gap to the retrained model": _strongest(select(grid, set="test")),
+        "The strongest of them, chosen on the other seeds": _strongest(select(grid, set="test")),
         "The paper's comparison, D_u against D_r: AUC by construction (logistic regression)": table(
             select(grid, set="retain"),
             "method",
@@ -499,22 +505,25 @@ def _grid_table(grid: pd.DataFrame) -> pd.DataFrame:
 
 
 def _strongest(grid: pd.DataFrame) -> pd.DataFrame:
+    """By model, for every seed the attack with the largest mean gap on the others: no seed chooses and counts."""
     keys = ["seed", "split"]
     base = select(grid, method="retrain").set_index(keys)["value"]
     gaps = grid.assign(gap=grid["value"] - base.reindex(pd.MultiIndex.from_frame(grid[keys])).to_numpy())
     lines = []
-    for method, rows in gaps.groupby("method", sort=False):
-        means = rows.groupby("split")["gap"].mean().dropna()
-        if method == "retrain" or means.empty:
+    for method in dict.fromkeys(gaps["method"]):
+        wide = select(gaps, method=str(method)).pivot_table(index="seed", columns="split", values="gap").dropna()
+        if method == "retrain" or len(wide) < 2:
             continue
-        best = str(means.idxmax())
-        chosen = rows[rows["split"] == best]
+        chosen = {seed: str(wide.drop(index=seed).mean().idxmax()) for seed in wide.index}
+        own = pd.Series([wide.loc[seed, attack] for seed, attack in chosen.items()])
+        often = pd.Series(list(chosen.values())).value_counts()
         lines.append(
             {
                 "model": str(method),
-                "strongest attack": best.removeprefix("test: "),
-                "AUC": plus_minus(chosen["value"]),
-                "AUC − retrained": plus_minus(chosen["gap"]),
+                "attack chosen most often": str(often.index[0]).removeprefix("test: ")
+                + f" ({often.iloc[0]} of {len(wide)})",
+                "AUC − retrained": plus_minus(own),
+                "beside retraining": closeness(own, verdicts.CLOSE_AUC),
             }
         )
     return pd.DataFrame(lines)
@@ -562,27 +571,36 @@ def _interval(frame: pd.DataFrame, metric: str, factor: float = 1.0) -> str:
     return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
 
 
+def _end(frame: pd.DataFrame, metric: str) -> str:
+    """A value or an end of its interval, which is infinite where a seed has none."""
+    values = select(frame, metric=metric)["value"]
+    seeds = select(frame, metric="contradicted")["seed"].nunique()
+    infinite = {"mu_low": "−∞", "mu_high": "∞"}.get(metric, "—")
+    return number(float(values.mean())) if len(values) == seeds > 0 else infinite
+
+
 def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    audited = select(frame, metric="certified_epsilon")
+    audited = select(frame, metric="audit_epsilon")
     lines = []
     for method, split in dict.fromkeys(zip(audited["method"], audited["split"], strict=True)):
         own = select(frame, method=str(method), split=str(split))
         kind, _, view = str(split).partition(", ")
         contradicted = select(own, metric="contradicted")["value"]
+        certified = select(own, metric="certified_epsilon")["value"]
+        word = f"contradicted ({contradicted.sum():.0f} of {len(contradicted)} seeds)"
         lines.append(
             {
                 "method": str(method),
                 "forget set": kind,
-                "adversary sees": view,
-                "ε certified": _value(own, "certified_epsilon"),
+                "adversary sees": view or "—",
+                "ε certified": number(float(certified.mean())) if len(certified) else "—",
                 "ε shown, Clopper-Pearson": _cell(own, "audit_epsilon"),
+                "detectable": _cell(own, "detectable"),
                 "ε shown, Gaussian": _cell(own, "audit_gaussian"),
-                "μ and its interval": f"{_value(own, 'mu')} [{_value(own, 'mu_low')}, {_value(own, 'mu_high')}]",
-                "ε detectable": _value(own, "detectable"),
-                "trials": _value(own, "trials"),
-                "verdict": f"contradicted ({contradicted.sum():.0f} of {len(contradicted)} seeds)"
-                if contradicted.any()
-                else "consistent",
+                "detectable, Gaussian": _cell(own, "gaussian_detectable"),
+                "μ [its interval]": f"{_end(own, 'mu')} [{_end(own, 'mu_low')}, {_end(own, 'mu_high')}]",
+                "trials": _cell(own, "trials"),
+                "verdict": "could not run" if contradicted.empty else word if contradicted.any() else "consistent",
             }
         )
     whole = pd.DataFrame(lines)
