@@ -480,8 +480,8 @@ def attacks(frame: pd.DataFrame) -> Figure:
 def shadows(frame: pd.DataFrame) -> Figure:
     """The likelihood-ratio attack. Left: area under the curve per model, with 95 % bootstrap intervals over shadows.
 
-    Right: curves of "forgotten or never trained on?" for the yardsticks and the models that give most away; below, the
-    areas of single targets, median with the range from 5 to 95 %.
+    Right: curves of "forgotten or never trained on?" for the yardsticks and the models that give most away; below, how
+    many pairs of shadows are told right, by target: median with the range from 5 to 95 %.
     """
     areas = select(frame, metric="lira_auc").dropna(subset=["value"])
     methods = list(dict.fromkeys(areas["method"]))
@@ -524,7 +524,7 @@ def shadows(frame: pd.DataFrame) -> Figure:
     single.plot(places, ends[1], MARKERS[0], color=COLOURS[1], markersize=4)
     single.axhline(0.5, color=COLOURS[6], linestyle="--", linewidth=1)
     single.set_xticks(places, names, rotation=90, fontsize=6)
-    single.set(ylabel="area of a single target")
+    single.set(ylabel="pairs told right, by target")
     return figure
 
 

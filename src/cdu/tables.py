@@ -546,7 +546,7 @@ def _shadow_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
                 at = select(own, point=level)
                 line[f"TPR at {100 * level:g} % FPR (%)"] = _interval(at, "lira_tpr", 100)
             for quantile, name in ((0.5, "median"), (0.95, "95 %")):
-                line[f"AUC of single targets, {name}"] = _value(select(own, point=quantile), "vulnerability")
+                line[f"pairs told right by target, {name}"] = _value(select(own, point=quantile), "vulnerability")
             lines.append(line)
         found[title] = pd.DataFrame(lines)
     cost = {
