@@ -35,7 +35,9 @@ def rows(count, size, seed):
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("first", [0, 40])
 @pytest.mark.parametrize("radius", [0.9, 100.0])  # the projection active in every step, and never
-def test_networks_that_are_trained_together_are_those_trained_alone(name, first, radius):
+@pytest.mark.parametrize("cache", [1, 2600, 2**22])  # one network at once, two, all
+def test_networks_that_are_trained_together_are_those_trained_alone(monkeypatch, name, first, radius, cache):
+    monkeypatch.setattr(shadows, "CACHE_BYTES", cache)
     samples, seeds, chosen = random_samples(SHAPE, 60, first), range(first, first + 4), rows(4, 43, first)
     recipe = TrainingSettings(epochs=4, batch_size=10, learning_rate=0.01, weight_decay=0.05, radius=radius)
     together = train_together(models(name, seeds), samples, chosen, recipe, list(seeds)).w
@@ -60,23 +62,24 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
     path, original, done = tmp_path / "shadows.safetensors", shadows._epoch, []
 
     def interrupted(*arguments):
-        if len(done) == 3:
+        if len(done) == 6:  # two groups of networks, three epochs
             raise KeyboardInterrupt
         done.append(arguments[-1])
         original(*arguments)
 
     monkeypatch.setattr(shadows, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(shadows, "CACHE_BYTES", 2 * 16 * 16 * 8)
     monkeypatch.setattr(shadows, "_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_together(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
     again = []
     monkeypatch.setattr(shadows, "_epoch", lambda *arguments: (again.append(arguments[-1]), original(*arguments)))
     resumed = train_together(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
-    assert again == [3, 4]
+    assert again == [3, 3, 4, 4]
     assert torch.equal(resumed.w, whole)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     loaded = train_together(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
-    assert again == [3, 4]
+    assert again == [3, 3, 4, 4]
     assert torch.equal(loaded.w, whole)
     assert loaded.seconds == resumed.seconds > 0
 

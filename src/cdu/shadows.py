@@ -30,6 +30,10 @@ from cdu.training import CHECKPOINT_SECONDS, RECIPE_VERSION, project
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+#: A batch of as many networks as fill this is worked on at once on a CPU: larger ones are fetched from memory again and
+#: again.
+CACHE_BYTES = 2**22
+
 #: From so many shadows on every sample has a variance of its own; below, all samples share one (Carlini et al. 2022).
 OWN_VARIANCE = 64
 
@@ -82,33 +86,65 @@ def train_together(
             the checkpoint is damaged or belongs to another training.
     """
     _require_batchable(models, rows, seeds)
-    w = torch.stack([parameter_vector(model) for model in models]).requires_grad_()
-    adam = torch.optim.Adam(
-        [w], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=w.device.type in {"cpu", "cuda"}
-    )
-    contents = [hashlib.sha256(part.detach().cpu().numpy().tobytes()).hexdigest() for part in (rows, w)]
+    w = torch.stack([parameter_vector(model) for model in models])
+    contents = [hashlib.sha256(part.cpu().numpy().tobytes()).hexdigest() for part in (rows, w)]
     mark = digest([RECIPE_VERSION, settings.model_dump(mode="json"), list(seeds), fingerprint(samples), *contents])
+    groups = _groups(w, samples, rows, settings, seeds)
     partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
     done, seconds = 0, 0.0
     for path in (checkpoint, partial):
         if path is not None and path.exists():
-            done, seconds = _restore(path, w, adam, mark)
+            done, seconds = _restore(path, groups, mark)
             break
     forward = _forward(models[0])
+    # Normalised once: every row is used by many networks in every epoch.
+    table = samples.normalised(samples.inputs).flatten(1)
     saved = time.monotonic()
     with tqdm(total=settings.epochs, initial=done, desc=f"{len(models)} {label}", unit="epoch") as progress:
         for epoch in range(done, settings.epochs):
             begin = time.perf_counter()
-            _epoch(forward, w, adam, samples, rows, settings, seeds, epoch)
+            for group in groups:
+                _epoch(forward, group, samples, table, settings, epoch)
             seconds += time.perf_counter() - begin
             progress.update()
             if partial is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                _save(partial, w, adam, {"epochs": epoch + 1, "seconds": seconds, "mark": mark})
+                _save(partial, groups, {"epochs": epoch + 1, "seconds": seconds, "mark": mark})
                 saved = time.monotonic()
     if checkpoint is not None and partial is not None and not checkpoint.exists():
-        _save(checkpoint, w, adam, {"epochs": settings.epochs, "seconds": seconds, "mark": mark})
+        _save(checkpoint, groups, {"epochs": settings.epochs, "seconds": seconds, "mark": mark})
         partial.unlink(missing_ok=True)
-    return Together(torch.stack([project(one, settings.radius) for one in w.detach()]), seconds)
+    return Together(
+        torch.stack([project(one, settings.radius) for group in groups for one in group.w.detach()]), seconds
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Networks whose batch, weights and moments fit into the processor's cache together."""
+
+    w: Tensor
+    adam: torch.optim.Adam
+    rows: Tensor
+    seeds: Sequence[int]
+
+
+def _groups(
+    w: Tensor, samples: Samples, rows: Tensor, settings: TrainingSettings, seeds: Sequence[int]
+) -> list[_Group]:
+    batch = settings.batch_size * samples.inputs[0].numel() * w.element_size()
+    size = len(w) if w.is_cuda else max(1, CACHE_BYTES // batch)
+    found = []
+    for start in range(0, len(w), size):
+        part = slice(start, start + size)
+        own = w[part].clone().requires_grad_()
+        adam = torch.optim.Adam(
+            [own],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=own.device.type in {"cpu", "cuda"},
+        )
+        found.append(_Group(own, adam, rows[part], list(seeds)[part]))
+    return found
 
 
 def _require_batchable(models: Sequence[nn.Module], rows: Tensor, seeds: Sequence[int]) -> None:
@@ -142,42 +178,39 @@ def _forward(model: nn.Module) -> Any:
 
 
 def _epoch(
-    forward: Any,
-    w: Tensor,
-    adam: torch.optim.Adam,
-    samples: Samples,
-    rows: Tensor,
-    settings: TrainingSettings,
-    seeds: Sequence[int],
-    epoch: int,
+    forward: Any, group: _Group, samples: Samples, table: Tensor, settings: TrainingSettings, epoch: int
 ) -> None:
-    """One pass of every network over its samples."""
-    count, size = rows.shape
-    orders = [torch.randperm(size, generator=generator(seed, "batches", epoch)) for seed in seeds]
-    drawn = torch.stack([own[order] for own, order in zip(rows, orders, strict=True)]).to(samples.device)
+    """One pass of every network of a group over its samples; ``table`` holds all of them normalised, one a row."""
+    w, (count, size) = group.w, group.rows.shape
+    orders = [torch.randperm(size, generator=generator(seed, "batches", epoch)) for seed in group.seeds]
+    drawn = torch.stack([own[order] for own, order in zip(group.rows, orders, strict=True)]).to(samples.device)
     fine = torch.ones(count, dtype=torch.bool, device=w.device)
     for batch in drawn.split(settings.batch_size, dim=1):
-        inputs, targets = samples.batch(batch.reshape(-1))
-        outputs = forward(w, inputs.view(count, -1, *inputs.shape[1:]))
-        losses = cross_entropy(outputs.flatten(0, 1), targets, reduction="none").view(count, -1).mean(dim=1)
+        chosen = batch.reshape(-1)
+        inputs = table.index_select(0, chosen).view(count, -1, *samples.inputs.shape[1:])
+        outputs = forward(w, inputs)
+        losses = (
+            cross_entropy(outputs.flatten(0, 1), samples.targets[chosen], reduction="none").view(count, -1).mean(dim=1)
+        )
         (w.grad,) = torch.autograd.grad(losses.sum(), w)
-        adam.step()
+        group.adam.step()
         with torch.no_grad():
             norms = w.norm(dim=1)
             w.mul_((settings.radius / norms).clamp(max=1.0)[:, None])
             fine &= norms.isfinite()
     if not fine.all():
-        lost = [seed for seed, finite in zip(seeds, fine.tolist(), strict=True) if not finite]
+        lost = [seed for seed, finite in zip(group.seeds, fine.tolist(), strict=True) if not finite]
         raise CduError(
             f"shadow training diverged in epoch {epoch + 1} for seed {lost[0]} and {len(lost) - 1} others; lower the "
             f"learning rate (it is {settings.learning_rate:g})"
         )
 
 
-def _save(path: Path, w: Tensor, adam: torch.optim.Adam, progress: dict[str, Any]) -> None:
-    state = adam.state[w]
-    tensors = {"w": w.detach(), **{f"adam.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}}
-    _write(path, tensors, progress)
+def _save(path: Path, groups: Sequence[_Group], progress: dict[str, Any]) -> None:
+    tensors = {"w": torch.cat([group.w.detach() for group in groups])}
+    states = [group.adam.state[group.w] for group in groups]
+    tensors |= {f"adam.{key}": torch.cat([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq")}
+    _write(path, {**tensors, "adam.step": states[0]["step"]}, progress)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
@@ -192,21 +225,24 @@ def _write(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> 
         temporary.unlink(missing_ok=True)
 
 
-def _restore(path: Path, w: Tensor, adam: torch.optim.Adam, mark: str) -> tuple[int, float]:
-    """Load a checkpoint into ``w`` and Adam; returns the number of epochs done and their seconds."""
+def _restore(path: Path, groups: Sequence[_Group], mark: str) -> tuple[int, float]:
+    """Load a checkpoint into the groups' weights and Adams; returns the number of epochs done and their seconds."""
     try:
-        with safe_open(str(path), framework="pt", device=str(w.device)) as file:
+        with safe_open(str(path), framework="pt", device=str(groups[0].w.device)) as file:
             state = json.loads(file.metadata()["state"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         found, epochs, seconds = state["mark"], int(state["epochs"]), float(state["seconds"])
-        if found == mark:
-            with torch.no_grad():
-                w.copy_(tensors["w"])
+        step = tensors.pop("adam.step")
+        parts = {key: tensor.split([len(group.w) for group in groups]) for key, tensor in tensors.items()}
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CduError(f"checkpoint {path} cannot be read ({error}); delete it to train again") from error
     if found != mark:
         raise CduError(f"checkpoint {path} belongs to other shadow models; delete it or give another path")
-    adam.state[w] = {key.removeprefix("adam."): value for key, value in tensors.items() if key.startswith("adam.")}
+    for number, group in enumerate(groups):
+        with torch.no_grad():
+            group.w.copy_(parts["w"][number])
+        moments = {key: parts[f"adam.{key}"][number].clone() for key in ("exp_avg", "exp_avg_sq")}
+        group.adam.state[group.w] = {**moments, "step": step.clone()}
     return epochs, seconds
 
 
