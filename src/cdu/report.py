@@ -58,6 +58,7 @@ MARKERS = {
     "01_theory-lissa": "lissa_truncation",
     "01_theory-requests": "certified_distance",
     "01_theory-control": "measured_distance",
+    "04_attacks": "attack_auc",
 }
 
 BADGES: dict[str, str] = {
