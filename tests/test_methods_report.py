@@ -2,7 +2,8 @@ import pandas as pd
 import pytest
 
 from cdu import figures
-from cdu.tables import tables
+from cdu.tables import closeness, tables
+from cdu.unlearning import CERTIFIED
 
 SPLITS = ("forget", "retain", "test")
 
@@ -108,3 +109,95 @@ def test_every_trial_is_drawn_and_the_chosen_ones_again():
     trials, winners = (collection.get_offsets().compressed().reshape(-1, 2) for collection in panel.collections)
     assert sorted(point[0] for point in trials) == pytest.approx([10, 10, 50, 50])
     assert [point[0] for point in winners] == pytest.approx([10, 10])
+
+
+def test_families_are_those_of_the_registry():
+    certified = figures.FAMILIES["certified, and the same without noise"]
+    assert set(certified) | {"Newton step"} == set(CERTIFIED)
+    words = {
+        "original + noise": "yardsticks",
+        "newton + noise": "the paper's methods, without a certificate",
+        "Newton step": "the paper's methods, without a certificate",
+        "Newton step, ε = 1": "certified, and the same without noise",
+        "rewind": "certified, and the same without noise",
+        "rewind, Adam": "heuristics",
+        "Langevin, Adam": "heuristics",
+        "Langevin, linear, ε = 1": "certified, and the same without noise",
+        "SCRUB": "heuristics",
+    }
+    assert {name: figures.family(name) for name in words} == words
+
+
+@pytest.mark.parametrize(
+    ("gaps", "word"),
+    [
+        ((0.001, -0.001, 0.002), "as retrained"),
+        ((0.1, 0.11, 0.09), "gives more away"),
+        ((-0.1, -0.11, -0.09), "over-unlearned"),
+        ((0.2, -0.2, 0.0), "undecided"),
+        ((0.0,), "one seed"),
+    ],
+)
+def test_a_gap_is_judged_by_its_interval(gaps, word):
+    assert closeness(pd.Series(gaps), 0.02) == word
+
+
+def attacked(gaps):
+    """One seed a row; a column an attack: areas of X, beside a retrained model at 0.5."""
+    rows = []
+    for seed, own in enumerate(gaps):
+        for attack, gap in own.items():
+            for method, value in (("retrain", 0.5), ("X", 0.5 + gap)):
+                row = {"metric": "attack_auc", "method": method, "split": f"test: {attack}", "value": value}
+                rows.append({**row, "seed": seed, "axis": "", "point": None, "note": ""})
+        for method in ("retrain", "X"):
+            for metric, value in (("auc", 0.5), ("auc_half", 0.1), ("attack_accuracy", 0.5)):
+                rows.append({"metric": metric, "method": method, "split": "", "value": value, "seed": seed, "axis": "",
+                             "point": None, "note": ""})  # fmt: skip
+            for metric, value in (("tpr", 0.02), ("tpr_low", 0.0), ("tpr_high", 0.1)):
+                rows.append({"metric": metric, "method": method, "split": "", "value": value, "seed": seed,
+                             "axis": "fpr", "point": 0.01, "note": ""})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_no_seed_both_chooses_the_strongest_attack_and_counts():
+    """Each attack is lucky on one seed: chosen on the others, none is found to be strong."""
+    first, second, third = ("L2 distance, MLP", "L2 distance, random forest", "direct difference, MLP")
+    lucky = [{name: 0.3 * (number == seed) for number, name in enumerate((first, second, third))} for seed in range(3)]
+    found = tables("04_attacks", attacked(lucky))["The strongest of them, chosen on the other seeds"]
+    assert found["AUC − retrained"].tolist() == ["0"]
+    strong = [{first: 0.2, second: 0.0, third: 0.1}] * 3
+    (row,) = tables("04_attacks", attacked(strong))["The strongest of them, chosen on the other seeds"].to_dict(
+        "records"
+    )
+    assert row["attack chosen most often"] == f"{first} (3 of 3)"
+    assert row["AUC − retrained"] == "0.2"
+    assert row["beside retraining"] == "gives more away"
+
+
+def test_the_attack_table_has_rates_with_their_intervals():
+    title = "The paper's attack (logistic regression, sorted concatenation) on held-out rows"
+    row = tables("04_attacks", attacked([{"L2 distance, MLP": 0.0}] * 2))[title].to_dict("records")[0]
+    assert row["TPR at 1 % FPR (%)"] == "2"
+    assert row["its 95 % interval in a run, 1 %"] == "0.0 to 10.0"
+    assert row["beside retraining"] == "as retrained"
+
+
+def audited(contradicted):
+    rows = []
+    for method, split, word in (("X", "random, weights", contradicted), ("Y", "random", None)):
+        common = {"method": method, "split": split, "seed": 0, "axis": "", "point": None, "note": ""}
+        rows.append({**common, "metric": "audit_epsilon", "value": None if word is None else 1.5, "note": "why not"})
+        if word is not None:
+            values = {"audit_gaussian": 0.0, "mu": 0.5, "mu_low": -0.1, "certified_epsilon": 1.0, "contradicted": word,
+                      "detectable": 5.0, "gaussian_detectable": 9.0, "trials": 100.0}  # fmt: skip
+            rows += [{**common, "metric": metric, "value": value} for metric, value in values.items()]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("contradicted", "word"), [(1.0, "contradicted (1 of 1 seeds)"), (0.0, "consistent")])
+def test_an_audit_that_could_not_run_keeps_its_row_and_an_open_interval_its_infinity(contradicted, word):
+    rows = tables("10_audit", audited(contradicted))["Certificates and what trials show"].to_dict("records")
+    assert [row["verdict"] for row in rows] == [word, "could not run"]
+    assert rows[0]["μ [its interval]"] == "0.5 [-0.1, ∞]"
+    assert rows[0]["adversary sees"] == "weights"

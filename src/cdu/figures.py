@@ -535,15 +535,16 @@ def relearn(frame: pd.DataFrame) -> Figure:
     """
     epochs = select(frame, metric="epochs").dropna(subset=["value"])
     methods = list(dict.fromkeys(epochs["method"]))
+    families = [title for title in FAMILIES if any(family(name) == title for name in methods)]
     with style():
         figure = Figure(figsize=(9.6, max(8.0, 1.0 + 0.3 * len(methods))), layout="constrained")
-        grid = figure.add_gridspec(len(FAMILIES), 2)
+        grid = figure.add_gridspec(len(families), 2)
         dots = figure.add_subplot(grid[:, 0])
-        panels = [figure.add_subplot(grid[row, 1]) for row in range(len(FAMILIES))]
+        panels = [figure.add_subplot(grid[row, 1]) for row in range(len(families))]
     _dots(dots, epochs, methods, "", 0)
     dots.set(xlabel="epochs on the forget set alone")
     losses = select(frame, metric="relearn_loss")
-    for panel, title in zip(panels, FAMILIES, strict=True):
+    for panel, title in zip(panels, families, strict=True):
         for number, name in enumerate(name for name in methods if family(name) == title):
             _line(panel, select(losses, method=name), name, number)
         panel.axhline(1.0, color="grey", linestyle="--", linewidth=1)
