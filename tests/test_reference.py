@@ -135,8 +135,7 @@ def test_current_references_are_shown_before_runs_of_other_settings(batch):
 def test_the_chapters_planted_error_is_caught_and_no_certificate_is_contradicted():
     audited = read_record(record_path(repository() / "results", "quick", "digits", 0, "10_audit"))
     words = {(m.method, m.split): m.value for m in audited.metrics if m.metric == "contradicted"}
-    for name in ("planted: noise ten times too little", "planted: noise on the way ten times too little"):
-        assert any(value for (method, _), value in words.items() if method == name)
+    assert any(value for (method, _), value in words.items() if method == "planted: noise ten times too little")
     assert not any(value for (method, _), value in words.items() if "too little" not in method)
     (distance,) = (m.value for m in audited.metrics if m.metric == "planted_distance")
     assert distance >= 0.4
