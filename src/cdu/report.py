@@ -610,8 +610,8 @@ def _audited(setup: Setup) -> str | None:
     return (
         f"- **{setup.title}**: {len(words)} audits of certificates by {words['method'].nunique() - 1} methods, "
         f"{words['value'].sum():.0f} contradicted; the largest lower bound is ε ≥ {number(float(shown_most))} where "
-        f"{number(float(certified))} is certified. Caught of {len(planted)} planted errors, noise ten times too little: "
-        f"{planted.sum():.0f}."
+        f"{number(float(certified))} is certified. Of {len(planted)} planted errors, noise ten times too little, "
+        f"caught: {planted.sum():.0f}."
     )
 
 
