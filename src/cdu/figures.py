@@ -528,10 +528,14 @@ def shadows(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+#: Losses above this, over the target, are not drawn: those of networks of noise, beside which nothing could be seen.
+LARGEST_LOSS = 1e4
+
+
 def relearn(frame: pd.DataFrame) -> Figure:
     """Left: epochs until the loss on the forget set is the original's. Right: that loss over the target, by family.
 
-    A curve ends with its quickest seed; the target is dashed.
+    A curve ends with its quickest seed; the target is dashed; losses of more than 10⁴ times the target are not drawn.
     """
     epochs = select(frame, metric="epochs").dropna(subset=["value"])
     methods = list(dict.fromkeys(epochs["method"]))
@@ -544,6 +548,7 @@ def relearn(frame: pd.DataFrame) -> Figure:
     _dots(dots, epochs, methods, "", 0)
     dots.set(xlabel="epochs on the forget set alone")
     losses = select(frame, metric="relearn_loss")
+    losses = losses[losses["value"] < LARGEST_LOSS]
     for panel, title in zip(panels, families, strict=True):
         for number, name in enumerate(name for name in methods if family(name) == title):
             _line(panel, select(losses, method=name), name, number)
@@ -561,15 +566,15 @@ PLANTED_RIGHT = "planted: noise right"
 
 
 def audit(frame: pd.DataFrame) -> Figure:
-    """What trials show of ε, by certified method, forget set and view, beside the certified ε (black bars).
+    """What trials show of ε, by certified method and forget set, beside the certified ε (black bars).
 
-    Bounds at 95 %: dots by Clopper-Pearson, squares by Gaussian differential privacy; crosses are what so many trials
-    could have given the former at most. A dot or square right of the bar contradicts the certificate.
+    The largest over views and seeds of bounds at 95 %: circles by Clopper-Pearson, squares by Gaussian differential
+    privacy; crosses are what so many trials could have given the former at most. A circle or square right of the bar
+    contradicts the certificate.
     """
-    names = frame["method"].str.cat(frame["split"], sep=", ")
-    rows = frame.assign(method=names)
+    rows = frame.assign(method=frame["method"].str.cat(frame["split"].str.split(", ").str[0], sep=", "))
     methods = list(dict.fromkeys(select(rows, metric="certified_epsilon")["method"]))
-    figure, (panel,) = _figure(1, 1.4 + 0.22 * len(methods))
+    figure, (panel,) = _figure(1, 1.4 + 0.25 * len(methods))
     looks = {
         "audit_epsilon": ("Clopper-Pearson", "o", COLOURS[0]),
         "audit_gaussian": ("Gaussian", "s", COLOURS[1]),
@@ -581,11 +586,11 @@ def audit(frame: pd.DataFrame) -> Figure:
         largest = select(rows, metric=metric).groupby("method")["value"].max().reindex(methods)
         size = 12 if marker == "|" else 5
         panel.plot(largest, height, marker, color=colour, markersize=size, label=label, fillstyle="none")
-    panel.set_yticks(height, methods, fontsize=7)
+    panel.set_yticks(height, methods)
     panel.set_xscale("symlog", linthresh=0.1)
     panel.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
-    panel.set(xlabel="ε, largest over seeds (linear below 0.1)", xlim=(-0.01, 20), ylim=(-0.8, len(methods) - 0.2))
-    panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
+    panel.set(xlabel="ε (linear below 0.1)", xlim=(-0.01, 20), ylim=(-0.8, len(methods) - 0.2))
+    panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return figure
 
 
