@@ -163,7 +163,7 @@ def test_a_failing_section_does_not_stop_the_others(environment, tiny, tmp_path)
     batch = start_batch(environment, path, tmp_path)
     log, _ = batch.communicate(timeout=400)
     assert batch.returncode != 0
-    assert "1000 folds need at least 1000 members" in log
+    assert "1000 folds need at least 2000 members" in log
     found = {record.stem for record in tmp_path.glob("partly/digits/seed-0/*.json")}
     assert found == BATCHED - {"04_attacks"}
     assert "CduError" in (tmp_path / "partly" / "digits" / "seed-0" / "04_attacks.ipynb").read_text()
