@@ -70,6 +70,10 @@ def test_every_section_of_every_record_makes_tables_and_a_figure(setups):
             if section not in setup.sections:
                 continue
             frame = setup.sections[section].frame
+            if name in report.MARKERS and report.MARKERS[name] not in set(frame["metric"]):
+                # A record from before this part existed, which the page says instead.
+                continue
+            assert tables(name, frame)
             for title, content in tables(name, frame).items():
                 assert len(content) > 0, (name, title)
                 assert not content.astype(str).isin(["nan", "None"]).any().any()

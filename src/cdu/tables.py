@@ -823,7 +823,7 @@ def _retraining_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict[str, pd.DataFrame]:
-    """The tables of a section or of one of its parts, by title.
+    """The tables of a section or of one of its parts, by title; one that would be empty is left out.
 
     Args:
         name: The section, or ``section-part``.
@@ -852,4 +852,4 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "08_efficiency-retraining": _retraining_tables,
         "10_audit": _audit_tables,
     }
-    return makers[name](frame)
+    return {title: content for title, content in makers[name](frame).items() if len(content)}
