@@ -239,12 +239,14 @@ class AuditSettings(Settings):
         trials: Releases drawn of either hypothesis, where only the last noise is drawn anew and the direction is known.
         estimated: The same where the direction has to be estimated.
         runs: The same where a method adds noise on the way, so that each trial is a run of its own.
+        planted_runs: The same of a method whose noise is made too small on purpose.
         forget: Forget sets beside the experiment's own, chosen as worst cases.
     """
 
     trials: Annotated[int, Field(ge=40)] = 10_000
     estimated: Annotated[int, Field(ge=40)] = 1000
     runs: Annotated[int, Field(ge=40)] = 200
+    planted_runs: Annotated[int, Field(ge=40)] = 400
     forget: tuple[Literal["outliers", "mislabelled", "one class"], ...] = ("outliers", "mislabelled", "one class")
 
 

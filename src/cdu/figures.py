@@ -560,9 +560,8 @@ def relearn(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-#: How the names of planted errors begin, and the one among them that is right.
-PLANTED = "planted: "
-PLANTED_RIGHT = "planted: noise right"
+#: How the names of planted errors begin, and how those among them end that are right.
+PLANTED, PLANTED_RIGHT = "planted: ", " right"
 
 
 def audit(frame: pd.DataFrame) -> Figure:

@@ -172,7 +172,9 @@ def _forward(model: nn.Module) -> Any:
 
     def single(w: Tensor, inputs: Tensor) -> Tensor:
         pieces = zip(named.items(), w.split(sizes), strict=True)
-        return functional_call(model, {name: piece.view_as(like) for (name, like), piece in pieces}, (inputs,))  # type: ignore[no-any-return]
+        parameters = {name: piece.view_as(like) for (name, like), piece in pieces}
+        outputs: Tensor = functional_call(model, parameters, (inputs,))
+        return outputs
 
     return vmap(single)
 
@@ -437,8 +439,11 @@ def roc(attack: Inference, levels: Sequence[float], seed: int, resamples: int = 
     drawn = [np.bincount(draw.integers(count, size=count), minlength=count)[pairs] for _ in range(resamples)]
     tail = (1 - confidence) / 2
     low, high = np.quantile([measure(weights.astype(float)) for weights in drawn], [tail, 1 - tail], axis=0)
-    ends = [tuple(map(float, one)) for one in zip(found, np.minimum(low, found), np.maximum(high, found), strict=True)]
-    return Curve(ends[0], dict(zip(levels, ends[1:], strict=True)))  # type: ignore[arg-type]
+    area, *rates = (
+        (float(value), float(below), float(above))
+        for value, below, above in zip(found, np.minimum(low, found), np.maximum(high, found), strict=True)
+    )
+    return Curve(area, dict(zip(levels, rates, strict=True)))
 
 
 def _weighted_roc(scores: Matrix, labels: NDArray[np.int64], weights: Matrix, levels: Sequence[float]) -> list[float]:
