@@ -21,12 +21,10 @@ run = notebook.begin("04_attacks", globals())
 import time
 from functools import partial
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
 from cdu import figures
-from cdu.attacks import FEATURES, PAPER, OriginalAndRelease, balanced_rows, membership_attack
+from cdu.attacks import FEATURES, PAPER, OriginalAndRelease, draw_candidates, membership_attack
 from cdu.released import every_release
 from cdu.seeding import seed_for
 from cdu.unlearned import Unlearned
@@ -41,29 +39,15 @@ original = unlearned.problem.objective
 # Members are the forget set. Non-members are samples never trained on, of the same classes in the same numbers; and,
 # as the paper compares, retained ones, which *were* trained on.
 
-
 # %%
-def draw(others, purpose):
-    """Members and as many others, whether each is a member, and its class."""
-    pair = (scenario.forget, others)
-    rows = balanced_rows(*(samples.targets.cpu().numpy() for samples in pair), seed_for(seed, purpose))
-    drawn = [samples.subset(torch.from_numpy(own)) for samples, own in zip(pair, rows, strict=True)]
-    classes = torch.cat([samples.targets for samples in drawn]).cpu().numpy()
-    return drawn, np.repeat([True, False], [len(rows[0]), len(rows[1])]), classes
-
-
-def posteriors(objective, w, parts):
-    outputs = torch.cat([objective.outputs(w, samples) for samples in parts])
-    return outputs.double().softmax(dim=1).cpu().numpy()
-
-
-comparisons = {
-    "test": draw(scenario.test, "attack samples"),
-    "retain": draw(scenario.retain, "attack samples, retained"),
-}
 w_star = unlearned.problem.w_star
-before = {name: posteriors(original, w_star, parts) for name, (parts, *_) in comparisons.items()}
-for name, (_, members, _) in comparisons.items():
+comparisons = {
+    "test": draw_candidates(scenario.forget, scenario.test, seed_for(seed, "attack samples")),
+    "retain": draw_candidates(scenario.forget, scenario.retain, seed_for(seed, "attack samples, retained")),
+}
+before = {name: candidates.posteriors(original, w_star) for name, candidates in comparisons.items()}
+for name, candidates in comparisons.items():
+    members = candidates.members
     run.log("members", members.sum(), split=name)
     print(f"{name}: {members.sum()} members, {(~members).sum()} non-members")
 
@@ -81,12 +65,13 @@ def attack(view, classes, features, classifier):
 
 releases = every_release(unlearned, partial(run.outcome, metric="auc"))
 for label, released in tqdm(releases, desc="attacking", unit="model"):
-    for name, (parts, members, classes) in comparisons.items():
-        view = OriginalAndRelease(before[name], posteriors(released.objective, released.w, parts), members)
+    for name, candidates in comparisons.items():
+        after = candidates.posteriors(released.objective, released.w)
+        view = OriginalAndRelease(before[name], after, candidates.members)
         for features in FEATURES:
             for classifier in settings.classifiers if name == "test" else (PAPER[1],):
                 start = time.perf_counter()
-                result = attack(view, classes, features, classifier)
+                result = attack(view, candidates.classes, features, classifier)
                 where = {"method": label, "split": f"{name}: {features}, {classifier}"}
                 run.log("attack_auc", result.auc, **where)
                 for level, rate in result.rates.items():

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, rankdata
 from sklearn.ensemble import RandomForestClassifier
@@ -18,8 +19,11 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
+from torch import Tensor
 
+from cdu.data import Samples
 from cdu.errors import CduError
+from cdu.objective import Objective
 
 Matrix = NDArray[np.float64]
 
@@ -40,6 +44,36 @@ class OriginalAndRelease:
     original: Matrix
     released: Matrix
     members: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Samples whose membership an adversary guesses.
+
+    Attributes:
+        samples: Members, then as many non-members.
+        members: Whether each is a member, shape (n,).
+        classes: Class of each, shape (n,).
+    """
+
+    samples: tuple[Samples, Samples]
+    members: NDArray[np.bool_]
+    classes: NDArray[np.int64]
+
+    def posteriors(self, objective: Objective, w: Tensor) -> Matrix:
+        """Class probabilities that a model gives them, shape (n, classes)."""
+        outputs = torch.cat([objective.outputs(w, part) for part in self.samples])
+        probabilities: Matrix = outputs.double().softmax(dim=1).cpu().numpy()
+        return probabilities
+
+
+def draw_candidates(forget: Samples, others: Samples, seed: int) -> Candidates:
+    """Members from the forget set and non-members from others, as :func:`balanced_rows` draws them."""
+    labels = [part.targets.cpu().numpy() for part in (forget, others)]
+    rows = balanced_rows(labels[0], labels[1], seed)
+    first, second = (part.subset(torch.from_numpy(own)) for part, own in zip((forget, others), rows, strict=True))
+    classes = torch.cat([first.targets, second.targets]).cpu().numpy()
+    return Candidates((first, second), np.repeat([True, False], [len(first), len(second)]), classes)
 
 
 @dataclass(frozen=True)
