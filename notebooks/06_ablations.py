@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Ablations
 #
-# One quantity at a time: the damping λ, the noise σ, the radius C, and LiSSA's depth.
+# One quantity at a time: the damping λ, the radius C, the noise σ, the forget set, the training, and LiSSA's constants.
+# Every point is kept as soon as it is computed: an interrupted run goes on from there.
 
 # %% tags=["parameters"]
 dataset = "digits"
@@ -16,61 +17,111 @@ from cdu import notebook
 run = notebook.begin("06_ablations", globals())
 
 # %%
-from cdu import certification, figures
-from cdu.curvature import Hessian
+from functools import partial
+
+import torch
+from tqdm import tqdm
+
+from cdu import certification, figures, theory
+from cdu.attacks import OriginalAndRelease, draw_candidates, membership_attack
+from cdu.config import ForgetSettings
+from cdu.curvature import Hessian, extreme_eigenvalues
 from cdu.evaluation import accuracy
-from cdu.seeding import generator
-from cdu.solvers import SolverError, lissa
-from cdu.unlearning import NewtonStep, Original, publish, release
+from cdu.scenario import Scenario
+from cdu.seeding import generator, seed_for
+from cdu.shadows import scaled_logit
+from cdu.solvers import SolverError, conjugate_gradient, lissa
+from cdu.sweeps import crossing
+from cdu.unlearning import NewtonStep, Original, Retrain, publish
 
 scenario, settings = run.scenario, run.scenario.settings
 unlearning, grid = settings.unlearning, settings.ablations
-problem = scenario.problem()
 default = unlearning.dampings[unlearning.default]
 run.log("sigma", unlearning.sigma)
 run.log("delta", unlearning.delta)
+run.log("epsilon_wanted", unlearning.epsilon)
 
 
-def evaluate(released, reference, **keys):
-    run.log("accuracy", accuracy(released.objective, released.w, scenario.test), split="test", **keys)
-    run.log("distance_to_retrained", (released.w - reference.w).norm(), **keys)
+# %% [markdown]
+# ## What is measured at a point
+#
+# The original model, the Newton step and the retrained model: accuracy, distance to the retrained model, and the
+# paper's attack.
+
+
+# %%
+def judge(task, axis, point, damping=default.value):
+    """Log what a deletion comes to."""
+    keys = {"axis": axis, "point": point}
+    problem, retrained = task.problem(), task.retrained
+    parts = {"forget": task.forget, "retain": task.retain, "test": task.test}
+    candidates = draw_candidates(task.forget, task.test, seed_for(seed, "attack samples"))
+    before = candidates.posteriors(problem.objective, problem.w_star)
+    for name, method in {"original": Original(), "newton": NewtonStep(damping), "retrain": Retrain()}.items():
+        update = run.attempt(name, method, problem, "distance_to_retrained", **keys)
+        if update is None:
+            continue
+        one = publish(problem, update, generator(seed))
+        for split, samples in parts.items():
+            run.log("accuracy", accuracy(one.objective, one.w, samples), method=name, split=split, **keys)
+        run.log("distance_to_retrained", (one.w - retrained.w).norm(), method=name, **keys)
+        view = OriginalAndRelease(before, candidates.posteriors(one.objective, one.w), candidates.members)
+        attack = membership_attack(view, settings.attack.folds, seed, strata=candidates.classes)
+        run.log("auc", attack.auc, method=name, **keys)
+    run.log("norm", task.original.w.norm(), **keys)
+    active = sum(row["projected"] for row in task.original.history) / len(task.original.history)
+    run.log("projected", active, **keys)
+    run.log("trivial_bound", 2 * task.settings.training.radius, **keys)
+
+
+def varied(**blocks):
+    """The same set-up with other settings."""
+    changed = settings.model_copy(update=blocks)
+    other = scenario.experiment.model_copy(
+        update={"datasets": {**scenario.experiment.datasets, scenario.name: changed}}
+    )
+    return Scenario(other, scenario.name, seed, scenario.checkpoints, scenario.device)
+
+
+def sweep(axis, points, compute):
+    for point in tqdm(points, desc=axis, unit="point"):
+        run.point(f"{axis} = {point}", partial(compute, point))
 
 
 # %% [markdown]
 # ## Damping λ
 #
-# Where λ ≤ −λ_min the system is indefinite and the step undefined; the solver says so.
+# Where λ ≤ −λ_min the system is indefinite and the step undefined; the solver says so. Theorem 3.4's bound is computed
+# with M measured from below along the segment from w\* to w̃\*, and with G of the retrained model: no certificate.
+
 
 # %%
-for damping in grid.dampings:
-    keys = {"axis": "damping", "point": damping}
-    evaluate(release(problem, Original(), generator(seed)), scenario.retrained, method="original", **keys)
-    update = run.attempt("newton", NewtonStep(damping), problem, "distance_to_retrained", **keys)
-    if update is not None:
-        evaluate(publish(problem, update, generator(seed)), scenario.retrained, method="newton", **keys)
+def constants():
+    """Log what the bound needs."""
+    objective, w, retrained = scenario.objective(scenario.original), scenario.original.w, scenario.retrained
+    hessian = Hessian(objective, w, scenario.retain)
+    smallest, largest = extreme_eigenvalues(hessian.__matmul__, w, generator(seed, "lanczos"))
+    segment = theory.segment_constants(objective, w, retrained.w, scenario.retain, generator(seed, "segment"))
+    run.log("lambda_min", smallest.value)
+    run.log("lambda_max", largest.value)
+    run.log("hessian_lipschitz", segment.hessian_lipschitz)
+    slope = scenario.objective(retrained).gradient(retrained.w, scenario.retain).norm()
+    run.log("gradient_retrained", slope)
 
-# %% [markdown]
-# ## Noise σ
-#
-# Accuracy is the mean over several draws of the noise; ε is what σ certifies at the sensitivity 2C.
 
-# %%
-bases = {"newton + noise": NewtonStep(default.value), "original + noise": Original()}
-updates = {name: run.attempt(name, method, problem, axis="sigma") for name, method in bases.items()}
-for sigma in grid.sigmas:
-    keys = {"axis": "sigma", "point": sigma}
-    for name, update in updates.items():
-        if update is None:
-            continue
-        draws = [
-            publish(problem, update, generator(seed, "noise", draw), sigma, unlearning.delta)
-            for draw in range(grid.noise_draws)
-        ]
-        mean = sum(accuracy(draw.objective, draw.w, scenario.test) for draw in draws) / len(draws)
-        run.log("accuracy", mean, method=name, split="test", **keys)
-    epsilon = certification.gaussian_epsilon(sigma, unlearning.delta, certification.trivial_bound(problem.radius).value)
-    run.log("epsilon", epsilon, **keys)
-    print(f"σ = {sigma:g} certifies ε = {epsilon:.4g}")
+def logged(metric):
+    return next(one.value for one in run.metrics if one.metric == metric)
+
+
+def damped(damping):
+    judge(scenario, "damping", damping, damping)
+    facts = (logged("hessian_lipschitz"), damping, logged("lambda_min"), logged("gradient_retrained"))
+    keys = {"method": "newton", "axis": "damping", "point": damping}
+    run.bound("bound", certification.newton_bound, settings.training.radius, *facts, **keys)
+
+
+run.point("constants", constants)
+sweep("damping", grid.dampings, damped)
 
 # %% [markdown]
 # ## Radius C
@@ -79,38 +130,139 @@ for sigma in grid.sigmas:
 # not the model.
 
 # %%
-for radius in grid.radii:
-    recipe = settings.training.model_copy(update={"radius": radius})
-    original = scenario.trained(scenario.train, seed, f"C = {radius:g}, original", recipe)
-    retrained = scenario.trained(scenario.retain, seed, f"C = {radius:g}, retrained", recipe)
-    constrained = scenario.problem(original, recipe)
-    keys = {"axis": "radius", "point": radius}
-    for name, method in {"original": Original(), "newton": NewtonStep(default.value)}.items():
-        update = run.attempt(name, method, constrained, "distance_to_retrained", **keys)
-        if update is not None:
-            evaluate(publish(constrained, update, generator(seed)), retrained, method=name, **keys)
-    active = sum(row["projected"] for row in original.history) / len(original.history)
-    run.log("projected", active, method="original", **keys)
-    run.log("norm", original.w.norm(), method="original", **keys)
-    print(f"C = {radius:g}: ‖w*‖ = {original.w.norm():.3f}, projection active in {active:.0%} of the steps")
+
+
+def trained(**changes):
+    """The same set-up with another training."""
+    return varied(training=settings.training.model_copy(update=changes))
+
+
+sweep("radius", grid.radii, lambda radius: judge(trained(radius=radius), "radius", radius))
 
 # %% [markdown]
-# ## LiSSA's depth
+# ## Noise σ
+#
+# Accuracy is the mean over several draws of the noise; ε is what σ certifies at the sensitivity 2C. Where has accuracy
+# fallen by one point, and which ε does that σ certify?
+
+# %%
+problem, delta = scenario.problem(), unlearning.delta
+sensitivity = certification.trivial_bound(problem.radius).value
+bases = {"newton + noise": NewtonStep(default.value), "original + noise": Original(), "retrain + noise": Retrain()}
+updates = {name: run.attempt(name, method, problem, axis="sigma") for name, method in bases.items()}
+
+
+def noisy(sigma):
+    keys = {"axis": "sigma", "point": sigma}
+    for name, update in updates.items():
+        if update is None:
+            continue
+        sources = (generator(seed, "noise", draw) for draw in range(grid.noise_draws))
+        draws = [publish(problem, update, source, sigma, delta) for source in sources]
+        for split, samples in {"test": scenario.test, "forget": scenario.forget}.items():
+            mean = sum(accuracy(draw.objective, draw.w, samples) for draw in draws) / len(draws)
+            run.log("accuracy", mean, method=name, split=split, **keys)
+    epsilon = certification.gaussian_epsilon(sigma, delta, sensitivity)
+    run.log("epsilon", epsilon, **keys)
+    print(f"σ = {sigma:g} certifies ε = {epsilon:.4g}")
+
+
+sweep("sigma", grid.sigmas, noisy)
+for name, update in updates.items():
+    if update is None:
+        continue
+    without = publish(problem, update, generator(seed))
+    noiseless = accuracy(without.objective, without.w, scenario.test)
+    values = [one.value for one in run.metrics if (one.metric, one.method, one.split) == ("accuracy", name, "test")]
+    lost = partial(crossing, grid.sigmas, values, noiseless - 0.01)
+    found = run.outcome(name, lost, "sigma_one_point")
+    run.log("accuracy", noiseless, method=name, split="test, no noise")
+    if found is not None and found < grid.sigmas[-1]:
+        run.log("sigma_one_point", found, method=name)
+        run.log("epsilon_one_point", certification.gaussian_epsilon(found, delta, sensitivity), method=name)
+        print(f"{name}: one point is lost at σ = {found:.3g}")
+
+# %% [markdown]
+# ## Which samples, and how many
+
+# %%
+samples = len(scenario.data.train)
+
+
+def hardest(size):
+    """The samples that the original model gets most wrong."""
+    outputs = scenario.objective(scenario.original).outputs(scenario.original.w, scenario.data.train)
+    worst = scaled_logit(outputs, scenario.data.train.targets).argsort()[:size]
+    return ForgetSettings(kind="indices", indices=tuple(worst.tolist()))
+
+
+def one_class(size):
+    counts = torch.bincount(scenario.data.train.targets)
+    label = int(counts.argmax())
+    return ForgetSettings(kind="class", label=label, size=min(size, int(counts[label])))
+
+
+def shared(share):
+    judge(varied(forget=ForgetSettings(kind="random", size=round(share * samples))), "forgotten share", share)
+
+
+sweep("share", grid.shares, shared)
+kinds = {"one class": one_class, "hardest": hardest}
+size = len(scenario.forget)
+run.point("forget, usual", partial(judge, scenario, "forget set: usual", size))
+
+
+def other_kind(kind):
+    judge(varied(forget=kinds[kind](size)), f"forget set: {kind}", size)
+
+
+sweep("forget", grid.forget, other_kind)
+
+# %% [markdown]
+# ## Training: weight decay and width
+
+
+# %%
+def widened(width):
+    model = settings.model
+    changes = {"hidden": (int(width),) * len(model.hidden)} if model.name == "mlp" else {"width": width}
+    return model.model_copy(update=changes)
+
+
+sweep("weight decay", grid.weight_decays, lambda decay: judge(trained(weight_decay=decay), "weight decay", decay))
+sweep("width", grid.widths, lambda width: judge(varied(model=widened(width)), "width", width))
+
+# %% [markdown]
+# ## LiSSA
+#
+# Its depth s₂, repeats s₁, scale h and batch size, each from the usual values: the residual of (H + λI)x = g, and how
+# far its step is from that of conjugate gradients. Where a mini-batch's Hessian exceeds h it diverges.
 
 # %%
 gradient = problem.objective.gradient(problem.w_star, problem.retain)
 operator = Hessian(problem.objective, problem.w_star, problem.retain) + default.value
+target = conjugate_gradient(operator, gradient, 1e-6).x
+
+
+def estimate(axis, field, point, name="lissa", factor=1.0, **changes):
+    keys = {"method": name, "axis": axis, "point": point}
+    chosen = {**default.lissa.model_dump(), **changes, field: type(point)(point * factor)}
+    try:
+        solution = lissa(operator, gradient, **chosen, generator=generator(seed, axis, point))
+    except SolverError as error:
+        run.log("residual", None, note=str(error), **keys)
+        print(error)
+        return
+    run.log("residual", solution.residual, **keys)
+    run.log("step_error", (solution.x - target).norm() / target.norm(), **keys)
+
+
 for batch_size in (10, 128):
-    for depth in grid.depths:
-        constants = default.lissa.model_copy(update={"depth": depth, "batch_size": batch_size})
-        keys = {"method": f"batch {batch_size}", "axis": "depth", "point": depth}
-        try:
-            solution = lissa(operator, gradient, **constants.model_dump(), generator=generator(seed, "depth", depth))
-        except SolverError as error:
-            run.log("residual", None, note=str(error), **keys)
-            print(error)
-            continue
-        run.log("residual", solution.residual, **keys)
+    compute = partial(estimate, "depth", "depth", name=f"batch {batch_size}", batch_size=batch_size)
+    sweep(f"depth, batch {batch_size}", grid.depths, compute)
+sweep("repeats", grid.repeats, partial(estimate, "repeats", "repeats"))
+sweep("scale", grid.scales, partial(estimate, "scale", "scale", factor=default.lissa.scale))
+sweep("batch", grid.batches, partial(estimate, "batch", "batch_size"))
 
 # %%
 notebook.show(figures.ablations(run.frame()))

@@ -67,8 +67,11 @@ def tiny(tmp_path_factory):
     spaces["rewind, Adam"] = {"epochs": 5}
     settings["relearn"]["max_epochs"] = 2
     settings["shadows"] = {"shadows": 8, "pool": 20}
-    settings["audit"] = {"trials": 60, "estimated": 40, "runs": 40, "forget": ["mislabelled"]}
-    settings["ablations"].update(dampings=[20, 200], sigmas=[0.01], radii=[5, 8], depths=[5], noise_draws=2)
+    settings["audit"] = {"trials": 60, "estimated": 40, "runs": 40, "planted_runs": 40, "forget": ["mislabelled"]}
+    settings["ablations"].update(
+        dampings=[20, 200], sigmas=[0.001, 10], radii=[5, 8], shares=[0.2], forget=["hardest"], weight_decays=[0],
+        widths=[4], depths=[5], repeats=[1], scales=[1], batches=[10], noise_draws=2,
+    )  # fmt: skip
     settings["efficiency"].update(
         repetitions=3, dampings=[20, 0.001], peer_dampings=[20], lissa_depths=[5, 10], neumann_terms=[3],
         lissa_steps=10, sizes=[100, 200], widths=[4, 8], epochs=[1], probes=2, lanczos_steps=10, exact=False,
@@ -361,6 +364,9 @@ PAGES = [
     "relearn",
     "audit",
     "ablations",
+    "ablations-noise",
+    "ablations-setup",
+    "ablations-lissa",
     "efficiency",
     "efficiency-solvers",
     "efficiency-peers",

@@ -58,3 +58,34 @@ def test_a_run_writes_a_record_that_says_how_it_was_made(tmp_path):
     assert "relearn" not in record.settings
     assert record.packages["torch"].startswith("2.")
     assert [metric.value for metric in record.metrics] == [0.5, None]
+
+
+def test_a_point_is_logged_in_order_and_computed_once(tmp_path):
+    calls = []
+
+    def compute(run):
+        calls.append(1)
+        run.log("accuracy", 0.5, axis="radius", point=5)
+
+    for attempt in range(2):
+        run = notebook.begin("06_ablations", GIVEN)
+        run.scenario.checkpoints = tmp_path
+        run.log("first", 1)
+        run.point("radius = 5", lambda run=run: compute(run))
+        run.point(f"radius = {6 + attempt}", lambda run=run: compute(run))
+        run.log("last", 2)
+        assert [one.metric for one in run.metrics] == ["first", "accuracy", "accuracy", "last"]
+    assert len(calls) == 3
+
+
+def test_an_interrupted_point_leaves_nothing_behind(tmp_path):
+    run = notebook.begin("06_ablations", GIVEN)
+    run.scenario.checkpoints = tmp_path
+
+    def interrupted():
+        run.log("accuracy", 0.5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.point("radius = 5", interrupted)
+    assert not list(tmp_path.rglob("*.*"))

@@ -26,7 +26,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "04_attacks": ("model", "forget", "training", "unlearning", "methods", "attack"),
     "04_shadows": ("model", "forget", "training", "unlearning", "methods", "shadows"),
     "05_relearn": ("model", "forget", "training", "unlearning", "methods", "relearn"),
-    "06_ablations": ("model", "forget", "training", "unlearning", "ablations"),
+    "06_ablations": ("model", "forget", "training", "unlearning", "attack", "ablations"),
     "08_efficiency": ("model", "forget", "training", "unlearning", "efficiency"),
     "10_audit": ("model", "forget", "training", "unlearning", "methods", "audit"),
 }
@@ -48,8 +48,8 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 #: Modules and packages whose code decides what a run computes; a section's numbers come from those that it imports.
 COMPUTING = (
     "attacks", "audit", "certification", "convex", "curvature", "data", "evaluation", "models", "objective",
-    "references", "relearning", "released", "rows", "scenario", "seeding", "shadows", "solvers", "theory", "training",
-    "tuning", "unlearned", "unlearning",
+    "references", "relearning", "released", "rows", "scenario", "seeding", "shadows", "solvers", "sweeps", "theory",
+    "training", "tuning", "unlearned", "unlearning",
 )  # fmt: skip
 
 
@@ -259,12 +259,34 @@ class RelearnSettings(Settings):
 
 
 class AblationSettings(Settings):
-    """Grids of the ablations, one varied at a time."""
+    """Sweeps: one quantity is varied at a time, all others are the experiment's.
+
+    Attributes:
+        dampings: λ.
+        sigmas: σ, ascending.
+        radii: C; original and retrained models are trained anew, as for the next four.
+        shares: n_u, as shares of the training set.
+        forget: Forget sets of the usual size: samples of one class, or those that the original model gets most wrong.
+        weight_decays: The l2 weight, in training and in unlearning.
+        widths: Neurons of every hidden layer of an MLP, or the factor of a convolutional network's filters.
+        depths: LiSSA's s₂.
+        repeats: LiSSA's s₁.
+        scales: LiSSA's h, in multiples of the usual one.
+        batches: LiSSA's batch size.
+        noise_draws: Draws of the noise behind an accuracy.
+    """
 
     dampings: tuple[Positive, ...]
     sigmas: tuple[Positive, ...]
     radii: tuple[Positive, ...]
+    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    forget: tuple[Literal["one class", "hardest"], ...] = ()
+    weight_decays: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    widths: tuple[Positive, ...] = ()
     depths: tuple[Count, ...]
+    repeats: tuple[Count, ...] = ()
+    scales: tuple[Positive, ...] = ()
+    batches: tuple[Count, ...] = (10, 128)
     noise_draws: Count = 10
 
 

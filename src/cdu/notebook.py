@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from cdu import data
 from cdu.certification import Bound
-from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
+from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, code_hash, digest, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.records import (
     SCHEMA_VERSION,
@@ -25,6 +25,7 @@ from cdu.records import (
     Record,
     cpu_name,
     git_state,
+    kept_metrics,
     package_versions,
     record_path,
     write_record,
@@ -133,6 +134,27 @@ class Run:
         print(f"{metric} ({where}): {found.value:.4g}, {found.name}, {found.kind}")
         self.log(metric, found.value, **keys)
         return found
+
+    def point(self, name: str, compute: Callable[[], None]) -> None:
+        """One point of a sweep: run ``compute``, and keep what it logs; logged again if it was computed before.
+
+        Args:
+            name: Of the point, unique in the section.
+            compute: Calls :meth:`log` and what is built on it.
+        """
+
+        def logged() -> list[Metric]:
+            start = len(self.metrics)
+            compute()
+            found = self.metrics[start:]
+            del self.metrics[start:]
+            return found
+
+        scenario = self.scenario
+        made_by = [self.section, section_hash(scenario.settings, scenario.name, self.section), self.code]
+        origin = [scenario.origin(), torch.get_num_threads(), name]
+        path = scenario.checkpoints / "points" / f"{scenario.name}-{scenario.seed}-{digest([*made_by, *origin])}.json"
+        self.metrics += kept_metrics(path, logged)
 
     def frame(self) -> pd.DataFrame:
         """The metrics so far, with the columns that :mod:`cdu.report` draws from."""

@@ -5,11 +5,12 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
 from cdu.config import repository
 from cdu.errors import CduError
@@ -61,6 +62,9 @@ class Metric(BaseModel):
         return value
 
 
+_METRICS = TypeAdapter(list[Metric])
+
+
 class Machine(BaseModel):
     """Where a run was made."""
 
@@ -104,11 +108,31 @@ def record_path(folder: Path, experiment: str, dataset: str, seed: int, section:
 
 def write_record(record: Record, path: Path) -> None:
     """Write in one atomic step: temporary file, fsync, rename. A reader sees the old file or the new one."""
+    _write(_compact(record), path)
+
+
+def kept_metrics(path: Path, compute: Callable[[], list[Metric]]) -> list[Metric]:
+    """Numbers from a file, or computed and kept there in one atomic step.
+
+    Raises:
+        CduError: The file cannot be read.
+    """
+    if path.exists():
+        try:
+            return _METRICS.validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise CduError(f"{path} cannot be read ({error}); delete it to compute its numbers again") from error
+    found = compute()
+    _write(_METRICS.dump_json(found).decode(), path)
+    return found
+
+
+def _write(content: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(_compact(record))
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

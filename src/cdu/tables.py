@@ -634,30 +634,86 @@ def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"Relearn time": result}
 
 
-def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    frame = _with_reduction(shown)
-    distance = [
+def _judged(*more: Column) -> list[Column]:
+    """What the ablations measure at every point."""
+    return [
         Column("distance to retrained, after the step", "distance_to_retrained", {"method": "newton"}),
         Column("closer than doing nothing by (%)", "reduction", {"method": "newton"}, 100),
-        Column("test set, after the step (%)", "accuracy", {"method": "newton", "split": "test"}, 100),
+        *more,
+        *(
+            Column(f"{label}: {split} set (%)", "accuracy", {"method": name, "split": split}, 100)
+            for split in ("forget", "test")
+            for name, label in (("original", "nothing"), ("newton", "step"), ("retrain", "retrained"))
+        ),
+        *(
+            Column(f"attack's AUC, {label}", "auc", {"method": name})
+            for name, label in (("newton", "step"), ("retrain", "retrained"))
+        ),
     ]
-    noise = [
-        Column("ε certified", "epsilon"),
-        Column("test set, after the step (%)", "accuracy", {"method": "newton + noise"}, 100),
-        Column("doing nothing (%)", "accuracy", {"method": "original + noise"}, 100),
-    ]
-    radius = [
-        *distance,
-        Column("doing nothing (%)", "accuracy", {"method": "original", "split": "test"}, 100),
+
+
+def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame = _with_reduction(shown)
+    bounds = (Column("Theorem 3.4", "bound"), Column("2C", "trivial_bound"))
+    trained = (
+        Column("2C", "trivial_bound"),
         Column("‖w\\*‖", "norm"),
         Column("steps projected (%)", "projected", factor=100),
-    ]
-    depth = [Column(f"relative residual, {name}", "residual", {"method": name}) for name in ("batch 10", "batch 128")]
+    )
     return {
-        "Damping": table(_axis(frame, "damping"), "point", "λ", distance),
-        "Noise": table(_axis(frame, "sigma"), "point", "σ", noise),
-        "Radius": table(_axis(frame, "radius"), "point", "C", radius),
-        "LiSSA's depth": table(_axis(frame, "depth"), "point", "s₂", depth),
+        "Damping": table(_axis(frame, "damping"), "point", "λ", _judged(*bounds)),
+        "Radius": table(_axis(frame, "radius"), "point", "C", _judged(*trained)),
+    }
+
+
+def _ablation_noise_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    names = {"newton + noise": "step", "original + noise": "nothing", "retrain + noise": "retrained"}
+    columns = [
+        Column(f"{label}: {split} set (%)", "accuracy", {"method": name, "split": split}, 100)
+        for split in ("test", "forget")
+        for name, label in names.items()
+    ]
+    lost = [
+        {
+            "model": label,
+            "test set without noise (%)": plus_minus(
+                select(frame, metric="accuracy", method=name, split="test, no noise")["value"], 100
+            ),
+            "σ at which one point is lost": _cell(frame, "sigma_one_point", method=name),
+            "ε that it certifies": _cell(frame, "epsilon_one_point", method=name),
+        }
+        for name, label in names.items()
+    ]
+    noise = table(_axis(frame, "sigma"), "point", "σ", [Column("ε certified", "epsilon"), *columns])
+    return {"What one point of accuracy buys": pd.DataFrame(lost), "Noise": noise}
+
+
+def _ablation_setup_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame = _with_reduction(shown)
+    kinds = frame[frame["axis"].str.startswith("forget set: ")]
+    kinds = kinds.assign(kind=kinds["axis"].str.removeprefix("forget set: "))
+    return {
+        "Which samples": table(kinds, "kind", "forget set", _judged()),
+        "How many": table(_axis(frame, "forgotten share"), "point", "share of the training set", _judged()),
+        "Weight decay": table(_axis(frame, "weight decay"), "point", "weight decay", _judged()),
+        "Width": table(_axis(frame, "width"), "point", "width", _judged()),
+    }
+
+
+def _ablation_lissa_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    titles = {
+        "repeats": ("Repeats", "s₁"),
+        "scale": ("Scale", "h, in multiples of the usual one"),
+        "batch": ("Batch size", "batch"),
+    }
+    columns = [Column("relative residual", "residual"), Column("step off that of conjugate gradients by", "step_error")]
+    depth = [
+        Column(f"{column.header}, {name}", column.metric, {"method": name})
+        for name in ("batch 10", "batch 128")
+        for column in columns
+    ]
+    return {"Depth": table(_axis(frame, "depth"), "point", "s₂", depth)} | {
+        title: table(_axis(frame, axis), "point", header, columns) for axis, (title, header) in titles.items()
     }
 
 
@@ -846,6 +902,9 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "04_shadows": _shadow_tables,
         "05_relearn": _relearn_tables,
         "06_ablations": _ablation_tables,
+        "06_ablations-noise": _ablation_noise_tables,
+        "06_ablations-setup": _ablation_setup_tables,
+        "06_ablations-lissa": _ablation_lissa_tables,
         "08_efficiency-peers": _peers_tables,
         "08_efficiency-solvers": _solvers_tables,
         "08_efficiency-scaling": _scaling_tables,

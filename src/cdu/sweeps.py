@@ -1,0 +1,29 @@
+"""Sweeps: what is read off a quantity that was varied."""
+
+import math
+from collections.abc import Sequence
+
+from cdu.errors import CduError
+
+
+def crossing(points: Sequence[float], values: Sequence[float], level: float) -> float:
+    """Where values first fall to a level, between neighbours on a logarithmic axis; infinite where they never do.
+
+    Args:
+        points: Ascending and positive.
+        values: One for each point.
+        level: What they fall to.
+
+    Raises:
+        CduError: Points that are not ascending and positive, another number of values, or a first value that is at the
+            level or below.
+    """
+    if len(points) != len(values) or not points or points[0] <= 0 or list(points) != sorted(set(points)):
+        raise CduError(f"{len(values)} values at the points {list(points)}: points must be positive and ascending")
+    if values[0] <= level:
+        raise CduError(f"the first value {values[0]:g} is not above {level:g}: begin the sweep at a smaller point")
+    for number in range(1, len(points)):
+        if values[number] <= level:
+            share = (values[number - 1] - level) / (values[number - 1] - values[number])
+            return float(points[number - 1] * (points[number] / points[number - 1]) ** share)
+    return math.inf
