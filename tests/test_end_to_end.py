@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 BATCHED = set(SECTIONS) - {*BENCHMARKS, *BY_HAND}
 
 #: Sections whose reference runs are still to be made.
-UNREFERENCED = {("mnist", "10_audit")}
+UNREFERENCED = {("mnist", "10_audit"), ("mnist", "07_sequential"), ("quick", "07_sequential")}
 
 TINY = {
     "seeds": [0],
@@ -72,6 +72,7 @@ def tiny(tmp_path_factory):
         dampings=[20, 200], sigmas=[0.001, 10], radii=[5, 8], shares=[0.2], forget=["hardest"], weight_decays=[0],
         widths=[4], depths=[5], repeats=[1], scales=[1], batches=[10], noise_draws=2,
     )  # fmt: skip
+    settings["sequential"] = {"requests": 2, "long_requests": 4, "retrained_at": [1], "epochs": [1, 3]}
     settings["efficiency"].update(
         repetitions=3, dampings=[20, 0.001], peer_dampings=[20], lissa_depths=[5, 10], neumann_terms=[3],
         lissa_steps=10, sizes=[100, 200], widths=[4, 8], epochs=[1], probes=2, lanczos_steps=10, exact=False,
@@ -177,7 +178,15 @@ TIMINGS = {"seconds", "training_seconds", "images_per_second"}
 
 def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tmp_path):
     output, *_ = killed_batch
-    for section in ("02_training", "03_unlearning", "03_methods", "04_attacks", "05_relearn", "10_audit"):
+    for section in (
+        "02_training",
+        "03_unlearning",
+        "03_methods",
+        "04_attacks",
+        "05_relearn",
+        "07_sequential",
+        "10_audit",
+    ):
         command = ["cdu", "section", section, "--experiment", str(tiny), "--output", str(tmp_path), "--device", "cpu"]
         subprocess.run(command, cwd=repository(), env=environment, check=True, capture_output=True)
         first, second = (

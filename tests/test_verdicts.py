@@ -1,5 +1,7 @@
 """The rules, on planted results of every kind."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,6 +149,67 @@ def test_c10(low, sigma, word):
     assert verdict("C10", parts) == word
 
 
+def sequential(epsilon, released, nothing, spread=1e-3):
+    last = {"axis": "request", "point": 10.0}
+    parts = rows("07_sequential", "epsilon", epsilon, method="together", axis="releases", point=10.0)
+    parts += rows("07_sequential", "epsilon", 1.0, method="each alone", axis="releases", point=10.0)
+    # The other end of the releases and an early request, which the rule must not look at.
+    parts += rows("07_sequential", "epsilon", 1e9, method="together", axis="releases", point=50.0)
+    parts += rows("07_sequential", "accuracy", 0.1, method=RELEASED, split="test", axis="request", point=1.0)
+    for split in ("retain", "test"):
+        for name, value in ((RELEASED, released), (NOTHING, nothing), ("retrain", 0.95)):
+            parts += rows("07_sequential", "accuracy", value, spread, method=name, split=split, **last)
+            spread = -spread
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "released", "nothing", "spread", "word"),
+    [
+        (9.0, 0.95, 0.9, 1e-3, "holds"),
+        (9.0, 0.95, 0.95, 1e-3, "holds but says nothing"),
+        (11.0, 0.95, 0.9, 1e-3, "does not hold"),
+        (9.0, 0.8, 0.9, 1e-3, "does not hold"),
+        (9.0, 0.95, 0.9, 0.02, "not testable here"),
+    ],
+)
+def test_c7(epsilon, released, nothing, spread, word):
+    assert verdict("C7", sequential(epsilon, released, nothing, spread)) == word
+
+
+def stopped(bounds, errors, trivial=20.0):
+    parts = rows("07_sequential", "trivial_bound", trivial)
+    for epochs, bound, error in zip((1.0, 50.0), bounds, errors, strict=True):
+        keys = {"method": "newton", "axis": "epochs", "point": epochs}
+        parts += rows("07_sequential", "bound", bound, **keys)
+        parts += rows("07_sequential", "distance_to_retrained", error, 0.01, **keys)
+        # Doing nothing and the theory's own records are none of this claim's evidence.
+        parts += rows("07_sequential", "distance_to_retrained", 99.0, method="original", axis="epochs", point=epochs)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("bounds", "errors", "word"),
+    [
+        ((15.0, 12.0), (2.0, 3.0), "holds"),
+        ((15.0, 25.0), (2.0, 3.0), "holds but says nothing"),
+        ((25.0, 12.0), (2.0, 3.0), "holds but says nothing"),
+        ((15.0, 12.0), (2.0, 12.0), "does not hold"),
+        ((25.0, 2.0), (2.0, 3.0), "does not hold"),
+        ((15.0, math.nan), (2.0, 3.0), "not testable here"),
+        ((15.0, 12.0), (2.0, math.nan), "not testable here"),
+    ],
+)
+def test_c8(bounds, errors, word):
+    assert verdict("C8", stopped(bounds, errors)) == word
+
+
+def test_a_bound_that_one_seed_breaks_does_not_hold():
+    parts = pd.DataFrame(stopped((15.0, 12.0), (2.0, 3.0)))
+    broken = (parts["metric"] == "bound") & (parts["seed"] == 3) & (parts["point"] == 50.0)
+    assert decide("C8", parts.assign(value=parts["value"].mask(broken, 2.5))).word == "does not hold"
+
+
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_nothing_measured_is_not_yet_tested(claim):
     empty = pd.DataFrame(columns=["section", "seed", "metric", "value", "method", "split", "axis", "point"])
@@ -156,6 +219,7 @@ def test_nothing_measured_is_not_yet_tested(claim):
 @pytest.mark.parametrize("claim", [name for name in CLAIMS if name != "C9"])
 def test_a_single_seed_decides_nothing(claim):
     parts = theory((15, 12), (8.0, 7.5)) + distances(2.0, 8.0) + accuracies(0.95, 0.9)
+    parts += sequential(9.0, 0.95, 0.9) + stopped((15.0, 12.0), (2.0, 3.0))
     one = pd.DataFrame(parts)
     assert decide(claim, one[one["seed"] == 0]).word == "not yet tested"
 

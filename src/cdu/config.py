@@ -27,6 +27,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "04_shadows": ("model", "forget", "training", "unlearning", "methods", "shadows"),
     "05_relearn": ("model", "forget", "training", "unlearning", "methods", "relearn"),
     "06_ablations": ("model", "forget", "training", "unlearning", "attack", "ablations"),
+    "07_sequential": ("model", "forget", "training", "unlearning", "sequential"),
     "08_efficiency": ("model", "forget", "training", "unlearning", "efficiency"),
     "10_audit": ("model", "forget", "training", "unlearning", "methods", "audit"),
 }
@@ -48,8 +49,8 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 #: Modules and packages whose code decides what a run computes; a section's numbers come from those that it imports.
 COMPUTING = (
     "attacks", "audit", "certification", "convex", "curvature", "data", "evaluation", "models", "objective",
-    "references", "relearning", "released", "rows", "scenario", "seeding", "shadows", "solvers", "sweeps", "theory",
-    "training", "tuning", "unlearned", "unlearning",
+    "references", "relearning", "released", "rows", "scenario", "seeding", "sequential", "shadows", "solvers",
+    "sweeps", "theory", "training", "tuning", "unlearned", "unlearning",
 )  # fmt: skip
 
 
@@ -290,6 +291,30 @@ class AblationSettings(Settings):
     noise_draws: Count = 10
 
 
+class SequentialSettings(Settings):
+    """Requests one after another, and training that has not converged.
+
+    Attributes:
+        requests: k, into how many requests the forget set is cut.
+        long_requests: The same for a longer sequence, of the same forget set.
+        retrained_at: Requests after which a model is retrained to compare with; the last one always is among them.
+        epochs: Numbers of epochs after which training is stopped, ascending.
+    """
+
+    requests: Count = 10
+    long_requests: Count = 50
+    retrained_at: tuple[Count, ...] = (1, 5)
+    epochs: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50)
+
+    @model_validator(mode="after")
+    def _requests_exist(self) -> "SequentialSettings":
+        if any(number > self.requests for number in self.retrained_at):
+            raise ValueError(f"retrained_at names a request after the last of {self.requests}")
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError(f"epochs must ascend, found {list(self.epochs)}")
+        return self
+
+
 class EfficiencySettings(Settings):
     """Timings of the solvers against each other and against peers.
 
@@ -349,6 +374,7 @@ class DatasetSettings(Settings):
     audit: AuditSettings = AuditSettings()
     relearn: RelearnSettings = RelearnSettings()
     ablations: AblationSettings
+    sequential: SequentialSettings = SequentialSettings()
     efficiency: EfficiencySettings = EfficiencySettings()
 
 

@@ -687,6 +687,71 @@ def ablations_lissa(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+#: The models after a sequence of requests, by how they are called in figures, in the order of their colours.
+SEQUENTIAL = {
+    "newton": "after the step",
+    "original": "doing nothing",
+    "newton, forget gradient": "the form with D_u",
+    "newton, from the release + noise": "the step, from the release",
+}
+
+
+def sequential(frame: pd.DataFrame) -> Figure:
+    """Several requests, and training stopped early.
+
+    Top: test accuracy after every request, without noise, with that used in practice and with that of the wanted ε in
+    total; ε of k releases, each alone and together. Middle: distance to the model retrained after that request, before
+    noise; accuracy on all that is gone so far. Bottom: bound and error of training that was stopped early, over 2C, and
+    the test accuracy then.
+    """
+    figure = Figure(figsize=(8.8, 9.6), layout="constrained")
+    with style():
+        grid = [figure.add_subplot(3, 2, number + 1) for number in range(6)]
+    tested, releases, distances, forgotten, bounds, early = grid
+    requests = select(frame, axis="request")
+    _after_requests(tested, select(requests, metric="accuracy", split="test"), "test accuracy (%)")
+    _after_requests(forgotten, select(requests, metric="accuracy", split="forget"), "accuracy on what is gone (%)")
+    _per_method(releases, select(frame, metric="epsilon", axis="releases"))
+    releases.axhline(10, color=COLOURS[6], linestyle="--", linewidth=1, label="ε = 10: says next to nothing")
+    releases.set(xscale="log", yscale="log", xlabel="releases k", ylabel="ε certified")
+    for number, (name, label) in enumerate(SEQUENTIAL.items()):
+        _line(distances, select(requests, metric="distance_to_retrained", method=name), label, number)
+    distances.set(xlabel="request", ylabel="distance to the retrained model")
+    trivial = float(select(frame, metric="trivial_bound")["value"].mean())
+    stopped = select(frame, axis="epochs")
+    curves = {"bound": ("bound", "newton"), "error": ("distance_to_retrained", "newton"),
+              "doing nothing": ("distance_to_retrained", "original")}  # fmt: skip
+    for number, (label, (metric, method)) in enumerate(curves.items()):
+        _line(bounds, select(stopped, metric=metric, method=method), label, number, 1 / trivial)
+    bounds.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="2C")
+    bounds.set(xscale="log", yscale="log", xlabel="epochs of training", ylabel="distance / 2C")
+    for number, (name, label) in enumerate({"newton": "after the step", "retrain": "retrained"}.items()):
+        _line(early, select(stopped, metric="accuracy", split="test", method=name), label, number, 100)
+    early.set(xscale="log", xlabel="epochs of training", ylabel="test accuracy (%)")
+    for panel in (bounds, early):
+        _ticks_at_points(panel)
+    for panel in (tested, forgotten, distances):
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in grid:
+        panel.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    return figure
+
+
+def _after_requests(axes: Axes, rows: pd.DataFrame, label: str) -> None:
+    """Accuracy after every request: with noise and without, and of the retrained models."""
+    names = [name for name in dict.fromkeys(rows["method"]) if name.startswith("newton + noise for ε")]
+    curves = {
+        "newton": "no noise",
+        "newton + noise": "noise used in practice",
+        "retrain": "retrained",
+        **{name: name.partition(" + ")[2] for name in names},
+        "newton, from the release + noise": "noise used, from the release",
+    }
+    for number, (name, title) in enumerate(curves.items()):
+        _line(axes, select(rows, method=name), title, number, 100)
+    axes.set(xlabel="request", ylabel=label, ylim=(0, 105))
+
+
 def efficiency_peers(frame: pd.DataFrame) -> Figure:
     """Ours against other programs.
 
@@ -824,6 +889,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "06_ablations-noise": ablations_noise,
     "06_ablations-setup": ablations_setup,
     "06_ablations-lissa": ablations_lissa,
+    "07_sequential": sequential,
     "08_efficiency-peers": efficiency_peers,
     "08_efficiency-solvers": efficiency_solvers,
     "08_efficiency-scaling": efficiency_scaling,

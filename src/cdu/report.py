@@ -42,6 +42,7 @@ CHAPTERS = {
     "06_ablations-noise": ("ablations-noise", "Utility against ε"),
     "06_ablations-setup": ("ablations-setup", "Other deletions, other training"),
     "06_ablations-lissa": ("ablations-lissa", "LiSSA's constants"),
+    "07_sequential": ("sequential", "Requests and early stopping"),
     "08_efficiency": ("efficiency", "Efficiency"),
     "08_efficiency-peers": ("efficiency-peers", "Against other programs"),
     "08_efficiency-solvers": ("efficiency-solvers", "Time to an error"),

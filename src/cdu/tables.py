@@ -717,6 +717,61 @@ def _ablation_lissa_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
+def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    noise = [str(name) for name in dict.fromkeys(frame["method"]) if str(name).startswith("newton + noise for ε")]
+    models = {
+        "newton": "no noise",
+        "newton + noise": "noise used",
+        "original + noise": "doing nothing, noise used",
+        "newton, from the release + noise": "noise used, from the release",
+        **{name: name.removeprefix("newton + ") + " in total" for name in noise},
+        "retrain": "retrained",
+    }
+    splits = {"test": "test set", "retain": "retained set", "forget": "all that is gone so far"}
+    result = {}
+    for axis, words in (("request", "short sequence"), ("long request", "long sequence")):
+        rows = _axis(frame, axis)
+        for split, title in splits.items():
+            if axis == "request" or split == "test":
+                columns = [
+                    Column(f"{text} (%)", "accuracy", {"method": name, "split": split}, 100)
+                    for name, text in models.items()
+                ]
+                result[f"Accuracy after each request, {title}, {words}"] = table(rows, "point", "request", columns)
+        distances = [
+            Column(text, "distance_to_retrained", {"method": name})
+            for name, text in figures.SEQUENTIAL.items()
+            if name in set(rows["method"])
+        ]
+        result[f"Distance to the model retrained after that request, {words}"] = table(
+            select(rows, metric="distance_to_retrained"), "point", "request", distances
+        )
+    promised = [
+        Column("ε of each alone", "epsilon", {"method": "each alone"}),
+        Column("ε together", "epsilon", {"method": "together"}),
+        Column("σ that the wanted ε needs in total", "sigma_needed"),
+    ]
+    result["What k releases certify at the σ used in practice"] = table(
+        _axis(frame, "releases"), "point", "k", promised
+    )
+    costs = select(frame, metric="seconds")
+    columns = [Column(f"{name} (s)", "seconds", {"split": str(name)}) for name in dict.fromkeys(costs["split"])]
+    result["Time of all requests together"] = table(costs, "method", "method", columns)
+    early = [
+        Column("G", "gradient_retrained"),
+        Column("λ_min", "lambda_min"),
+        Column("bound", "bound"),
+        Column("error", "distance_to_retrained", {"method": "newton"}),
+        Column("error, form with D_u", "distance_to_retrained", {"method": "newton, forget gradient"}),
+        Column("doing nothing", "distance_to_retrained", {"method": "original"}),
+        Column("test set, after the step (%)", "accuracy", {"method": "newton", "split": "test"}, 100),
+        Column("doing nothing (%)", "accuracy", {"method": "original", "split": "test"}, 100),
+        Column("retrained (%)", "accuracy", {"method": "retrain", "split": "test"}, 100),
+    ]
+    result["Training stopped early"] = table(_axis(frame, "epochs"), "point", "epochs", early)
+    return result
+
+
 def _times(rows: pd.DataFrame, factor: float = 1.0) -> str:
     """Median and range of one timing; of a mean over seeds where there are several."""
     middle, low, high = (
@@ -905,6 +960,7 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "06_ablations-noise": _ablation_noise_tables,
         "06_ablations-setup": _ablation_setup_tables,
         "06_ablations-lissa": _ablation_lissa_tables,
+        "07_sequential": _sequential_tables,
         "08_efficiency-peers": _peers_tables,
         "08_efficiency-solvers": _solvers_tables,
         "08_efficiency-scaling": _scaling_tables,

@@ -1,0 +1,182 @@
+"""Requests one after another: how a forget set is cut into them, and the chain of steps that answers them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cdu.config import digest, source_hash
+from cdu.data import Samples
+from cdu.errors import CduError
+from cdu.scenario import Scenario
+from cdu.seeding import generator
+from cdu.shadows import keep
+from cdu.training import project
+from cdu.unlearning import Method, Problem, Release, Update, publish
+
+#: Gives the update of a request by its number: from a file, or by the function that computes it.
+Keep = Callable[[int, Callable[[], Update]], Update]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One of several requests to delete.
+
+    Attributes:
+        number: k, from 1.
+        forget: What this request deletes, D_{u_k}.
+        gone: What it and all requests before it delete.
+        retain: D_{r_k}, what is left after it.
+    """
+
+    number: int
+    forget: Samples
+    gone: Samples
+    retain: Samples
+
+
+def requests(
+    samples: Samples, train: NDArray[np.int64], forget: NDArray[np.int64], count: int, seed: int
+) -> Iterator[Request]:
+    """Cut a forget set into requests, in an order drawn from the seed, of sizes that differ by one at most.
+
+    The order is the same for every ``count``: where two sequences have deleted as many samples, they have deleted the
+    same ones, and share the retrained model.
+
+    Args:
+        samples: What the rows below are rows of.
+        train: Rows of D.
+        forget: Rows of D_u, a subset of D's.
+        count: How many requests.
+        seed: The run's seed.
+
+    Raises:
+        CduError: There are more requests than samples to forget, or none.
+    """
+    if not 1 <= count <= len(forget):
+        raise CduError(
+            f"a forget set of {len(forget)} samples cannot be cut into {count} requests; choose between 1 and "
+            f"{len(forget)}, or a larger forget set"
+        )
+    order = forget[torch.randperm(len(forget), generator=generator(seed, "requests")).numpy()]
+    done = 0
+    for number, part in enumerate(np.array_split(order, count), start=1):
+        done += len(part)
+        gone = order[:done]
+        left = np.setdiff1d(train, gone)
+        yield Request(number, samples.subset(part), samples.subset(gone), samples.subset(left))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method made of one request.
+
+    Attributes:
+        request: The request.
+        problem: What the method was given: where it started, D_{r_k} and D_{u_k}.
+        update: What it returned, before projection and noise.
+        seed: Seed of the noise.
+    """
+
+    request: Request
+    problem: Problem
+    update: Update
+    seed: int
+
+    @property
+    def iterate(self) -> Tensor:
+        """w̃_k, projected onto the ball, without noise."""
+        return project(self.update.w, self.problem.radius)
+
+    def release(self, sigma: float = 0.0, delta: float = 1e-5, update: Update | None = None) -> Release:
+        """What is handed out after this request, with the noise of this request.
+
+        Args:
+            sigma: Standard deviation of the noise per coordinate; 0 for none.
+            delta: δ of the certificate of this release alone.
+            update: Another method's update that gets the same noise; this one's when None.
+        """
+        noise = generator(self.seed, "request noise", self.request.number)
+        return publish(self.problem, self.update if update is None else update, noise, sigma, delta)
+
+
+def compute(number: int, function: Callable[[], Update]) -> Update:
+    """Keep nothing: compute every update."""
+    return function()
+
+
+def answers(
+    problem: Problem,
+    asked: Iterable[Request],
+    method: Method,
+    seed: int,
+    sigma: float = 0.0,
+    kept: Keep = compute,
+) -> Iterator[Answer]:
+    """Answer requests one after another, each from where the last one ended.
+
+    w̃_k = P_C(s_{k−1} − (H_{k−1} + λI)⁻¹ ∇L(s_{k−1}, D_{r_k})) for the Newton step, with s_0 = w* and H_{k−1} the
+    Hessian at s_{k−1} on D_{r_k}. The next start s_k is the noiseless w̃_k if ``sigma`` is 0, else the release
+    w̃_k + N(0, σ²I), projected onto the ball: Theorem 3.4 asks of a start that it lies in there. The other form of the
+    step has n_{u_k}/n_{r_k} · ∇L(s_{k−1}, D_{u_k}) in place of −∇L(s_{k−1}, D_{r_k}).
+
+    Args:
+        problem: The original model; its D_r and D_u are not used.
+        asked: The requests, in order.
+        method: Answers each.
+        seed: Seed of what the method draws, and of the noise.
+        sigma: Standard deviation of the noise that is carried on; 0 where the noiseless iterate is.
+        kept: Where updates are kept; nowhere by default.
+
+    Yields:
+        The answer to each request, before the next is looked at.
+
+    Raises:
+        CduError: The method refuses a request; the answers before it have been yielded.
+    """
+    state = problem.w_star
+    for request in asked:
+        local = replace(
+            problem,
+            w_star=project(state, problem.radius),
+            retain=request.retain,
+            forget=request.forget,
+            stopped=None,
+        )
+        update = kept(request.number, partial(method, local, generator(seed, "request", request.number)))
+        answer = Answer(request, local, update, seed)
+        yield answer
+        state = answer.iterate if sigma == 0 else answer.release(sigma).w
+
+
+def keeper(scenario: Scenario, method: Method, count: int, sigma: float) -> Keep:
+    """Keeps a chain's updates beside the trained models, under a hash of all that determines them, the code included.
+
+    Args:
+        scenario: Data, models and settings.
+        method: Answers the requests; its attributes are part of the hash.
+        count: How many requests there are.
+        sigma: The noise that is carried on.
+    """
+    origin = [scenario.origin(), source_hash(Path(__file__)), type(method).__name__, vars(method), count, sigma]
+
+    def kept(number: int, function: Callable[[], Update]) -> Update:
+        name = f"{scenario.name}-{scenario.seed}-{digest([*origin, number])}.safetensors"
+        found = keep(scenario.checkpoints / "requests" / name, lambda: _tensors(function()))
+        seconds, products, gradients, residual, converged = found["facts"].tolist()
+        w = found["w"].to(scenario.device)
+        return Update(w, seconds, int(products), int(gradients), residual, bool(converged))
+
+    return kept
+
+
+def _tensors(update: Update) -> dict[str, Tensor]:
+    """What is kept of a Newton step."""
+    residual = float("nan") if update.residual is None else update.residual
+    facts = (update.seconds, update.hvp_samples, update.gradient_samples, residual, float(bool(update.converged)))
+    return {"w": update.w, "facts": torch.tensor(facts, dtype=torch.float64)}
