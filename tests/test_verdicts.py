@@ -157,9 +157,9 @@ def sequential(epsilon, released, nothing, spread=1e-3):
     parts += rows("07_sequential", "epsilon", 1e9, method="together", axis="releases", point=50.0)
     parts += rows("07_sequential", "accuracy", 0.1, method=RELEASED, split="test", axis="request", point=1.0)
     for split in ("retain", "test"):
-        for name, value in ((RELEASED, released), (NOTHING, nothing), ("retrain", 0.95)):
-            parts += rows("07_sequential", "accuracy", value, spread, method=name, split=split, **last)
-            spread = -spread
+        parts += rows("07_sequential", "accuracy", released, spread, method=RELEASED, split=split, **last)
+        parts += rows("07_sequential", "accuracy", nothing, 1e-3, method=NOTHING, split=split, **last)
+        parts += rows("07_sequential", "accuracy", 0.95, method="retrain", split=split, **last)
     return parts
 
 

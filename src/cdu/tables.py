@@ -724,6 +724,7 @@ def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "newton + noise": "noise used",
         "original + noise": "doing nothing, noise used",
         "newton, from the release + noise": "noise used, from the release",
+        "newton, forget gradient, from the release + noise": "the same, form with D_u",
         **{name: name.removeprefix("newton + ") + " in total" for name in noise},
         "retrain": "retrained",
     }
@@ -736,6 +737,7 @@ def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
                 columns = [
                     Column(f"{text} (%)", "accuracy", {"method": name, "split": split}, 100)
                     for name, text in models.items()
+                    if name in set(rows["method"])
                 ]
                 result[f"Accuracy after each request, {title}, {words}"] = table(rows, "point", "request", columns)
         distances = [
@@ -743,8 +745,13 @@ def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             for name, text in figures.SEQUENTIAL.items()
             if name in set(rows["method"])
         ]
+        closer = [
+            Column(f"{figures.SEQUENTIAL[name]}: closer than doing nothing by (%)", "reduction", {"method": name}, 100)
+            for name in ("newton", "newton, from the release + noise")
+        ]
+        known = _with_reduction(select(rows, metric="distance_to_retrained"))
         result[f"Distance to the model retrained after that request, {words}"] = table(
-            select(rows, metric="distance_to_retrained"), "point", "request", distances
+            known, "point", "request", [*distances, *closer]
         )
     promised = [
         Column("ε of each alone", "epsilon", {"method": "each alone"}),
