@@ -264,6 +264,35 @@ def reference(
     typer.echo(f"{len(paths)} records of '{loaded.name}' are now under results/{loaded.name}")
 
 
+@app.command()
+def verify(
+    experiment: Annotated[str, typer.Argument(help="the experiment whose runs are compared")] = "quick",
+    runs: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="allow tolerances on the reference's platform too")
+    ] = False,
+) -> None:
+    """Compare the numbers of a batch that is there with the committed references; exit code 1 where they differ."""
+    from cdu import verify as verification
+
+    loaded = load_experiment(experiment)
+    found = verification.verify(loaded, repository() / runs, repository() / "results", elsewhere)
+    for run, comparison in found.platforms.items():
+        typer.echo(f"{run}: {comparison}")
+    for problem in found.problems:
+        typer.echo(f"not compared: {problem}")
+    shown = found.table()
+    if not shown.empty:
+        typer.echo("\n" + str(shown.to_markdown(index=False, floatfmt=".6g")) + "\n")
+    everything = repository() / runs / loaded.name / "differences.csv"
+    if found.differences:
+        verification.frame(found.differences).to_csv(everything, index=False)
+        typer.echo(f"every number beside its reference: {everything}")
+    typer.echo(found.summary)
+    if not found.passed:
+        raise SystemExit(1)
+
+
 def _write_exemplar(executed: Path, target: Path) -> None:
     """Copy an executed notebook without progress bars, and without what names paths of a machine."""
     import nbformat
