@@ -2,12 +2,13 @@
 EXPERIMENT ?= quick
 CORES ?= all
 DEVICE ?= auto
+OUTPUT ?= runs
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 # Every program of the environment is found first, by Snakemake's jobs too.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help report test lint batch book bench notebooks reference clean
+.PHONY: help report test lint batch book bench notebooks verify reference clean
 
 help:
 	@echo "make report      install, run the experiment 'quick' on embedded real data, build the book"
@@ -17,6 +18,7 @@ help:
 	@echo "make book        build the book from what is there"
 	@echo "make notebooks   write notebooks/*.ipynb for papermill and Jupyter"
 	@echo "make bench EXPERIMENT=quick [OFFICIAL=path]   time the solvers; OFFICIAL is a clone of the authors' repository"
+	@echo "make verify [EXPERIMENT=quick]   run the experiment from scratch, compare every number with the committed reference"
 	@echo "make reference EXPERIMENT=mnist   promote records from runs/ to results/"
 	@echo "make clean       delete the built book"
 
@@ -32,7 +34,7 @@ lint: $(VENV)/test.stamp
 	mypy
 
 batch: $(VENV)/report.stamp
-	snakemake --snakefile workflow/Snakefile --config experiment=$(EXPERIMENT) device=$(DEVICE) --cores $(CORES) \
+	snakemake --snakefile workflow/Snakefile --config experiment=$(EXPERIMENT) output=$(OUTPUT) device=$(DEVICE) --cores $(CORES) \
 		--keep-going --nolock --ignore-incomplete --rerun-triggers input --quiet rules host
 
 book: $(VENV)/report.stamp
@@ -45,6 +47,19 @@ bench: $(VENV)/bench.stamp
 
 notebooks: $(VENV)/report.stamp
 	cdu notebooks
+
+# An interrupted one resumes. Nothing of other code, and nothing that was compared already, is found there.
+FRESH := runs/verify/$(notdir $(basename $(EXPERIMENT)))
+
+verify: $(VENV)/report.stamp $(FRESH)/started
+	@$(MAKE) --no-print-directory batch OUTPUT=$(FRESH)
+	@rm $(FRESH)/started
+	cdu verify $(EXPERIMENT) --runs $(FRESH)
+
+$(FRESH)/started: $(wildcard src/cdu/*.py src/cdu/*/*.py notebooks/*.py experiments/*.yaml)
+	@rm -rf $(@D)
+	@mkdir -p $(@D)
+	@touch $@
 
 reference: $(VENV)/report.stamp
 	cdu reference $(EXPERIMENT)

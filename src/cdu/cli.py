@@ -283,7 +283,7 @@ def verify(
         typer.echo(f"not compared: {problem}")
     shown = found.table()
     if not shown.empty:
-        typer.echo("\n" + str(shown.to_markdown(index=False, floatfmt=".6g")) + "\n")
+        typer.echo("\n" + str(shown.to_markdown(index=False, floatfmt=".6g", missingval="—")) + "\n")
     everything = repository() / runs / loaded.name / "differences.csv"
     if found.differences:
         verification.frame(found.differences).to_csv(everything, index=False)

@@ -32,14 +32,17 @@ CLOSED_FORMS = frozenset({
 #: Closed forms, relatively: a thousand times the rounding of the searches behind them, 1e-12.
 CLOSED_TOLERANCE = 1e-9
 
-#: Shares of samples, and gaps between them. Seeds can agree in one by chance, so that each may differ by this.
+#: Shares of samples, and sums of gaps between them. Seeds can agree in one by chance.
 SHARES = frozenset({
     "accuracy", "attack_accuracy", "attack_auc", "attack_tpr", "auc", "auc_half", "chosen_gap", "final_projected",
     "later_accuracy", "projected", "tpr", "tpr_high", "tpr_low", "trial_gap",
 })  # fmt: skip
 
-#: Three of the hundred samples of D_u, the smallest set that a share is taken of.
+#: Shares: three of the hundred samples of D_u on digits, the smallest set that one is taken of.
 SHARE_FLOOR = 0.03
+
+#: A share that moves farther is another result, however much it varies between seeds.
+SHARE_CEILING = 0.15
 
 #: Everything else of trained networks: rounding, amplified by 50 epochs, moves a number as another seed would at most.
 DEVIATIONS = 3.0
@@ -112,9 +115,9 @@ class Difference:
     @property
     def used(self) -> float:
         """Which share of the tolerance the difference takes."""
-        if not self.size or not self.tolerance:
-            return math.inf if self.size else 0.0
-        return self.size / self.tolerance
+        if not self.size or self.tolerance in (None, math.inf):
+            return 0.0
+        return self.size / self.tolerance if self.tolerance else math.inf
 
 
 @dataclass(frozen=True)
@@ -282,9 +285,9 @@ def compare(name: str, run: Numbers, reference: Numbers, seeds: Sequence[Numbers
             tolerance, rule = allowed(key.metric, known, [one.get(key) for one in seeds])
         if key not in run or key not in reference or known is None or value is None:
             lacking = (key in run) != (key in reference) or (known is None) != (value is None)
-            free = _series(key) in unsettled
-            words = "not at every seed of the reference either" if free else rule
-            found.append(Difference(name, key, known, value, tolerance, words, lacking and not free))
+            if lacking and _series(key) in unsettled:
+                tolerance, rule, lacking = math.inf, "not at every seed of the reference either", False
+            found.append(Difference(name, key, known, value, tolerance, rule, lacking))
             continue
         found.append(Difference(name, key, known, value, tolerance, rule, not _distance(known, value) <= tolerance))
     return found
@@ -307,13 +310,16 @@ def allowed(metric: str, reference: float | None, seeds: Sequence[float | None])
         return 0.0, "a count, exactly"
     if metric in CLOSED_FORMS and agree:
         return closed, f"closed form, relative {CLOSED_TOLERANCE:g}"
-    floor = SHARE_FLOOR if metric in SHARES else max(TRAINED_FLOOR * size, ROUNDING)
     if len(known) < ENOUGH:
-        return max(ALONE_FLOOR * size, floor), f"trained, fewer than {ENOUGH} seeds, relative {ALONE_FLOOR:g}"
-    spread = DEVIATIONS * statistics.stdev(known)
-    if spread > floor:
-        return spread, f"trained, {DEVIATIONS:g} deviations over {len(known)} seeds"
-    return floor, f"share, {SHARE_FLOOR:g}" if metric in SHARES else f"trained, relative {TRAINED_FLOOR:g}"
+        spread, why = ALONE_FLOOR * size, f"fewer than {ENOUGH} seeds, relative {ALONE_FLOOR:g}"
+    else:
+        spread, why = DEVIATIONS * statistics.stdev(known), f"{DEVIATIONS:g} deviations over {len(known)} seeds"
+    if metric in SHARES and spread > SHARE_CEILING:
+        return SHARE_CEILING, f"at most {SHARE_CEILING:g} for a share"
+    floor, least = max(TRAINED_FLOOR * size, ROUNDING), f"at least relative {TRAINED_FLOOR:g}"
+    if metric in SHARES:
+        floor, least = SHARE_FLOOR, f"at least {SHARE_FLOOR:g} for a share"
+    return max(spread, floor), why if spread > floor else least
 
 
 def _series(key: Key) -> tuple[str, str, str, str]:
