@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -195,6 +197,24 @@ def test_versions_and_the_c_library_make_another_platform_and_the_kernel_does_no
     assert platform_change(on("macOS-14.5-arm64-arm-64bit"), on("macOS-15.0-arm64-arm-64bit")) != "macOS"
 
 
+def test_the_table_holds_excesses_first_and_then_what_comes_closest_to_its_tolerance():
+    known = {Key("distance", str(number), "", "", None): 1.0 for number in range(300)}
+    slightly = {key: value + 1e-4 * number for number, (key, value) in enumerate(known.items())}
+    found = verify.Verification({"a run": ""}, [], compare("a run", slightly, known, [known], elsewhere=True))
+    assert found.passed
+    assert list(found.table["metric"]) == [f"distance, {number}" for number in range(299, 289, -1)]
+    broken = {key: value + 1.0 if key.method in {"7", "8"} else value for key, value in slightly.items()}
+    found = verify.Verification({"a run": ""}, [], compare("a run", broken, known, [known], elsewhere=True))
+    assert not found.passed
+    assert list(found.table["metric"][:3]) == ["distance, 7", "distance, 8", "distance, 299"]
+    assert "2 exceed their tolerance" in found.summary
+
+
+def test_comparing_needs_no_torch():
+    code = "import sys, cdu.verify; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_two_numbers_that_cannot_be_told_apart_are_refused():
     twice = [Metric(metric="accuracy", value=0.5, method="newton")] * 2
     with pytest.raises(CduError, match="'accuracy, newton' was logged twice"):
@@ -248,6 +268,8 @@ def test_a_changed_number_is_shown_and_fails(project):
     done = verified()
     assert done.exit_code == 1
     assert "1 exceed their tolerance" in done.output
+    assert "0.001 beside 0 (digits, seed 1, 02_training, accuracy)" in done.output
+    assert "another processor can bear the same name" in done.output
     row = next(line for line in done.output.splitlines() if line.startswith("| digits, seed 1, 02_training"))
     assert "0.91 " in row
     assert "0.911" in row

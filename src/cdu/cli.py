@@ -277,18 +277,11 @@ def verify(
 
     loaded = load_experiment(experiment)
     found = verification.verify(loaded, repository() / runs, repository() / "results", elsewhere)
-    for run, comparison in found.platforms.items():
-        typer.echo(f"{run}: {comparison}")
-    for problem in found.problems:
-        typer.echo(f"not compared: {problem}")
-    shown = found.table()
-    if not shown.empty:
-        typer.echo("\n" + str(shown.to_markdown(index=False, floatfmt=".6g", missingval="—")) + "\n")
     everything = repository() / runs / loaded.name / "differences.csv"
     if found.differences:
         verification.frame(found.differences).to_csv(everything, index=False)
         typer.echo(f"every number beside its reference: {everything}")
-    typer.echo(found.summary)
+    typer.echo(found.text)
     if not found.passed:
         raise SystemExit(1)
 

@@ -61,6 +61,9 @@ ROUNDING = 1e-9
 
 BITWISE = "bit for bit"
 
+#: How many excesses are printed at most, and of what lies within its tolerance. A file holds all.
+PRINTED, CLOSEST = 200, 10
+
 #: What to do about a reference, and about a run, that cannot be compared.
 REMADE = "'make reference' after a batch makes new ones"
 RERUN = "run the batch to its end"
@@ -144,7 +147,7 @@ class Verification:
         """One line: how many numbers were compared how, and the largest difference."""
         compared = [one for one in self.differences if one.tolerance is not None]
         exact = sum(one.rule == BITWISE for one in compared)
-        equal = sum(one.size == 0 for one in compared)
+        equal = sum(one.size == 0 and not one.excess for one in compared)
         excess = sum(one.excess for one in self.differences)
         parts = [
             f"{len(self.platforms)} runs, {len(compared):,} metrics",
@@ -157,11 +160,27 @@ class Verification:
         ]
         return "; ".join(parts)
 
-    def table(self, most: int = 10) -> pd.DataFrame:
-        """Every excess, then of what differs within its tolerance the ``most`` that take the largest share of it."""
-        within = [one for one in self.differences if one.size and not one.excess and one.tolerance is not None]
+    @property
+    def table(self) -> pd.DataFrame:
+        """Excesses, and of what differs within its tolerance the numbers that take the largest share of it."""
+        within = [one for one in self.differences if one.used and not one.excess]
         within.sort(key=lambda one: one.used, reverse=True)
-        return frame([*(one for one in self.differences if one.excess), *within[:most]])
+        return frame([*(one for one in self.differences if one.excess)][:PRINTED] + within[:CLOSEST])
+
+    @property
+    def text(self) -> str:
+        """What is printed: how each run was compared, what could not be, the table, the summary in the last line."""
+        lines = [f"{run}: {comparison}" for run, comparison in self.platforms.items()]
+        lines += [f"not compared: {problem}" for problem in self.problems]
+        if not self.table.empty:
+            digits = ("", "", ".9g", ".9g", ".3g", ".3g")
+            lines += ["", str(self.table.to_markdown(index=False, floatfmt=digits, missingval="—")), ""]
+        if any(one.excess and one.rule == BITWISE for one in self.differences):
+            lines.append(
+                "numbers differ although the platform is called the same: in a virtual machine another processor can "
+                "bear the same name, which --elsewhere allows for; otherwise the code computes something else"
+            )
+        return "\n".join([*lines, self.summary])
 
 
 def frame(differences: Sequence[Difference]) -> pd.DataFrame:
@@ -341,7 +360,7 @@ def _distance(one: float | None, other: float | None) -> float:
 
 def _largest(compared: Sequence[Difference]) -> str:
     worst = max(compared, key=lambda one: (one.excess, one.used), default=None)
-    if worst is None or not worst.size:
+    if worst is None or not (worst.used or worst.excess):
         return "no difference"
     where = f"{worst.run}, {worst.key.words}"
     return f"the largest difference beside its tolerance is {worst.size:.3g} beside {worst.tolerance:.3g} ({where})"
