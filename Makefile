@@ -2,7 +2,7 @@
 EXPERIMENT ?= quick
 CORES ?= all
 DEVICE ?= auto
-OUTPUT ?= runs
+OUTPUT := runs
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 # Every program of the environment is found first, by Snakemake's jobs too.
