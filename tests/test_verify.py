@@ -65,6 +65,23 @@ def test_a_number_that_another_platform_does_not_explain_is_caught(section, key,
     assert [one.key for one in excesses(section, {key: known + shift}, elsewhere=True)] == [key]
 
 
+def test_an_estimate_from_trials_may_move_within_its_interval_elsewhere():
+    names = ("mu", "mu_low", "mu_high", "audit_epsilon")
+    mu, low, high, bound = (Key(metric, "rewind", "random, weights", "", None) for metric in names)
+    known = {mu: 0.1, low: -0.2, high: 0.6, bound: 0.0}
+
+    def found(changes, elsewhere):
+        return [one.key for one in compare("a run", known | changes, known, [known], elsewhere) if one.excess]
+
+    assert found({mu: 0.45, low: -0.5, high: 0.9, bound: 0.4}, elsewhere=True) == []
+    assert found({mu: 0.55, low: -0.7, high: 1.1, bound: 0.6}, elsewhere=True) == [mu, low, high, bound]
+    assert found({mu: 0.45}, elsewhere=False) == [mu]
+    # An end of the interval is infinite, and not recorded, where all trials lie on one side of the threshold.
+    assert found({high: None}, elsewhere=True) == []
+    assert found({high: None}, elsewhere=False) == [high]
+    assert found({mu: None}, elsewhere=True) == [mu]
+
+
 def test_every_auc_that_is_two_tenths_off_is_caught():
     known = committed("04_attacks")[0]
     for shift in (-0.2, 0.2):
@@ -137,7 +154,8 @@ values = st.floats(min_value=-1e6, max_value=1e6)
     seeds=st.lists(values, min_size=3, max_size=5),
 )
 def test_tolerances_grow_with_the_spread_and_never_with_the_difference(metric, seeds):
-    tolerance, rule = allowed(metric, seeds[0], seeds)
+    key = Key(metric, "", "", "", None)
+    tolerance, rule = allowed(key, {key: seeds[0]}, [{key: value} for value in seeds])
     assert tolerance >= 0
     assert rule
     spread = math.sqrt(sum((value - sum(seeds) / len(seeds)) ** 2 for value in seeds) / (len(seeds) - 1))
@@ -153,7 +171,14 @@ def test_tolerances_grow_with_the_spread_and_never_with_the_difference(metric, s
 def test_seconds_are_found_in_every_record_and_names_of_rules_are_those_of_metrics():
     metrics = {key.metric for section in BATCHED for one in committed(section) for key in one}
     assert {name for name in metrics if "second" in name} == verify.TIMES
-    rules = [verify.TIMES, verify.EXACT, verify.CLOSED_FORMS, verify.SHARES]
+    rules = [
+        verify.TIMES,
+        verify.EXACT,
+        verify.CLOSED_FORMS,
+        verify.SHARES,
+        verify.ESTIMATES,
+        verify.LOWER_BOUNDS,
+    ]
     assert sum(map(len, rules)) == len(frozenset().union(*rules))
     assert frozenset().union(*rules) <= metrics
 

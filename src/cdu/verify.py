@@ -44,6 +44,16 @@ SHARE_FLOOR = 0.03
 #: A share that moves farther is another result, however much it varies between seeds.
 SHARE_CEILING = 0.15
 
+#: Estimates from trials, by half of their own interval: where the best threshold lies is up to the last digit.
+INTERVAL = ("mu_low", "mu_high")
+ESTIMATES = frozenset({"mu", *INTERVAL})
+
+#: Lower bounds on ε from trials: whether one contradicts its certificate is compared exactly.
+LOWER_BOUNDS = frozenset({"audit_epsilon", "audit_gaussian"})
+
+#: Theirs: half of the ε that the audited releases are certified for.
+LOWER_BOUND_FLOOR = 0.5
+
 #: Everything else of trained networks: rounding, amplified by 50 epochs, moves a number as another seed would at most.
 DEVIATIONS = 3.0
 
@@ -299,36 +309,40 @@ def compare(name: str, run: Numbers, reference: Numbers, seeds: Sequence[Numbers
             excess = key not in run or key not in reference or (known is None) != (value is None)
             found.append(Difference(name, key, known, value, None, "a time, not compared", excess))
             continue
-        tolerance, rule = 0.0, BITWISE
-        if elsewhere:
-            tolerance, rule = allowed(key.metric, known, [one.get(key) for one in seeds])
+        tolerance, rule = allowed(key, reference, seeds) if elsewhere else (0.0, BITWISE)
         if key not in run or key not in reference or known is None or value is None:
             lacking = (key in run) != (key in reference) or (known is None) != (value is None)
             if lacking and _series(key) in unsettled:
                 tolerance, rule, lacking = math.inf, "not at every seed of the reference either", False
+            elif lacking and elsewhere and key.metric in INTERVAL:
+                tolerance, rule, lacking = math.inf, "infinite where all trials are on one side", False
             found.append(Difference(name, key, known, value, tolerance, rule, lacking))
             continue
         found.append(Difference(name, key, known, value, tolerance, rule, not _distance(known, value) <= tolerance))
     return found
 
 
-def allowed(metric: str, reference: float | None, seeds: Sequence[float | None]) -> tuple[float, str]:
+def allowed(key: Key, reference: Numbers, seeds: Sequence[Numbers]) -> tuple[float, str]:
     """By how much a number may differ on another platform, and why.
 
     Args:
-        metric: What it measures.
-        reference: The committed value.
-        seeds: The committed values of all seeds.
+        key: Which number.
+        reference: The committed numbers of the same seed.
+        seeds: Those of all seeds.
     """
-    known = [value for value in seeds if value is not None]
-    size = abs(reference or 0.0)
+    metric, value = key.metric, reference.get(key) or 0.0
+    known = [found for one in seeds if (found := one.get(key)) is not None]
+    size = abs(value)
     closed = CLOSED_TOLERANCE * size
     # Of a formula or count that is computed from a trained model, the seeds' own differences tell.
-    agree = all(abs(value - (reference or 0.0)) <= closed for value in known)
+    agree = all(abs(one - value) <= closed for one in known)
     if metric in EXACT and agree:
         return 0.0, "a count, exactly"
     if metric in CLOSED_FORMS and agree:
         return closed, f"closed form, relative {CLOSED_TOLERANCE:g}"
+    low, high = (reference.get(key._replace(metric=end)) for end in INTERVAL)
+    if metric in ESTIMATES and low is not None and high is not None:
+        return (high - low) / 2, "half of its own interval"
     if len(known) < ENOUGH:
         spread, why = ALONE_FLOOR * size, f"fewer than {ENOUGH} seeds, relative {ALONE_FLOOR:g}"
     else:
@@ -338,6 +352,8 @@ def allowed(metric: str, reference: float | None, seeds: Sequence[float | None])
     floor, least = max(TRAINED_FLOOR * size, ROUNDING), f"at least relative {TRAINED_FLOOR:g}"
     if metric in SHARES:
         floor, least = SHARE_FLOOR, f"at least {SHARE_FLOOR:g} for a share"
+    if metric in LOWER_BOUNDS:
+        floor, least = LOWER_BOUND_FLOOR, f"at least {LOWER_BOUND_FLOOR:g} for a lower bound from trials"
     return max(spread, floor), why if spread > floor else least
 
 
