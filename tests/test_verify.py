@@ -253,6 +253,7 @@ def project(tmp_path, monkeypatch):
         shutil.copytree(repository() / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.ipynb"))
     monkeypatch.chdir(tmp_path)
     settings = QUICK.settings("digits")
+    codes = {section: code_hash(section) for section in BATCHED}
     for _, seed, section in QUICK.jobs():
         made = record([Metric(metric="accuracy", value=0.9 + 0.01 * seed), Metric(metric="seconds", value=1.0)])
         made = made.model_copy(
@@ -261,7 +262,7 @@ def project(tmp_path, monkeypatch):
                 "section": section,
                 "settings": settings.model_dump(mode="json", include=set(SECTIONS[section])),
                 "config_hash": section_hash(settings, "digits", section),
-                "code_hash": code_hash(section),
+                "code_hash": codes[section],
             }
         )
         for folder in ("runs", "results"):

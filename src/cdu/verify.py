@@ -216,9 +216,12 @@ def verify(experiment: Experiment, runs: Path, results: Path, elsewhere: bool = 
     platforms: dict[str, str] = {}
     problems: list[str] = []
     differences: list[Difference] = []
+    hashes = {
+        (dataset, section): (section_hash(experiment.settings(dataset), dataset, section), code_hash(section))
+        for dataset, section in {(dataset, section) for dataset, _, section in experiment.jobs()}
+    }
     for dataset, seed, section in experiment.jobs():
-        name = f"{dataset}, seed {seed}, {section}"
-        made = (section_hash(experiment.settings(dataset), dataset, section), code_hash(section))
+        name, made = f"{dataset}, seed {seed}, {section}", hashes[dataset, section]
         paths = [
             record_path(results, experiment.name, dataset, number, section) for number in experiment.seeds_of(section)
         ]
