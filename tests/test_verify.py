@@ -7,7 +7,7 @@ import sys
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -99,6 +99,7 @@ def test_every_certified_epsilon_that_is_one_percent_off_is_caught(section):
     assert {one.key for one in excesses(section, certified, elsewhere=True)} == set(certified)
 
 
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_on_the_same_platform_the_last_bit_counts(data):
     section = data.draw(st.sampled_from(["02_training", "03_unlearning", "06_ablations"]))
@@ -149,6 +150,7 @@ def test_how_long_a_curve_is_may_differ_elsewhere_where_it_differs_between_seeds
 values = st.floats(min_value=-1e6, max_value=1e6)
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     metric=st.sampled_from(["distance", "accuracy", "epsilon", "trials"]),
     seeds=st.lists(values, min_size=3, max_size=5),
@@ -252,7 +254,7 @@ def project(tmp_path, monkeypatch):
     for folder in ("experiments", "notebooks"):
         shutil.copytree(repository() / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.ipynb"))
     monkeypatch.chdir(tmp_path)
-    settings = QUICK.settings("digits")
+    chosen = QUICK.settings("digits")
     codes = {section: code_hash(section) for section in BATCHED}
     for _, seed, section in QUICK.jobs():
         made = record([Metric(metric="accuracy", value=0.9 + 0.01 * seed), Metric(metric="seconds", value=1.0)])
@@ -260,8 +262,8 @@ def project(tmp_path, monkeypatch):
             update={
                 "seed": seed,
                 "section": section,
-                "settings": settings.model_dump(mode="json", include=set(SECTIONS[section])),
-                "config_hash": section_hash(settings, "digits", section),
+                "settings": chosen.model_dump(mode="json", include=set(SECTIONS[section])),
+                "config_hash": section_hash(chosen, "digits", section),
                 "code_hash": codes[section],
             }
         )
