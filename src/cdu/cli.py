@@ -60,18 +60,23 @@ def section(
     experiment: Annotated[str, typer.Option(help="empty: the one made for the dataset")] = "",
     output: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    official: Annotated[str, typer.Option(help="a clone of the authors' repository, for 09_official_code")] = "",
 ) -> None:
     """Run one section's notebook through papermill, unless its record is there, of the same settings and code."""
-    run_section(name, dataset, seed, experiment, output, device)
+    run_section(name, dataset, seed, experiment, output, device, official)
 
 
-def run_section(name: str, dataset: str, seed: int, experiment: str, output: Path, device: str) -> Path:
+def run_section(
+    name: str, dataset: str, seed: int, experiment: str, output: Path, device: str, official: str = ""
+) -> Path:
     """Execute one section; returns the record's path.
 
     A lock held by the process keeps two batches from computing the same record: the second waits, then finds it done.
+    With a clone of the authors' code a record that is there is made again, since it may be without.
 
     Raises:
-        CduError: Unknown section, dataset or experiment, or the notebook failed (its executed copy is kept).
+        CduError: Unknown section, dataset or experiment, a clone without its code or for a section that takes none, or
+            the notebook failed (its executed copy is kept).
     """
     from filelock import FileLock
 
@@ -79,6 +84,9 @@ def run_section(name: str, dataset: str, seed: int, experiment: str, output: Pat
 
     if name not in SECTIONS:
         raise CduError(f"unknown section '{name}': known are {', '.join(SECTIONS)}")
+    _require_clone(official)
+    if official and name != "09_official_code":
+        raise CduError(f"section '{name}' takes no --official; it is for 09_official_code, and for 'cdu bench'")
     if not experiment and dataset not in DEFAULT_EXPERIMENT:
         raise CduError(f"unknown dataset '{dataset}': known are {', '.join(DEFAULT_EXPERIMENT)}")
     loaded = load_experiment(experiment or DEFAULT_EXPERIMENT[dataset])
@@ -86,18 +94,20 @@ def run_section(name: str, dataset: str, seed: int, experiment: str, output: Pat
     record = record_path(repository() / output, loaded.name, dataset, seed, name)
     record.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(record.with_suffix(".lock")):
-        if is_current(record, wanted, code_hash(name)):
+        if not official and is_current(record, wanted, code_hash(name)):
             # Snakemake wants to see an output that is newer than its start.
             record.touch()
             typer.echo(f"{record} is there already, made with the same settings and code")
             return record
-        parameters = {
+        parameters: dict[str, object] = {
             "dataset": dataset,
             "seed": seed,
             "experiment": experiment or loaded.name,
             "output": str(output),
             "device": device,
         }
+        if official:
+            parameters["official"] = str(Path(official).resolve())
         _execute(name, record.with_suffix(".ipynb"), parameters)
     return record
 
@@ -115,8 +125,7 @@ def bench(
     from cdu.records import record_path
 
     loaded = load_experiment(experiment)
-    if official and not (Path(official) / "unlearn.py").is_file():
-        raise CduError(f"{official} holds no unlearn.py; give the folder of a clone of the authors' repository")
+    _require_clone(official)
     for dataset, seed, name in loaded.benchmarks():
         record = record_path(repository() / output, loaded.name, dataset, seed, name)
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +140,12 @@ def bench(
         with FileLock(record.with_suffix(".lock")):
             _execute(name, record.with_suffix(".ipynb"), parameters)
         typer.echo(f"{record}")
+
+
+def _require_clone(official: str) -> None:
+    """Raise unless ``official`` is empty or the folder of a clone of the authors' repository."""
+    if official and not (Path(official) / "unlearn.py").is_file():
+        raise CduError(f"{official} holds no unlearn.py; give the folder of a clone of the authors' repository")
 
 
 def _execute(name: str, executed: Path, parameters: dict[str, object]) -> None:

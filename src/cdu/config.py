@@ -29,6 +29,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "06_ablations": ("model", "forget", "training", "unlearning", "attack", "ablations"),
     "07_sequential": ("model", "forget", "training", "unlearning", "sequential"),
     "08_efficiency": ("model", "forget", "training", "unlearning", "efficiency"),
+    "09_official_code": ("model", "forget", "training", "unlearning", "attack", "official"),
     "10_audit": ("model", "forget", "training", "unlearning", "methods", "audit"),
 }
 
@@ -48,9 +49,9 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 
 #: Modules and packages whose code decides what a run computes; a section's numbers come from those that it imports.
 COMPUTING = (
-    "attacks", "audit", "certification", "convex", "curvature", "data", "evaluation", "models", "objective",
-    "references", "relearning", "released", "rows", "scenario", "seeding", "sequential", "shadows", "solvers",
-    "sweeps", "theory", "training", "tuning", "unlearned", "unlearning",
+    "attacks", "audit", "certification", "convex", "curvature", "data", "departures", "evaluation", "models",
+    "objective", "references", "relearning", "released", "rows", "scenario", "seeding", "sequential", "shadows",
+    "solvers", "sweeps", "theory", "training", "tuning", "unlearned", "unlearning",
 )  # fmt: skip
 
 
@@ -360,6 +361,42 @@ class EfficiencySettings(Settings):
     exact_samples: Count | None = None
 
 
+class OfficialSettings(Settings):
+    """The authors' code: its own defaults, and the sizes of what is measured beside.
+
+    Attributes:
+        learning_rate: Of its training, as are ``epochs`` and ``radius``.
+        held_out: Share of the training set that it validates on.
+        damping: λ, its ``gamma``.
+        lissa: Its constants of LiSSA.
+        sigma: Its noise.
+        requests: Number of its sequential requests; here the forget set is cut into as many.
+        draws: Repetitions of unlearning behind the spread over its seeds.
+        depths: Depths at which LiSSA's residual is taken, beside its own.
+        krylov: Steps of the solver that stands in for LiSSA where only the system is looked at.
+        network: The network with BatchNorm.
+        network_samples: Training samples of that.
+        network_epochs: Its epochs.
+        check_repeats: Repeats of LiSSA in the comparison with the authors' functions.
+    """
+
+    learning_rate: Positive = 0.01
+    epochs: Count = 30
+    radius: Positive = 20.0
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    damping: Positive = 0.01
+    lissa: LissaSettings = LissaSettings(scale=1000, depth=1000, repeats=10, batch_size=10)
+    sigma: Positive = 0.001
+    requests: Count = 10
+    draws: Annotated[int, Field(ge=2)] = 3
+    depths: tuple[Count, ...] = (10, 30, 100, 300)
+    krylov: Count = 100
+    network: ModelSettings = ModelSettings(name="allcnn", width=0.1)
+    network_samples: Count = 2000
+    network_epochs: Count = 10
+    check_repeats: Count = 2
+
+
 class DatasetSettings(Settings):
     """Everything that one dataset's runs depend on."""
 
@@ -376,6 +413,7 @@ class DatasetSettings(Settings):
     ablations: AblationSettings
     sequential: SequentialSettings = SequentialSettings()
     efficiency: EfficiencySettings = EfficiencySettings()
+    official: OfficialSettings = OfficialSettings()
 
 
 class Experiment(Settings):

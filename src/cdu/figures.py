@@ -752,6 +752,37 @@ def _after_requests(axes: Axes, rows: pd.DataFrame, label: str) -> None:
     axes.set(xlabel="request", ylabel=label, ylim=(0, 105))
 
 
+def official_code(frame: pd.DataFrame) -> Figure:
+    """Per departure by its number: step and residual against the paper's, accuracy, attack; LiSSA's residual.
+
+    A difference of zero is not drawn.
+    """
+    methods = list(dict.fromkeys(select(frame, metric="accuracy")["method"]))
+    figure, grid = _grid(2.6 + 0.46 * len(methods))
+    seen = frame[~frame["metric"].isin(["step_difference", "residual"]) | (frame["value"] > ROUNDING)]
+    _dots(grid[0], select(seen, metric="step_difference"), methods, "difference of the step / its norm", 0)
+    _dots(grid[0], select(seen, metric="residual"), methods, "residual of (H + λI)x = g", 1)
+    grid[0].set(xscale="log", xlabel="relative to the paper's step, to g")
+    names = {"forget": "forget set", "retain": "retained set", "test": "test set"}
+    for number, (split, label) in enumerate(names.items()):
+        _dots(grid[1], select(frame, metric="accuracy", split=split), methods, label, number, 100)
+    grid[1].set(xlabel="accuracy (%)")
+    _dots(grid[2], select(frame, metric="auc"), methods, "held-out rows", 0)
+    _dots(grid[2], select(frame, metric="published_auc"), methods, "fitted rows, as published", 1)
+    grid[2].set(xlabel="AUC of the attack")
+    grid[2].axvline(0.5, color="black", linewidth=1, linestyle=":")
+    grid[1].set_yticklabels([])
+    for number, (name, label) in enumerate({"paper": "λ above λ_max", "code": "the code's λ, h"}.items()):
+        _line(grid[3], select(frame, metric="depth_residual", axis="depth", method=name), label, number)
+    grid[3].set(xscale="log", yscale="log", xlabel="LiSSA depth s₂ (steps)", ylabel="relative residual")
+    for panel, columns in zip(grid, (1, 3, 1, 1), strict=True):
+        panel.legend(
+            fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, columnspacing=0.8,
+            handletextpad=0.2,
+        )  # fmt: skip
+    return figure
+
+
 def efficiency_peers(frame: pd.DataFrame) -> Figure:
     """Ours against other programs.
 
@@ -894,5 +925,6 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "08_efficiency-solvers": efficiency_solvers,
     "08_efficiency-scaling": efficiency_scaling,
     "08_efficiency-retraining": efficiency_retraining,
+    "09_official_code": official_code,
     "10_audit": audit,
 }

@@ -48,6 +48,7 @@ CHAPTERS = {
     "08_efficiency-solvers": ("efficiency-solvers", "Time to an error"),
     "08_efficiency-scaling": ("efficiency-scaling", "Scaling"),
     "08_efficiency-retraining": ("efficiency-retraining", "Unlearning against retraining"),
+    "09_official_code": ("official-code", "Paper and code"),
     "10_audit": ("audit", "Audit"),
 }
 
