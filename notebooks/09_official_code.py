@@ -210,7 +210,7 @@ def as_published(own):
 
 
 published = {"sigma": code.sigma, "projected": False}
-attempt("1, 2, 4, 5", partial(as_published, problem), problem, code.damping, **published, objective=norms(l2))
+attempt("1-5 together", partial(as_published, problem), problem, code.damping, **published, objective=norms(l2))
 
 # %% [markdown]
 # ## LiSSA's constants
@@ -276,10 +276,10 @@ for name, (model, own) in trained.items():
     system = Hessian(start.objective, start.w_star, retain)
     right = start.objective.gradient(start.w_star, retain)
     attempt(name, partial(conjugate_gradient, system + default.value, right), start, default.value)
-run.log("never_trained", never, method="1-5, 7, 9")
+run.log("never_trained", never, method="1-5, 7, 9 together")
 start = problem_of(best, recipe)
 own = TensorNorms(best.model, l2)
-attempt("1-5, 7, 9", partial(as_published, start), start, code.damping, **published, objective=own)
+attempt("1-5, 7, 9 together", partial(as_published, start), start, code.damping, **published, objective=own)
 
 # %% [markdown]
 # ## The seed: departure 8
