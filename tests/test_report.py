@@ -141,3 +141,11 @@ def test_numbers_of_the_paper_stand_beside_ours_once_a_reader_fills_them_in(tmp_
 
 def test_the_committed_file_of_the_papers_numbers_is_empty():
     assert len(pd.read_csv(report.repository() / "results" / "paper.csv")) == 0
+
+
+@pytest.mark.parametrize("name", ["01_theory-noise", "06_ablations-noise", "06_ablations-lissa"])
+def test_only_the_theory_chapters_pages_show_its_statements(setups, name, tmp_path):
+    for setup in setups:
+        fragment = report._section_fragment(setup, name, {}, tmp_path, {})
+        if fragment is not None:
+            assert ("{div} statements" in fragment) == name.startswith(statements.SECTION), (setup.title, name)

@@ -613,7 +613,8 @@ def ablations(frame: pd.DataFrame) -> Figure:
     ):
         _line(grid[1], select(frame, metric=metric, axis="damping"), label, number)
     grid[1].set(xscale="log", yscale="log", xlabel="damping λ", ylabel="bound on the distance")
-    grid[1].legend(fontsize=8)
+    if grid[1].lines:
+        grid[1].legend(fontsize=8)
     for number, (name, label) in enumerate(_JUDGED.items()):
         _line(grid[3], select(frame, metric="accuracy", axis="radius", split="test", method=name), label, number, 100)
     grid[3].set(xscale="log", xlabel="radius C", ylabel="test accuracy (%)")
@@ -662,7 +663,7 @@ def ablations_setup(frame: pd.DataFrame) -> Figure:
         for number, (name, label) in enumerate(_JUDGED.items()):
             _line(axes, select(rows, axis=axis, method=name), label, number, 100)
         axes.set(xlabel=title, ylabel="accuracy on the forget set (%)")
-        if axis == "width":
+        if axis == "width" and axes.lines:
             axes.set_xscale("log")
             _ticks_at_points(axes)
     return figure

@@ -64,10 +64,7 @@ MARKERS = {
     "01_theory-requests": "certified_distance",
     "01_theory-control": "measured_distance",
     "04_attacks": "attack_auc",
-    "06_ablations": "trivial_bound",
-    "06_ablations-noise": "sigma_one_point",
     "06_ablations-setup": "trivial_bound",
-    "06_ablations-lissa": "step_error",
 }
 
 BADGES: dict[str, str] = {
@@ -301,7 +298,7 @@ def _section_fragment(
                 ":::",
                 "",
             ]
-    lines += _statements(setup, part)
+    lines += _statements(setup, part) if section == statements.SECTION else []
     image = [f"```{{image}} _generated/{stem}.svg", f":alt: {_alt(name, setup)}", ":width: 100%", "```"]
     lines += ["::::{div} chart", *image, "::::", ""]
     lines += [f"*{_caption(name)}*", ""]
