@@ -65,6 +65,20 @@ def test_a_number_that_another_platform_does_not_explain_is_caught(section, key,
     assert [one.key for one in excesses(section, {key: known + shift}, elsewhere=True)] == [key]
 
 
+def test_what_arpack_computes_may_move_in_its_last_digits_on_the_same_platform():
+    where = {"method": "network", "split": "", "axis": "", "point": None}
+    value, error, other = (Key(metric, **where) for metric in ("lambda_min", "lambda_min_error", "accuracy"))
+    known = {value: -0.032, error: 8e-6, other: 0.9}
+
+    def found(changes):
+        return [one.key for one in compare("a run", known | changes, known, [known], elsewhere=False) if one.excess]
+
+    assert found({value: -0.032 * (1 + 5e-6), error: 2e-4}) == []
+    assert found({value: -0.032 * (1 + 5e-5)}) == [value]
+    assert found({error: 5e-4}) == [error]
+    assert found({other: 0.9 + 1e-12}) == [other]
+
+
 def test_an_estimate_from_trials_may_move_within_its_interval_elsewhere():
     names = ("mu", "mu_low", "mu_high", "audit_epsilon")
     mu, low, high, bound = (Key(metric, "rewind", "random, weights", "", None) for metric in names)
@@ -107,7 +121,8 @@ def test_on_the_same_platform_the_last_bit_counts(data):
     key = data.draw(st.sampled_from([key for key, value in known.items() if value is not None]))
     changed = {key: math.nextafter(known[key], math.inf)}
     found = [one.key for one in excesses(section, changed, elsewhere=False)]
-    assert found == ([] if key.metric in verify.TIMES else [key])
+    loose = {*verify.TIMES, *verify.ITERATED, verify.RESIDUAL}
+    assert found == ([] if key.metric in loose else [key])
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
