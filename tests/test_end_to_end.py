@@ -80,7 +80,7 @@ def tiny(tmp_path_factory):
         lissa_steps=10, sizes=[100, 200], widths=[4, 8], epochs=[1], probes=2, lanczos_steps=10, exact=False,
     )  # fmt: skip
     settings["official"] = {
-        "epochs": 2, "requests": 2, "draws": 2, "depths": [5], "krylov": 5, "network_samples": 100, "network_epochs": 1,
+        "epochs": 2, "requests": 2, "draws": 2, "depths": [5], "krylov": 5, "network_samples": 500, "network_epochs": 1,
         "network": {"name": "allcnn", "width": 0.02}, "lissa": TINY["lissa"],
     }  # fmt: skip
     path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
