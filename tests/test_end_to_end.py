@@ -166,17 +166,17 @@ def test_a_complete_batch_has_nothing_to_do(environment, tiny, killed_batch):
 
 def test_a_failing_section_does_not_stop_the_others(environment, tiny, tmp_path):
     content = yaml.safe_load(tiny.read_text())
-    content["datasets"]["digits"]["attack"] = {"folds": 1000}
+    content["datasets"]["digits"]["sequential"] = {"requests": 200, "long_requests": 200, "retrained_at": [1]}
     content["name"] = "partly"
     path = tmp_path / "partly.yaml"
     path.write_text(yaml.safe_dump(content))
     batch = start_batch(environment, path, tmp_path)
     log, _ = batch.communicate(timeout=400)
     assert batch.returncode != 0
-    assert "1000 folds need at least 2000 members" in log
+    assert "cannot be cut into 200 requests" in log
     found = {record.stem for record in tmp_path.glob("partly/digits/seed-0/*.json")}
-    assert found == BATCHED - {"04_attacks"}
-    assert "CduError" in (tmp_path / "partly" / "digits" / "seed-0" / "04_attacks.ipynb").read_text()
+    assert found == BATCHED - {"07_sequential"}
+    assert "CduError" in (tmp_path / "partly" / "digits" / "seed-0" / "07_sequential.ipynb").read_text()
 
 
 TIMINGS = {"seconds", "training_seconds", "images_per_second"}
