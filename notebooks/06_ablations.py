@@ -19,7 +19,6 @@ run = notebook.begin("06_ablations", globals())
 # %%
 from functools import partial
 
-import torch
 from tqdm import tqdm
 
 from cdu import certification, figures, theory
@@ -27,12 +26,11 @@ from cdu.attacks import OriginalAndRelease, draw_candidates, membership_attack
 from cdu.config import ForgetSettings
 from cdu.curvature import Hessian, extreme_eigenvalues
 from cdu.evaluation import accuracy
-from cdu.scenario import Scenario
 from cdu.seeding import generator, seed_for
-from cdu.shadows import scaled_logit
 from cdu.solvers import SolverError, conjugate_gradient, lissa
 from cdu.sweeps import crossing
 from cdu.unlearning import NewtonStep, Original, Retrain, publish
+from cdu.variants import hardest, one_class, varied
 
 scenario, settings = run.scenario, run.scenario.settings
 unlearning, grid = settings.unlearning, settings.ablations
@@ -72,15 +70,6 @@ def judge(task, axis, point, damping=default.value):
     active = sum(row["projected"] for row in task.original.history) / len(task.original.history)
     run.log("projected", active, **keys)
     run.log("trivial_bound", 2 * task.settings.training.radius, **keys)
-
-
-def varied(**blocks):
-    """The same set-up with other settings."""
-    changed = settings.model_copy(update=blocks)
-    other = scenario.experiment.model_copy(
-        update={"datasets": {**scenario.experiment.datasets, scenario.name: changed}}
-    )
-    return Scenario(other, scenario.name, seed, scenario.checkpoints, scenario.device)
 
 
 def sweep(axis, points, compute):
@@ -134,7 +123,7 @@ sweep("damping", grid.dampings, damped)
 
 def trained(**changes):
     """The same set-up with another training."""
-    return varied(training=settings.training.model_copy(update=changes))
+    return varied(scenario, training=settings.training.model_copy(update=changes))
 
 
 sweep("radius", grid.radii, lambda radius: judge(trained(radius=radius), "radius", radius))
@@ -189,21 +178,9 @@ for name, update in updates.items():
 samples = len(scenario.data.train)
 
 
-def hardest(size):
-    """The samples that the original model gets most wrong."""
-    outputs = scenario.objective(scenario.original).outputs(scenario.original.w, scenario.data.train)
-    worst = scaled_logit(outputs, scenario.data.train.targets).argsort()[:size]
-    return ForgetSettings(kind="indices", indices=tuple(worst.tolist()))
-
-
-def one_class(size):
-    counts = torch.bincount(scenario.data.train.targets)
-    label = int(counts.argmax())
-    return ForgetSettings(kind="class", label=label, size=min(size, int(counts[label])))
-
-
 def shared(share):
-    judge(varied(forget=ForgetSettings(kind="random", size=round(share * samples))), "forgotten share", share)
+    forget = ForgetSettings(kind="random", size=round(share * samples))
+    judge(varied(scenario, forget=forget), "forgotten share", share)
 
 
 sweep("share", grid.shares, shared)
@@ -213,7 +190,7 @@ run.point("forget, usual", partial(judge, scenario, "forget set: usual", size))
 
 
 def other_kind(kind):
-    judge(varied(forget=kinds[kind](size)), f"forget set: {kind}", size)
+    judge(varied(scenario, forget=kinds[kind](scenario, size)), f"forget set: {kind}", size)
 
 
 sweep("forget", grid.forget, other_kind)
@@ -230,7 +207,7 @@ def widened(width):
 
 
 sweep("weight decay", grid.weight_decays, lambda decay: judge(trained(weight_decay=decay), "weight decay", decay))
-sweep("width", grid.widths, lambda width: judge(varied(model=widened(width)), "width", width))
+sweep("width", grid.widths, lambda width: judge(varied(scenario, model=widened(width)), "width", width))
 
 # %% [markdown]
 # ## LiSSA

@@ -28,7 +28,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cdu import figures, models
-from cdu.attacks import OriginalAndRelease, balanced_rows, membership_attack
+from cdu.attacks import OriginalAndRelease, draw_candidates, membership_attack
 from cdu.certification import (
     certify,
     composed_sensitivity,
@@ -76,10 +76,7 @@ run.log("delta", unlearning.delta)
 # follows from σ and Δ = 2C, if the step is projected; without projection 2C + ‖x‖ is an indication only.
 
 # %%
-parts = (forget, scenario.test)
-rows = balanced_rows(*(samples.targets.cpu().numpy() for samples in parts), seed_for(seed, "attack samples"))
-attacked = [samples.subset(torch.from_numpy(own)) for samples, own in zip(parts, rows, strict=True)]
-classes = torch.cat([samples.targets for samples in attacked]).cpu().numpy()
+attacked = draw_candidates(forget, scenario.test, seed_for(seed, "attack samples"))
 
 
 def membership(samples):
@@ -119,9 +116,9 @@ def measure(name, x, own, damping, sigma=unlearning.sigma, projected=True, objec
         run.log("accuracy", accuracy(base, released, samples), method=name, split=split)
     views = [
         OriginalAndRelease(posteriors(base, w, samples), posteriors(base, released, samples), membership(samples))
-        for samples in (attacked, (forget, retain))
+        for samples in (attacked.samples, (forget, retain))
     ]
-    auc, published = log_attacks(*views, name, classes)
+    auc, published = log_attacks(*views, name, attacked.classes)
     certificate = certify(trivial_bound(own.radius), sigma, unlearning.delta)
     run.log("epsilon", certificate.epsilon, method=name)
     run.log("released_projected", projected, method=name)
@@ -365,10 +362,7 @@ start = replace(problem, objective=network, w_star=w0, retain=kept, forget=gone,
 system = Hessian(network, w0, kept) + default.value
 x = minimal_residual(system, network.gradient(w0, kept), 10).x
 moved = project(w0 - x, code.radius) + code.sigma * torch.randn(len(w0), generator=generator(seed, "noise")).to(w0)
-pair = (gone, scenario.test)
-bn_rows = balanced_rows(*(samples.targets.cpu().numpy() for samples in pair), seed_for(seed, "attack samples"))
-bn_attacked = [samples.subset(torch.from_numpy(own)) for samples, own in zip(pair, bn_rows, strict=True)]
-bn_classes = torch.cat([samples.targets for samples in bn_attacked]).cpu().numpy()
+network_attacked = draw_candidates(gone, scenario.test, seed_for(seed, "attack samples"))
 
 
 def evaluated(w, samples):
@@ -386,13 +380,13 @@ for name, ask in {"BatchNorm, eval()": evaluated, "10: BatchNorm, no eval()": un
     right = ask(w0, scenario.test).argmax(dim=1) == scenario.test.targets
     run.log("network_accuracy", right.double().mean(), method=name, split="test, original")
     views = []
-    for groups in (bn_attacked, (gone, kept)):
+    for groups in (network_attacked.samples, (gone, kept)):
         before, after = (
             torch.cat([ask(weights, group) for group in groups]).double().softmax(dim=1).cpu().numpy()
             for weights in (w0, moved)
         )
         views.append(OriginalAndRelease(before, after, membership(groups)))
-    log_attacks(*views, name, bn_classes)
+    log_attacks(*views, name, network_attacked.classes)
 shift = training_mode(network, moved, kept, settings.training.batch_size).shift
 run.log("statistics_shift", 0.0, method="BatchNorm, eval()")
 run.log("statistics_shift", shift, method="10: BatchNorm, no eval()")

@@ -29,15 +29,14 @@ from tqdm import tqdm
 from cdu import figures
 from cdu.audit import audit
 from cdu.certification import certify, gaussian_epsilon
-from cdu.config import ForgetSettings
 from cdu.references import noiseless_difference, reference
 from cdu.relearning import trainable
-from cdu.scenario import Scenario
 from cdu.seeding import generator
 from cdu.shadows import scaled_logit
 from cdu.training import project
 from cdu.unlearned import Unlearned
 from cdu.unlearning import CERTIFIED, build, distance_bound, publish, publish_at
+from cdu.variants import hardest, one_class, varied
 
 scenario, settings = run.scenario, run.scenario.settings
 epsilon, delta = settings.unlearning.epsilon, settings.unlearning.delta
@@ -56,25 +55,13 @@ def variant(kind):
     """The same set-up with another forget set."""
     if kind == "random":
         return scenario
-    size, base = len(scenario.forget), settings.forget
-    if kind == "outliers":
-        outputs = scenario.objective(scenario.original).outputs(scenario.original.w, scenario.data.train)
-        worst = scaled_logit(outputs, scenario.data.train.targets).argsort()[:size]
-        base = ForgetSettings(kind="indices", indices=tuple(worst.tolist()))
-    elif kind == "one class":
-        counts = scenario.data.train.targets.bincount()
-        label = int(counts.argmax())
-        base = ForgetSettings(kind="class", label=label, size=min(size, int(counts[label])))
-    changed = settings.model_copy(update={"forget": base})
-    experiment = scenario.experiment.model_copy(
-        update={"datasets": {**scenario.experiment.datasets, scenario.name: changed}}
-    )
-    other = Scenario(experiment, scenario.name, seed, scenario.checkpoints, scenario.device)
-    if kind == "mislabelled":
-        labels = scenario.data.train.targets.clone()
-        rows = torch.as_tensor(scenario.split.forget)
-        labels[rows] = (labels[rows] + 1) % scenario.data.classes
-        other.data = replace(scenario.data, train=replace(scenario.data.train, targets=labels))
+    worst = {"outliers": hardest, "one class": one_class}
+    if kind in worst:
+        return varied(scenario, forget=worst[kind](scenario, len(scenario.forget)))
+    other, labels = varied(scenario), scenario.data.train.targets.clone()
+    rows = torch.as_tensor(scenario.split.forget)
+    labels[rows] = (labels[rows] + 1) % scenario.data.classes
+    other.data = replace(scenario.data, train=replace(scenario.data.train, targets=labels))
     return other
 
 

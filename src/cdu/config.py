@@ -51,7 +51,7 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 COMPUTING = (
     "attacks", "audit", "certification", "convex", "curvature", "data", "departures", "evaluation", "models",
     "objective", "references", "relearning", "released", "rows", "scenario", "seeding", "sequential", "shadows",
-    "solvers", "sweeps", "theory", "training", "tuning", "unlearned", "unlearning",
+    "solvers", "sweeps", "theory", "training", "tuning", "unlearned", "unlearning", "variants",
 )  # fmt: skip
 
 

@@ -1,0 +1,31 @@
+"""The same set-up with other settings, and forget sets that are worse than random ones."""
+
+import torch
+
+from cdu.config import ForgetSettings, Settings
+from cdu.scenario import Scenario
+from cdu.shadows import scaled_logit
+
+
+def varied(scenario: Scenario, **blocks: Settings) -> Scenario:
+    """The same dataset, seed and checkpoints with some blocks of settings replaced, such as ``model`` or ``forget``."""
+    settings = scenario.settings.model_copy(update=blocks)
+    experiment = scenario.experiment.model_copy(
+        update={"datasets": {**scenario.experiment.datasets, scenario.name: settings}}
+    )
+    return Scenario(experiment, scenario.name, scenario.seed, scenario.checkpoints, scenario.device)
+
+
+def hardest(scenario: Scenario, size: int) -> ForgetSettings:
+    """The ``size`` training samples that the original model gets most wrong, by :func:`cdu.shadows.scaled_logit`."""
+    samples = scenario.data.train
+    outputs = scenario.objective(scenario.original).outputs(scenario.original.w, samples)
+    worst = scaled_logit(outputs, samples.targets).argsort()[:size]
+    return ForgetSettings(kind="indices", indices=tuple(worst.tolist()))
+
+
+def one_class(scenario: Scenario, size: int) -> ForgetSettings:
+    """``size`` samples of the largest class, or all of it where it has fewer."""
+    counts = torch.bincount(scenario.data.train.targets)
+    label = int(counts.argmax())
+    return ForgetSettings(kind="class", label=label, size=min(size, int(counts[label])))
