@@ -20,9 +20,10 @@ run = notebook.begin("02_training", globals())
 from statistics import median
 
 from cdu import figures
+from cdu.arithmetic import matrix_rate, training_operations
 from cdu.evaluation import accuracy
 
-scenario = run.scenario
+scenario, recipe = run.scenario, run.scenario.settings.training
 models = {"original": scenario.original, "retrain": scenario.retrained, "second retraining": scenario.second}
 
 # %% [markdown]
@@ -39,18 +40,30 @@ for name, trained in models.items():
 
 # %% [markdown]
 # ## Result and speed
+#
+# The speed beside what this device reaches in a product of two large matrices, measured now: a share near one would
+# mean that nothing but arithmetic is left. Counted are products and convolutions alone.
+
+# %%
+rate = matrix_rate(scenario.device)
+operations = training_operations(scenario.objective(scenario.original), scenario.train, recipe.batch_size)
+run.log("matrix_rate", rate)
+run.log("operations_per_image", operations)
+print(f"{operations / 1e6:,.3g} million operations an image; matrix products reach {rate / 1e9:,.0f} billion a second")
 
 # %%
 sets = {"forget": scenario.forget, "retain": scenario.retain, "test": scenario.test}
 for name, trained in models.items():
     size = len(scenario.train) if name == "original" else len(scenario.retain)
     speed = size / median(row["seconds"] for row in trained.history)
+    share = speed * operations / rate
     run.log("seconds", trained.seconds, method=name)
     run.log("images_per_second", speed, method=name)
+    run.log("matrix_share", share, method=name)
     run.log("final_projected", trained.history[-1]["projected"], method=name)
     for split, samples in sets.items():
         run.log("accuracy", accuracy(scenario.objective(trained), trained.w, samples), method=name, split=split)
-    print(f"{name}: {trained.seconds:.1f} s, {speed:,.0f} images a second, on {scenario.device}")
+    print(f"{name}: {trained.seconds:.1f} s, {speed:,.0f} images a second, {share:.1%} of that rate")
 
 # %%
 notebook.show(figures.training(run.frame()))

@@ -12,7 +12,7 @@ from cdu.errors import CduError
 
 
 def test_every_experiment_is_valid_and_every_section_has_a_notebook():
-    assert available_experiments() == ["mnist", "paper", "quick"]
+    assert available_experiments() == ["mnist", "paper", "paper-cpu", "paper-cpu-resnet18", "quick"]
     for name in available_experiments():
         assert load_experiment(name).name == name
     assert {path.stem for path in (repository() / "notebooks").glob("*.py")} == set(SECTIONS)
@@ -57,6 +57,7 @@ def changed(tmp_path, change):
             lambda c: c.update(section_seeds={"99_magic": [0]}),
             r"section_seeds names no section of ours: \['99_magic'\]",
         ),
+        (lambda c: c.update(sections=["99_magic"]), r"sections names no section of ours: \['99_magic'\]"),
         (lambda c: c.update(name="slow"), "its name is 'slow'; it must equal the file's, 'quick'"),
         (lambda c: c.pop("datasets"), "not a valid experiment"),
     ],
@@ -64,6 +65,13 @@ def changed(tmp_path, change):
 def test_settings_that_do_not_fit_are_named(tmp_path, change, message):
     with pytest.raises(CduError, match=message):
         load_experiment(changed(tmp_path, change))
+
+
+def test_a_batch_runs_the_sections_that_it_names_and_large_networks_only_where_they_are_set_up():
+    assert {section for _, _, section in load_experiment("paper-cpu").jobs()} == {"02_training", "11_scale"}
+    assert "11_scale" not in {section for _, _, section in load_experiment("mnist").jobs()}
+    paper = load_experiment("paper").jobs()
+    assert {dataset for dataset, _, section in paper if section == "11_scale"} == {"cifar10", "svhn"}
 
 
 def test_a_section_can_have_seeds_of_its_own():
@@ -74,7 +82,9 @@ def test_a_section_can_have_seeds_of_its_own():
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(CduError, match=r"no experiment 'slow'.*known are mnist, paper, quick"):
+    with pytest.raises(
+        CduError, match=r"no experiment 'slow'.*known are mnist, paper, paper-cpu, paper-cpu-resnet18, quick"
+    ):
         load_experiment("slow")
     with pytest.raises(CduError, match=r"experiment 'quick' has no dataset 'mnist'.*is 'mnist'"):
         load_experiment("quick").settings("mnist")

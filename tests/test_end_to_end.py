@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cdu.config import BENCHMARKS, BY_HAND, SECTIONS, load_experiment, repository
+from cdu.config import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS, load_experiment, repository
 from cdu.records import read_record
 from cdu.unlearning import CERTIFIED, TUNED
 
 pytestmark = pytest.mark.slow
 
 #: What a batch runs.
-BATCHED = set(SECTIONS) - {*BENCHMARKS, *BY_HAND}
+BATCHED = set(SECTIONS) - {*BENCHMARKS, *BY_HAND, *OPTIONAL}
 
 #: Sections whose reference runs are still to be made.
 UNREFERENCED = {
@@ -84,6 +84,23 @@ def tiny(tmp_path_factory):
         "network": {"name": "allcnn", "width": 0.02}, "lissa": TINY["lissa"],
     }  # fmt: skip
     path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="session")
+def convolutional(tiny, tmp_path_factory):
+    """The same with a narrow network with BatchNorm, and what the section on large networks needs."""
+    content = yaml.safe_load(tiny.read_text())
+    content.update(name="narrow", sections=["02_training", "11_scale"])
+    content["datasets"]["digits"].update(
+        model={"name": "allcnn", "width": 0.05},
+        scale={
+            "hessian_samples": 50, "spectrum_samples": 40, "lanczos_steps": 4, "judged": 60, "recalibrated": 256,
+            "methods": {"negative gradient": {"epochs": 1, "learning_rate": 0.001}},
+        },
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("narrow") / "narrow.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
 
@@ -299,6 +316,39 @@ def test_the_benchmark_times_every_program_and_runs_anew(environment, tiny, tmp_
     assert any("clone of the authors' repository" in m.note for m in read_record(path).metrics)
 
 
+def test_a_network_with_batchnorm_has_everything_in_one_record(environment, convolutional, tmp_path):
+    command = ["cdu", "section", "11_scale", "--experiment", str(convolutional), "--output", str(tmp_path)]
+    subprocess.run(command, cwd=repository(), env=environment, check=True, capture_output=True)
+    record = read_record(tmp_path / "narrow" / "digits" / "seed-0" / "11_scale.json")
+    assert record.machine.arithmetic == "float32, channels last"
+    found = {(m.metric, m.method, m.split): m.value for m in record.metrics}
+    released = [
+        f"{name}{noise}"
+        for name in ("original", "newton", "retrain")
+        for noise in ("", " + noise", " + noise for ε = 1")
+    ]
+    for label in (*released, "second retraining", "negative gradient"):
+        for metric in ("accuracy", "recalibrated_accuracy"):
+            assert {split for kind, method, split in found if (kind, method) == (metric, label)} == {
+                "forget", "retain", "test",
+            }  # fmt: skip
+        assert "ε" in label or found["auc", label, ""] is not None
+        assert 0 <= found["epochs", label, ""] <= 3
+    assert found["hessian_samples", "", ""] == 50
+    assert found["judged_samples", "", "retain"] == 60
+    assert found["lambda_min", "", ""] < found["lambda_max", "", ""]
+    assert found["distance_to_retrained", "retrain", ""] == 0
+    assert found["epsilon", "newton + noise for ε = 1", ""] == pytest.approx(1)
+    assert found["hvp_samples", "newton", ""] % 50 == 0
+
+
+def test_the_section_on_large_networks_says_where_it_is_set_up(environment, tiny, tmp_path):
+    command = ["cdu", "section", "11_scale", "--experiment", str(tiny), "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=repository(), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the experiment 'tiny' has no block 'scale' for digits; 'paper' and 'paper-cpu' have one" in done.stderr
+
+
 def test_a_failing_notebook_leaves_its_executed_copy(environment, tiny, tmp_path):
     content = yaml.safe_load(tiny.read_text())
     content["datasets"]["digits"]["training"]["learning_rate"] = 1e30
@@ -388,7 +438,9 @@ PAGES = [
     "efficiency-peers",
     "efficiency-scaling",
     "efficiency-retraining",
+    "scale",
     "runs",
+    "setups",
     "provenance",
     "api",
 ]
@@ -410,7 +462,7 @@ def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_
         for section in SECTIONS:
             first = load_experiment(experiment).seeds_of(section)[0]
             record = repository() / "results" / experiment / dataset / f"seed-{first}" / f"{section}.json"
-            alone = section in BENCHMARKS or section in BY_HAND
+            alone = section in BENCHMARKS or section in BY_HAND or section in OPTIONAL
             if (alone or (experiment, section) in UNREFERENCED) and not record.exists():
                 # No batch makes these, so that an experiment may have references without them.
                 continue

@@ -7,7 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from cdu import cli, report
-from cdu.config import BENCHMARKS, BY_HAND, SECTIONS, code_hash, load_experiment, repository, section_hash
+from cdu.config import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.records import read_record, record_path, write_record
 from test_records import record
@@ -47,7 +47,7 @@ def batch(tmp_path, monkeypatch):
 def test_a_complete_batch_is_promoted_with_exemplars_of_the_first_seed(batch):
     cli.reference("quick")
     jobs = load_experiment("quick").jobs()
-    batched = set(SECTIONS) - {*BENCHMARKS, *BY_HAND}
+    batched = set(SECTIONS) - {*BENCHMARKS, *BY_HAND, *OPTIONAL}
     assert len(jobs) == sum(len(load_experiment("quick").seeds_of(section)) for section in batched)
     for _, seed, section in jobs:
         target = record_path(batch / "results", "quick", "digits", seed, section)

@@ -31,6 +31,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "08_efficiency": ("model", "forget", "training", "unlearning", "efficiency"),
     "09_official_code": ("model", "forget", "training", "unlearning", "attack", "official"),
     "10_audit": ("model", "forget", "training", "unlearning", "methods", "audit"),
+    "11_scale": ("model", "forget", "training", "unlearning", "attack", "relearn", "scale"),
 }
 
 #: Sections that time programs against each other. No batch runs them: they want the machine to themselves.
@@ -47,11 +48,14 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
     "svhn": "paper",
 }
 
+#: Sections that run only where an experiment has a block of settings for them.
+OPTIONAL = {"11_scale": "scale"}
+
 #: Modules and packages whose code decides what a run computes; a section's numbers come from those that it imports.
 COMPUTING = (
     "attacks", "audit", "certification", "convex", "curvature", "data", "departures", "evaluation", "models",
-    "objective", "references", "relearning", "released", "rows", "scenario", "seeding", "sequential", "shadows",
-    "solvers", "sweeps", "theory", "training", "tuning", "unlearned", "unlearning", "variants",
+    "objective", "recalibration", "references", "relearning", "released", "rows", "scenario", "seeding", "sequential",
+    "shadows", "solvers", "subsampled", "sweeps", "theory", "training", "tuning", "unlearned", "unlearning", "variants",
 )  # fmt: skip
 
 
@@ -397,6 +401,26 @@ class OfficialSettings(Settings):
     check_repeats: Count = 2
 
 
+class ScaleSettings(Settings):
+    """Networks of the paper's size in one section, and what is cut where the machine is small.
+
+    Attributes:
+        hessian_samples: Samples of D_r that the step's Hessian is taken over; all when None.
+        spectrum_samples: The same for the Lanczos process that bounds λ_min and λ_max.
+        lanczos_steps: Its steps, each a product over those samples.
+        judged: Samples of D_r, and of the test set, on which accuracy is measured; all when None.
+        recalibrated: Samples of D_r over which BatchNorm's statistics are taken anew; all when None.
+        methods: Further methods by name with their hyper-parameters, which are not searched.
+    """
+
+    hessian_samples: Count | None = None
+    spectrum_samples: Count = 5000
+    lanczos_steps: Annotated[int, Field(ge=2)] = 20
+    judged: Count | None = None
+    recalibrated: Count | None = None
+    methods: dict[str, dict[str, Value]] = {}
+
+
 class DatasetSettings(Settings):
     """Everything that one dataset's runs depend on."""
 
@@ -414,6 +438,7 @@ class DatasetSettings(Settings):
     sequential: SequentialSettings = SequentialSettings()
     efficiency: EfficiencySettings = EfficiencySettings()
     official: OfficialSettings = OfficialSettings()
+    scale: ScaleSettings | None = None
 
 
 class Experiment(Settings):
@@ -424,6 +449,7 @@ class Experiment(Settings):
         description: One sentence.
         seeds: Seeds of every section.
         section_seeds: Sections that are run with other seeds.
+        sections: Sections that a batch runs; all when empty.
         datasets: Settings by dataset.
     """
 
@@ -431,13 +457,15 @@ class Experiment(Settings):
     description: str
     seeds: Seeds
     section_seeds: dict[str, Seeds] = {}
+    sections: tuple[str, ...] = ()
     datasets: dict[DatasetName, DatasetSettings]
 
     @model_validator(mode="after")
     def _sections_are_known(self) -> "Experiment":
-        unknown = sorted(set(self.section_seeds) - set(SECTIONS))
-        if unknown:
-            raise ValueError(f"section_seeds names no section of ours: {unknown}; known are {', '.join(SECTIONS)}")
+        for field, names in (("section_seeds", set(self.section_seeds)), ("sections", set(self.sections))):
+            unknown = sorted(names - set(SECTIONS))
+            if unknown:
+                raise ValueError(f"{field} names no section of ours: {unknown}; known are {', '.join(SECTIONS)}")
         return self
 
     def seeds_of(self, section: str) -> tuple[int, ...]:
@@ -460,8 +488,9 @@ class Experiment(Settings):
     def _all_jobs(self) -> list[tuple[DatasetName, int, str]]:
         return [
             (dataset, seed, section)
-            for dataset in self.datasets
-            for section in SECTIONS
+            for dataset, settings in self.datasets.items()
+            for section in self.sections or SECTIONS
+            if section not in OPTIONAL or getattr(settings, OPTIONAL[section]) is not None
             for seed in self.seeds_of(section)
         ]
 

@@ -902,6 +902,33 @@ def efficiency_retraining(frame: pd.DataFrame) -> Figure:
 
 
 #: The figure of each section, or of each of its parts.
+def scale(frame: pd.DataFrame) -> Figure:
+    """Accuracy on the three sets; on the test set with BatchNorm's statistics taken anew on D_r; the attack's AUC.
+
+    The third panel's dashed line is chance.
+    """
+    frame = without_useless_noise(frame)
+    methods = list(dict.fromkeys(select(frame, metric="accuracy").dropna(subset=["value"])["method"]))
+    anew = select(frame, metric="recalibrated_accuracy", split="test")
+    figure, (sets, statistics, attack) = _figure(3, 1.2 + 0.32 * len(methods))
+    names = {"forget": "forget set", "retain": "retained set", "test": "test set"}
+    for number, (split, label) in enumerate(names.items()):
+        _dots(sets, select(frame, metric="accuracy", split=split), methods, label, number, 100)
+    _dots(statistics, select(frame, metric="accuracy", split="test"), methods, "as trained", 0, 100)
+    if not anew.empty:
+        _dots(statistics, anew, methods, "taken anew", 1, 100)
+    _dots(attack, select(frame, metric="auc"), methods, "one standard deviation", 0)
+    attack.axvline(0.5, color="grey", linestyle="--", linewidth=1)
+    sets.set(xlabel="accuracy (%)")
+    statistics.set(xlabel="test accuracy (%), by statistics")
+    attack.set(xlabel="AUC of the attack")
+    for panel in (statistics, attack):
+        panel.set_yticklabels([])
+    for panel in (sets, statistics):
+        panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return figure
+
+
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "01_theory-noise": theory_noise,
     "01_theory-newton": theory_newton,
@@ -928,4 +955,5 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "08_efficiency-retraining": efficiency_retraining,
     "09_official_code": official_code,
     "10_audit": audit,
+    "11_scale": scale,
 }

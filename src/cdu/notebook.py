@@ -15,6 +15,7 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from cdu import data
+from cdu.arithmetic import prepare
 from cdu.certification import Bound
 from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, code_hash, digest, load_experiment, repository, section_hash
 from cdu.errors import CduError
@@ -53,6 +54,7 @@ class Run:
         output: Folder that holds all runs.
         metrics: What was logged.
         started: When the run was opened.
+        arithmetic: Precision and layout, in words.
         clock: The same moment on the clock that durations are read from.
         commit: The commit at that moment, and whether the working tree differed from it.
         code: Hash of the code at that moment.
@@ -65,6 +67,7 @@ class Run:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     commit: tuple[str, bool] = field(default_factory=git_state)
     code: str = ""
+    arithmetic: str = ""
     clock: float = field(default_factory=time.perf_counter)
 
     def log(
@@ -186,6 +189,7 @@ class Run:
                 threads=torch.get_num_threads(),
                 platform=platform.platform(),
                 python=platform.python_version(),
+                arithmetic=self.arithmetic,
             ),
             started=self.started.isoformat(timespec="seconds"),
             duration=round(time.perf_counter() - self.clock, 3),
@@ -229,7 +233,7 @@ def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = (
     # Sums over several threads round differently: a model trained with two is not the one that a batch would train.
     checkpoints = output / "checkpoints" / f"threads-{torch.get_num_threads()}"
     scenario = Scenario(experiment, dataset, seed, checkpoints, device)
-    return Run(section, scenario, output, code=code_hash(section))
+    return Run(section, scenario, output, code=code_hash(section), arithmetic=prepare(scenario))
 
 
 def _parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,16 @@ _METRICS = TypeAdapter(list[Metric])
 
 
 class Machine(BaseModel):
-    """Where a run was made."""
+    """Where a run was made.
+
+    Attributes:
+        device: ``cpu``, or the GPU's name.
+        cpu: The processor's name.
+        threads: Threads of PyTorch.
+        platform: Operating system and C library.
+        python: Version.
+        arithmetic: Precision and layout, in words; empty in records made before it was written down, all in float32.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,6 +84,7 @@ class Machine(BaseModel):
     threads: int
     platform: str
     python: str
+    arithmetic: str = ""
 
 
 class Record(BaseModel):

@@ -50,7 +50,21 @@ CHAPTERS = {
     "08_efficiency-retraining": ("efficiency-retraining", "Unlearning against retraining"),
     "09_official_code": ("official-code", "Paper and code"),
     "10_audit": ("audit", "Audit"),
+    "11_scale": ("scale", "At the paper's scale"),
 }
+
+#: Sections whose numbers the section on large networks has in one record, under the same names.
+COMBINED = ("03_unlearning", "04_attacks", "05_relearn")
+
+#: The paper's set-ups, and why one without records has none.
+PAPER_SETUPS = {
+    "mnist": "not run yet",
+    "cifar10": "not run yet: a GPU is needed for the paper's 50 epochs",
+    "svhn": "data not available where these results were made",
+}
+
+#: Epochs that the paper trains for.
+PAPER_EPOCHS = 50
 
 #: Where a claim's verdict is shown, if not on its chapter's own page.
 SHOWN_ON = {"01_theory": "01_theory-bound", "08_efficiency": "08_efficiency-solvers"}
@@ -149,8 +163,11 @@ class Setup:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """All sections' metrics in long form."""
+        """All sections' metrics in long form; those of the section on large networks stand for what it combines."""
         frames = [shown.frame for shown in self.sections.values()]
+        if "11_scale" in self.sections:
+            combined = self.sections["11_scale"].frame
+            frames += [combined.assign(section=name) for name in COMBINED if name not in self.sections]
         return pd.concat(frames, ignore_index=True)
 
 
@@ -247,6 +264,8 @@ def build(book: Path) -> None:
     files[book / "_generated" / "worth.md"] = "\n".join(filter(None, map(_worth, setups))).encode()
     files[book / "_generated" / "compute.md"] = "\n".join(filter(None, map(_compute, setups))).encode()
     files[book / "_generated" / "audited.md"] = "\n".join(filter(None, map(_audited, setups))).encode()
+    files[book / "_generated" / "setups.md"] = _setups(setups).encode()
+    files[book / "_generated" / "absent.md"] = _absent(setups).encode()
     files[book / "_generated" / "provenance.md"] = _provenance(setups).encode()
     _synchronise(files, [book / "_generated", book / "runs"])
 
@@ -301,7 +320,7 @@ def _section_fragment(
     lines += _statements(setup, part) if section == statements.SECTION else []
     image = [f"```{{image}} _generated/{stem}.svg", f":alt: {_alt(name, setup)}", ":width: 100%", "```"]
     lines += ["::::{div} chart", *image, "::::", ""]
-    lines += [f"*{_caption(name)}*", ""]
+    lines += [f"*{_caption(name)}{_shortened(shown, ' Shortened: ', '.')}*", ""]
     for title, content in tables(name, frame, on_gpu).items():
         lines += [
             f"**{title}** ({_spread(shown)})",
@@ -330,9 +349,21 @@ def _spread(shown: Shown) -> str:
     """What the numbers of a table are, and over how many seeds."""
     seeds = _seeds(len(shown.records))
     if shown.section not in BENCHMARKS:
-        return f"mean ± standard deviation over {seeds}"
+        return f"mean ± standard deviation over {seeds}{_shortened(shown, '; ')}"
     count = select(shown.frame, metric="repetitions")["value"].min()
     return f"times are medians of {count:.0f} runs where the shortest and longest stand beside, else of one; {seeds}"
+
+
+def _shortened(shown: Shown, before: str, after: str = "") -> str:
+    """What of the paper's setting was cut, for every figure and table made from it; empty where nothing was."""
+    settings = shown.records[0].record.settings
+    epochs, scale = settings["training"]["epochs"], settings.get("scale") or {}
+    words = [] if epochs >= PAPER_EPOCHS else [f"{epochs} of {PAPER_EPOCHS} epochs"]
+    if scale.get("hessian_samples"):
+        words.append(f"Hessian on {scale['hessian_samples']:,} samples")
+    if scale.get("judged"):
+        words.append(f"accuracy on {scale['judged']:,} retained and test samples")
+    return before + ", ".join(words) + after if words else ""
 
 
 def _seeds(count: int) -> str:
@@ -637,6 +668,64 @@ def _audited(setup: Setup) -> str | None:
         f"{number(float(certified))} is certified. Of {(~right).sum()} planted errors, noise ten times too little, "
         f"caught: {caught[~right].sum():.0f}; of {right.sum()} with the right noise: {caught[right].sum():.0f}."
     )
+
+
+def _setups(setups: list[Setup]) -> str:
+    """Every set-up with its network, sizes, machine, speed and cost; then those of the paper that have no records."""
+    rows = []
+    for setup in setups:
+        shown = setup.sections.get("02_training") or next(iter(setup.sections.values()))
+        trained, settings = setup.sections.get("02_training"), shown.records[0].record.settings
+        everything = [loaded.record for one in setup.sections.values() for loaded in one.records]
+
+        def measured(metric: str, factor: float = 1.0, found: Shown | None = trained) -> str:
+            return (
+                "—"
+                if found is None
+                else plus_minus(select(found.frame, metric=metric, method="original")["value"], factor)
+            )
+
+        rows.append(
+            {
+                "set-up": setup.title,
+                "network": _network(settings["model"]),
+                "forgotten": f"{settings['forget']['size']:,}"
+                if settings["forget"]["size"]
+                else settings["forget"]["kind"],
+                "epochs": str(settings["training"]["epochs"]),
+                "C": f"{settings['training']['radius']:g}",
+                "shortened": _shortened(setup.sections.get("11_scale", shown), "") or "no",
+                "seeds": str(len(shown.records)),
+                "machine": "; ".join(sorted({_machine(record) for record in everything})),
+                "arithmetic": "; ".join(sorted({record.machine.arithmetic or "float32" for record in everything})),
+                "training a model (s)": measured("seconds"),
+                "images/s": measured("images_per_second"),
+                "share of the matrix rate (%)": measured("matrix_share", 100),
+                "all notebooks (h)": number(sum(record.duration for record in everything) / 3600),
+            }
+        )
+    return _markdown(pd.DataFrame(rows)) + "\n\n" + _absent(setups)
+
+
+def _network(model: dict[str, Any]) -> str:
+    """A network in words."""
+    if model["name"] == "mlp":
+        return f"MLP, hidden layers of {' and '.join(map(str, model['hidden']))}, {model['activation']}"
+    width = "" if model["width"] == 1 else f", width × {model['width']:g}"
+    return {"allcnn": "AllCNN", "resnet18": "ResNet-18, pre-activation", "logistic": "logistic regression"}[
+        model["name"]
+    ] + width
+
+
+def _absent(setups: list[Setup]) -> str:
+    """The paper's set-ups that have no records, why, and the one command that makes them."""
+    present = {setup.dataset for setup in setups}
+    lines = [
+        f"- **{TITLES[name]}**: {reason}. `cdu data fetch {name} && make batch EXPERIMENT=paper` fills its rows."
+        for name, reason in PAPER_SETUPS.items()
+        if name not in present
+    ]
+    return "\n".join(lines)
 
 
 def _provenance(setups: list[Setup]) -> str:

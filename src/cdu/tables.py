@@ -332,7 +332,22 @@ def _training_tables(frame: pd.DataFrame, on_gpu: Collection[int]) -> dict[str, 
     result = table(marked, "method", "model", columns)
     if not on_gpu:
         result["images/s, GPU"] = "not recorded"
-    return {"Models, accuracy (= micro-F1) and speed": result}
+    rate, operations = (select(frame, metric=metric)["value"] for metric in ("matrix_rate", "operations_per_image"))
+    speed = {
+        "operations an image, millions": plus_minus(operations, 1e-6),
+        "matrix products, 10⁹ operations/s": plus_minus(rate, 1e-9),
+        "training's share of that rate (%)": _cell_percent(frame, "matrix_share"),
+    }
+    measured = [] if rate.dropna().empty else [{"arithmetic": name, "": value} for name, value in speed.items()]
+    return {
+        "Models, accuracy (= micro-F1) and speed": result,
+        "How much of the machine training uses": pd.DataFrame(measured),
+    }
+
+
+def _cell_percent(frame: pd.DataFrame, metric: str) -> str:
+    """A share of the original model, in percent."""
+    return plus_minus(select(frame, metric=metric, method="original")["value"], 100)
 
 
 def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -860,6 +875,49 @@ def _official_code_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
+def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame = _with_reduction(shown)
+    facts = {
+        "parameters p": "parameters",
+        "training samples n": "train_samples",
+        "epochs trained": "epochs_trained",
+        "samples of the Hessian": "hessian_samples",
+        "λ": "damping",
+        "λ_max, at least": "lambda_max",
+        "λ_min, at most": "lambda_min",
+        "samples behind these two": "spectrum_samples",
+        "samples of the recalibration": "recalibration_samples",
+    }
+    setup = [{"quantity": text, "": _cell(frame, metric, method="")} for text, metric in facts.items()]
+    judged = select(frame, metric="judged_samples")
+    setup += [
+        {"quantity": f"samples behind accuracy, {split}", "": plus_minus(rows["value"])}
+        for split, rows in judged.groupby("split", sort=False)
+    ]
+    quality = [
+        *_accuracies("forget", "retain", "test"),
+        Column("test set, statistics of D_r (%)", "recalibrated_accuracy", {"split": "test"}, 100),
+        Column("distance to retrained", "distance_to_retrained"),
+        Column("AUC", "auc"),
+        Column("relearn (epochs)", "epochs"),
+    ]
+    cost = [
+        Column("time (s)", "seconds"),
+        Column("per-sample HVPs", "hvp_samples"),
+        Column("per-sample gradients", "gradient_samples"),
+        Column("relative residual", "residual"),
+        Column("nearer to retrained than doing nothing (%)", "reduction", factor=100),
+    ]
+    noise = [Column("σ", "sigma"), Column("ε certified at Δ = 2C", "epsilon")]
+    costed = frame[frame["method"].isin(select(frame, metric="seconds")["method"])]
+    return {
+        "Models": table(frame, "method", "model", quality),
+        "Cost": table(costed, "method", "method", cost),
+        "Noise": table(frame, "method", "model", noise),
+        "What is computed on what": pd.DataFrame(setup),
+    }
+
+
 def _times(rows: pd.DataFrame, factor: float = 1.0) -> str:
     """Median and range of one timing; of a mean over seeds where there are several."""
     middle, low, high = (
@@ -1055,5 +1113,6 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "08_efficiency-retraining": _retraining_tables,
         "09_official_code": _official_code_tables,
         "10_audit": _audit_tables,
+        "11_scale": _scale_tables,
     }
     return {title: content for title, content in makers[name](frame).items() if len(content)}

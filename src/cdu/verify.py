@@ -13,8 +13,8 @@ from cdu.config import Experiment, code_hash, section_hash
 from cdu.errors import CduError
 from cdu.records import Record, is_current, read_record, record_path
 
-#: Never compared: seconds, and images per second. They measure the machine and what else it does, not the method.
-TIMES = frozenset({"seconds", "training_seconds", "images_per_second"})
+#: Never compared: times and rates. They measure the machine and what else it does, not the method.
+TIMES = frozenset({"seconds", "training_seconds", "images_per_second", "matrix_rate", "matrix_share"})
 
 #: Counts and yes-or-no answers: exactly. The next value of one is another answer.
 EXACT = frozenset({

@@ -1,0 +1,170 @@
+# %% [markdown]
+# # At the paper's scale
+#
+# Convolutional networks with BatchNorm, at full width: the original, two retrainings, the Newton step with the gradient
+# over the forget set, the noise that certifies it, the paper's attack and relearn time, in one notebook. What a small
+# machine has to cut (epochs, the samples of the Hessian) is a setting and stands beside every number.
+
+# %% tags=["parameters"]
+dataset = "cifar10"
+seed = 0
+experiment = ""  # empty: the one made for the dataset
+output = "runs"
+device = "auto"
+
+# %%
+from cdu import notebook
+
+run = notebook.begin("11_scale", globals())
+
+# %%
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
+from cdu import certification, figures
+from cdu.attacks import OriginalAndRelease, draw_candidates, membership_attack
+from cdu.errors import CduError
+from cdu.evaluation import accuracy, relearn
+from cdu.recalibration import has_statistics, recalibrated
+from cdu.seeding import generator, seed_for
+from cdu.subsampled import SubsampledNewton, part_of, spectrum_ends
+from cdu.unlearning import SECOND_SEED, Original, Retrain, build, publish
+
+scenario, settings = run.scenario, run.scenario.settings
+scale, unlearning, recipe = settings.scale, settings.unlearning, settings.training
+if scale is None:
+    raise CduError(
+        f"the experiment '{scenario.experiment.name}' has no block 'scale' for {dataset}; "
+        "'paper' and 'paper-cpu' have one"
+    )
+problem = scenario.problem()
+original, retrained = scenario.original, scenario.retrained
+
+# %% [markdown]
+# ## What is computed on what
+
+# %%
+judged = {
+    "forget": scenario.forget,
+    "retain": part_of(scenario.retain, scale.judged, generator(seed, "judged, retained")),
+    "test": part_of(scenario.test, scale.judged, generator(seed, "judged, test")),
+}
+hessian_samples = min(scale.hessian_samples or len(scenario.retain), len(scenario.retain))
+statistics = part_of(scenario.retain, scale.recalibrated, generator(seed, "recalibrated"))
+sizes = {
+    "parameters": problem.objective.size,
+    "train_samples": len(scenario.train),
+    "hessian_samples": hessian_samples,
+    "epochs_trained": recipe.epochs,
+    **({"recalibration_samples": len(statistics)} if has_statistics(original.model) else {}),
+}
+for metric, value in sizes.items():
+    run.log(metric, value)
+    print(f"{metric}: {value:,}")
+for split, samples in judged.items():
+    run.log("judged_samples", len(samples), split=split)
+
+# %% [markdown]
+# ## Does λ lie above the spectrum?
+#
+# Ritz values from inside the spectrum: λ_max is at least the larger, λ_min at most the smaller.
+
+# %%
+damping = unlearning.dampings[unlearning.default].value
+
+
+def ends():
+    low, high = spectrum_ends(problem, scale.spectrum_samples, scale.lanczos_steps, generator(seed, "lanczos"))
+    run.log("lambda_min", low)
+    run.log("lambda_max", high)
+    print(f"λ_min ≤ {low:.3g}, λ_max ≥ {high:.3g}, λ = {damping:g}")
+
+
+run.log("damping", damping)
+run.log("spectrum_samples", min(scale.spectrum_samples, len(scenario.retain)))
+run.point("spectrum", ends)
+
+# %% [markdown]
+# ## Unlearning
+#
+# Every method once; those that stand with noise have the same draw of it. σ is the one used in practice, and the one
+# that certifies ε for the sensitivity 2C.
+
+# %%
+methods = {
+    "original": Original(),
+    "retrain": Retrain(),
+    "second retraining": Retrain(seed + SECOND_SEED),
+    "newton": SubsampledNewton(damping, scale.hessian_samples),
+    **{name: build(name, values, unlearning.epsilon, unlearning.delta) for name, values in scale.methods.items()},
+}
+distance = certification.trivial_bound(problem.radius).value
+needed = certification.gaussian_sigma(unlearning.epsilon, unlearning.delta, distance)
+noises = {"noise": unlearning.sigma, f"noise for ε = {unlearning.epsilon:g}": needed}
+NOISED = ("original", "newton", "retrain")
+
+candidates = draw_candidates(scenario.forget, scenario.test, seed_for(seed, "attack samples"))
+before = candidates.posteriors(problem.objective, original.w)
+target = problem.objective.mean_loss(original.w, scenario.forget)
+
+
+def judge(label, released):
+    """Accuracy with the statistics as they are and as they would be on D_r, distances, attack and relearn time."""
+    for split, samples in judged.items():
+        run.log("accuracy", accuracy(released.objective, released.w, samples), method=label, split=split)
+    run.log("distance_to_original", (released.w - original.w).norm(), method=label)
+    run.log("distance_to_retrained", (released.w - retrained.w).norm(), method=label)
+    if has_statistics(released.objective.model):
+        anew = recalibrated(released, statistics, recipe.batch_size)
+        for split, samples in judged.items():
+            value = accuracy(anew.objective, anew.w, samples)
+            run.log("recalibrated_accuracy", value, method=label, split=split)
+    after = candidates.posteriors(released.objective, released.w)
+    if np.isfinite(after).all():
+        view = OriginalAndRelease(before, after, candidates.members)
+        attack = membership_attack(view, settings.attack.folds, seed, strata=candidates.classes)
+        for metric, value in (("auc", attack.auc), ("auc_half", attack.auc_half), ("attack_accuracy", attack.accuracy)):
+            run.log(metric, value, method=label)
+    else:
+        run.log("auc", None, method=label, note="the outputs overflow in float32: there are no posteriors to attack")
+    limit = settings.relearn.max_epochs
+    found = relearn(released.objective, released.w, scenario.forget, target, settings.relearn, seed).epochs
+    censored = "" if found is not None else f"censored: > {limit} epochs, counted as {limit + 1}"
+    run.log("epochs", limit + 1 if found is None else found, method=label, note=censored)
+
+
+def noisy(name, update, label, sigma):
+    released = publish(problem, update, generator(seed, "noise"), sigma, unlearning.delta)
+    judge(f"{name} + {label}", released)
+    run.log("epsilon", released.certificate.epsilon, method=f"{name} + {label}")
+    run.log("sigma", sigma, method=f"{name} + {label}")
+
+
+def unlearn(name, method):
+    update = run.attempt(name, method, problem)
+    if update is None:
+        return
+    run.log("seconds", update.seconds, method=name)
+    run.log("hvp_samples", update.hvp_samples, method=name)
+    run.log("gradient_samples", update.gradient_samples, method=name)
+    if update.residual is not None:
+        run.log("residual", update.residual, method=name)
+    judge(name, publish(problem, update, generator(seed, "noise")))
+    for label, sigma in noises.items() if name in NOISED else ():
+        noisy(name, update, label, sigma)
+
+
+for name, method in tqdm(methods.items(), desc="unlearning", unit="method"):
+    run.point(name, partial(unlearn, name, method))
+for name in NOISED:
+    run.log("sigma_needed", needed, method=f"{name} + noise")
+    run.log("epsilon_wanted", unlearning.epsilon, method=f"{name} + noise")
+print(f"σ = {unlearning.sigma:g}; ε = {unlearning.epsilon:g} needs σ = {needed:.4g}")
+
+# %%
+notebook.show(figures.scale(run.frame()))
+
+# %%
+run.finish()

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from cdu import models
+from cdu.config import ModelSettings
+from cdu.curvature import Hessian
+from cdu.data import Samples
+from cdu.objective import Objective, parameter_vector
+from cdu.solvers import SolverError
+from cdu.subsampled import SubsampledNewton, part_of, spectrum_ends
+from cdu.training import Trained
+from cdu.unlearning import NewtonStep, Problem
+
+
+def problem(seed=0, rows=40):
+    generator = torch.Generator().manual_seed(seed)
+    model = models.build(ModelSettings(name="mlp", hidden=(4,), activation="tanh"), (1, 3, 3), 3, seed).double()
+    inputs = torch.randn(rows, 1, 3, 3, generator=generator, dtype=torch.float64)
+    samples = Samples(inputs, torch.randint(0, 3, (rows,), generator=generator), dtype=torch.float64)
+    w = parameter_vector(model)
+    return Problem(
+        objective=Objective(model, l2=1e-2),
+        w_star=w,
+        retain=samples.subset(torch.arange(8, rows)),
+        forget=samples.subset(torch.arange(8)),
+        radius=100.0,
+        retrain=lambda retain, own: Trained(model, w, []),
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("samples", [None, 32, 100])
+def test_over_all_retained_samples_it_is_the_papers_step(seed, samples):
+    own = SubsampledNewton(2.0, samples)(problem(seed), torch.Generator().manual_seed(0))
+    paper = NewtonStep(2.0, gradient="forget")(problem(seed), torch.Generator().manual_seed(0))
+    assert torch.equal(own.w, paper.w)
+    assert (own.hvp_samples, own.gradient_samples) == (paper.hvp_samples, paper.gradient_samples)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_a_part_it_solves_the_system_of_that_part_with_the_whole_ratio(seed):
+    task = problem(seed)
+    update = SubsampledNewton(2.0, 10)(task, torch.Generator().manual_seed(seed))
+    part = part_of(task.retain, 10, torch.Generator().manual_seed(seed))
+    assert len(part) == 10
+    matrix = (Hessian(task.objective, task.w_star, part) + 2.0).dense()
+    gradient = task.objective.gradient(task.w_star, task.forget)
+    expected = task.w_star + 8 / 32 * torch.linalg.solve(matrix, gradient)
+    torch.testing.assert_close(update.w, expected, rtol=0, atol=1e-4 * float((expected - task.w_star).norm()))
+    assert update.converged
+
+
+def test_an_indefinite_system_is_refused():
+    task = problem()
+    low, _ = spectrum_ends(task, 32, 60, torch.Generator().manual_seed(0))
+    assert low < 0
+    with pytest.raises(SolverError):
+        SubsampledNewton(-low / 1e6)(task, torch.Generator().manual_seed(0))
+
+
+def test_a_part_is_drawn_without_replacement_in_order_and_anew_for_every_seed():
+    samples = problem().retain
+    draws = [part_of(samples, 20, torch.Generator().manual_seed(seed)).inputs.flatten(1) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    where = (draws[0][:, None] == samples.inputs.flatten(1)).all(-1).nonzero()[:, 1]
+    assert where.tolist() == sorted(set(where.tolist()))
+    assert part_of(samples, None, torch.Generator()) is samples
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ends_lie_within_the_spectrum_and_reach_it_with_enough_steps(seed):
+    task = problem(seed)
+    values = torch.linalg.eigvalsh(Hessian(task.objective, task.w_star, task.retain).dense())
+    rounding = 1e-12 * float(values.abs().max())
+    for steps in (2, 5, 1000):
+        low, high = spectrum_ends(task, 100, steps, torch.Generator().manual_seed(seed))
+        assert float(values[0]) - rounding <= low <= high <= float(values[-1]) + rounding
+    assert low == pytest.approx(float(values[0]), abs=1e-9)
+    assert high == pytest.approx(float(values[-1]), abs=1e-9)
