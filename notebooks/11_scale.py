@@ -37,7 +37,7 @@ scale, unlearning, recipe = settings.scale, settings.unlearning, settings.traini
 if scale is None:
     raise CduError(
         f"the experiment '{scenario.experiment.name}' has no block 'scale' for {dataset}; "
-        "'paper' and 'paper-cpu' have one"
+        "'batchnorm', 'paper' and 'paper-cpu' have one"
     )
 problem = scenario.problem()
 original, retrained = scenario.original, scenario.retrained
