@@ -149,3 +149,78 @@ def test_only_the_theory_chapters_pages_show_its_statements(setups, name, tmp_pa
         fragment = report._section_fragment(setup, name, {}, tmp_path, {})
         if fragment is not None:
             assert ("{div} statements" in fragment) == name.startswith(statements.SECTION), (setup.title, name)
+
+
+LARGE = {
+    "model": {"name": "allcnn", "width": 1.0},
+    "forget": {"kind": "random", "size": 1000},
+    "training": {"epochs": 2, "radius": 20},
+    "scale": {"hessian_samples": 5000, "judged": 2000},
+}
+
+
+def large(seed=0):
+    noisy = {"method": "newton + noise"}
+    found = [
+        Metric(metric=metric, value=value, **noisy)
+        for metric, value in (("epsilon", 3.2e7), ("sigma", 0.01), ("sigma_needed", 149.0), ("epsilon_wanted", 1.0))
+    ]
+    accuracies = [
+        Metric(metric="accuracy", value=0.5, method=method, split=split)
+        for method in ("newton + noise", "original + noise", "retrain")
+        for split in ("forget", "retain", "test")
+    ]
+    return made(
+        experiment="paper-cpu", dataset="cifar10", section="11_scale", seed=seed, settings=LARGE,
+        metrics=[*found, *accuracies, Metric(metric="auc", value=0.5, method="retrain")],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def shortened(tmp_path):
+    for seed in (0, 1):
+        write_record(large(seed), record_path(tmp_path / "results", "paper-cpu", "cifar10", seed, "11_scale"))
+    (setup,) = report.collect(tmp_path)
+    return setup
+
+
+def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(shortened, tmp_path):
+    text = report._section_fragment(shortened, "11_scale", {}, tmp_path, {})
+    cut = "2 of 50 epochs, Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
+    heads = [line for line in text.splitlines() if "standard deviation over 2 seeds" in line]
+    assert len(heads) >= 2
+    assert all(cut in line for line in heads)
+    assert f"Shortened: {cut}." in text
+    assert "| 2 of 50 epochs" in report._setups([shortened])
+
+
+def test_nothing_is_said_to_be_cut_where_nothing_was(tmp_path):
+    whole = made(settings={**LARGE, "training": {"epochs": 50, "radius": 20}, "scale": None})
+    write_record(whole, record_path(tmp_path / "results", "quick", "digits", 0, "02_training"))
+    (setup,) = report.collect(tmp_path)
+    assert report._shortened(setup.sections["02_training"], "; ") == ""
+
+
+def test_claims_about_a_large_network_are_decided_from_its_one_record(shortened):
+    decided = report._decide(shortened)
+    assert decided["C9"].word == "holds but says nothing"
+    assert "σ = 0.01 certifies ε = 32,000,000" in decided["C9"].evidence
+    assert (decided["C5"].word, decided["C5"].seeds) == ("holds but says nothing", 2)
+    assert decided["C1"].word == "not yet tested"
+
+
+def test_a_section_of_its_own_is_not_overruled_by_the_combined_one(tmp_path):
+    write_record(large(), record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "11_scale"))
+    own = large().model_copy(update={"section": "03_unlearning", "metrics": [Metric(metric="epsilon", value=7.0)]})
+    write_record(own, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "03_unlearning"))
+    (setup,) = report.collect(tmp_path)
+    frame = setup.metrics
+    assert frame[frame["section"] == "03_unlearning"]["value"].tolist() == [7.0]
+    assert len(frame[frame["section"] == "04_attacks"]) == len(frame[frame["section"] == "11_scale"])
+
+
+def test_a_dataset_without_records_has_the_reason_and_the_command(shortened):
+    text = report._absent([shortened])
+    assert "**SVHN**: data not available where these results were made. `cdu data fetch svhn && make batch" in text
+    assert "CIFAR-10" not in text
+    assert "**CIFAR-10**: not run yet" in report._absent([])

@@ -644,9 +644,13 @@ def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     result = table(frame, "method", "model", [Column("epochs, mean ± sd", "epochs"), Column("time (s)", "seconds")])
     means = [select(frame, metric="epochs", method=name)["value"].mean() for name in result["model"]]
     result["epochs, rounded mean"] = [f"{mean:.0f}" for mean in means]
-    censored = [(select(frame, metric="epochs", method=name)["note"] != "").sum() for name in result["model"]]
-    result["seeds censored"] = [str(count) for count in censored]
-    return {"Relearn time": result}
+    return {"Relearn time": _with_censored(result, frame)}
+
+
+def _with_censored(models: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds in how many seeds a model had not relearned when the limit was reached."""
+    counts = [(select(frame, metric="epochs", method=name)["note"] != "").sum() for name in models["model"]]
+    return models.assign(**{"seeds censored": [str(count) for count in counts]})
 
 
 def _judged(*more: Column) -> list[Column]:
@@ -911,7 +915,7 @@ def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     noise = [Column("σ", "sigma"), Column("ε certified at Δ = 2C", "epsilon")]
     costed = frame[frame["method"].isin(select(frame, metric="seconds")["method"])]
     return {
-        "Models": table(frame, "method", "model", quality),
+        "Models": _with_censored(table(frame, "method", "model", quality), frame),
         "Cost": table(costed, "method", "method", cost),
         "Noise": table(frame, "method", "model", noise),
         "What is computed on what": pd.DataFrame(setup),
