@@ -191,7 +191,7 @@ def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(sho
     assert len(heads) >= 2
     assert all(cut in line for line in heads)
     assert f"Shortened: {cut}." in text
-    assert "| 2 of 50 epochs" in report._setups([shortened])
+    assert "| shortened                    | 2 of 50 epochs" in report._setups([shortened])
 
 
 def test_nothing_is_said_to_be_cut_where_nothing_was(tmp_path):

@@ -903,27 +903,20 @@ def efficiency_retraining(frame: pd.DataFrame) -> Figure:
 
 #: The figure of each section, or of each of its parts.
 def scale(frame: pd.DataFrame) -> Figure:
-    """Accuracy on the three sets; on the test set with BatchNorm's statistics taken anew on D_r; the attack's AUC.
-
-    The third panel's dashed line is chance.
-    """
+    """Left: accuracy on the three sets. Right: on the test set, also with BatchNorm's statistics taken anew on D_r."""
     frame = without_useless_noise(frame)
     methods = list(dict.fromkeys(select(frame, metric="accuracy").dropna(subset=["value"])["method"]))
     anew = select(frame, metric="recalibrated_accuracy", split="test")
-    figure, (sets, statistics, attack) = _figure(3, 1.2 + 0.32 * len(methods))
+    figure, (sets, statistics) = _figure(2, 1.2 + 0.34 * len(methods))
     names = {"forget": "forget set", "retain": "retained set", "test": "test set"}
     for number, (split, label) in enumerate(names.items()):
         _dots(sets, select(frame, metric="accuracy", split=split), methods, label, number, 100)
-    _dots(statistics, select(frame, metric="accuracy", split="test"), methods, "as trained", 0, 100)
+    _dots(statistics, select(frame, metric="accuracy", split="test"), methods, "statistics of training", 0, 100)
     if not anew.empty:
         _dots(statistics, anew, methods, "taken anew", 1, 100)
-    _dots(attack, select(frame, metric="auc"), methods, "one standard deviation", 0)
-    attack.axvline(0.5, color="grey", linestyle="--", linewidth=1)
     sets.set(xlabel="accuracy (%)")
-    statistics.set(xlabel="test accuracy (%), by statistics")
-    attack.set(xlabel="AUC of the attack")
-    for panel in (statistics, attack):
-        panel.set_yticklabels([])
+    statistics.set(xlabel="test accuracy (%)")
+    statistics.set_yticklabels([])
     for panel in (sets, statistics):
         panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return figure

@@ -704,7 +704,9 @@ def _setups(setups: list[Setup]) -> str:
                 "all notebooks (h)": number(sum(record.duration for record in everything) / 3600),
             }
         )
-    return _markdown(pd.DataFrame(rows)) + "\n\n" + _absent(setups)
+    # Set-ups side by side: there are more quantities than set-ups.
+    turned = pd.DataFrame(rows).set_index("set-up").T.reset_index(names="set-up")
+    return _markdown(turned) + "\n\n" + _absent(setups)
 
 
 def _network(model: dict[str, Any]) -> str:
