@@ -24,8 +24,8 @@ BATCHED = set(SECTIONS) - {*BENCHMARKS, *BY_HAND, *OPTIONAL}
 
 #: Sections whose reference runs are still to be made.
 UNREFERENCED = {
-    ("mnist", "09_official_code"), ("mnist", "10_audit"),
-}  # fmt: skip
+    ("mnist", "10_audit"),
+}
 
 TINY = {
     "seeds": [0],
