@@ -672,51 +672,52 @@ def _audited(setup: Setup) -> str | None:
 
 def _setups(setups: list[Setup]) -> str:
     """Every set-up with its network, sizes, machine, speed and cost; then those of the paper that have no records."""
-    rows = []
-    for setup in setups:
-        shown = setup.sections.get("02_training") or next(iter(setup.sections.values()))
-        trained, settings = setup.sections.get("02_training"), shown.records[0].record.settings
-        everything = [loaded.record for one in setup.sections.values() for loaded in one.records]
+    # Side by side: there are more quantities than set-ups.
+    columns = pd.DataFrame({setup.title: _setup_column(setup) for setup in setups})
+    return _markdown(columns.reset_index(names="set-up")) + "\n\n" + _absent(setups)
 
-        def measured(metric: str, factor: float = 1.0, found: Shown | None = trained) -> str:
-            return (
-                "—"
-                if found is None
-                else plus_minus(select(found.frame, metric=metric, method="original")["value"], factor)
-            )
 
-        rows.append(
-            {
-                "set-up": setup.title,
-                "network": _network(settings["model"]),
-                "forgotten": f"{settings['forget']['size']:,}"
-                if settings["forget"]["size"]
-                else settings["forget"]["kind"],
-                "epochs": str(settings["training"]["epochs"]),
-                "C": f"{settings['training']['radius']:g}",
-                "shortened": _shortened(setup.sections.get("11_scale", shown), "") or "no",
-                "seeds": str(len(shown.records)),
-                "machine": "; ".join(sorted({_machine(record) for record in everything})),
-                "arithmetic": "; ".join(sorted({record.machine.arithmetic or "float32" for record in everything})),
-                "training a model (s)": measured("seconds"),
-                "images/s": measured("images_per_second"),
-                "share of the matrix rate (%)": measured("matrix_share", 100),
-                "all notebooks (h)": number(sum(record.duration for record in everything) / 3600),
-            }
-        )
-    # Set-ups side by side: there are more quantities than set-ups.
-    turned = pd.DataFrame(rows).set_index("set-up").T.reset_index(names="set-up")
-    return _markdown(turned) + "\n\n" + _absent(setups)
+def _setup_column(setup: Setup) -> dict[str, str]:
+    """One set-up: what was trained on what, what was cut, where, how fast, for how long."""
+    trained = setup.sections.get("02_training")
+    shown = trained or next(iter(setup.sections.values()))
+    settings = shown.records[0].record.settings
+    everything = [loaded.record for one in setup.sections.values() for loaded in one.records]
+    speed = {
+        "training a model (s)": ("seconds", 1.0),
+        "images/s": ("images_per_second", 1.0),
+        "share of the matrix rate (%)": ("matrix_share", 100.0),
+    }
+    originals = select(shown.frame, method="original")
+    return {
+        "network": _network(settings["model"]),
+        "forgotten": _forgotten(settings["forget"]),
+        "epochs": str(settings["training"]["epochs"]),
+        "C": f"{settings['training']['radius']:g}",
+        "shortened": _shortened(setup.sections.get("11_scale", shown), "") or "no",
+        "seeds": str(len(shown.records)),
+        "machine": "; ".join(sorted({_machine(record) for record in everything})),
+        "arithmetic": "; ".join(sorted({record.machine.arithmetic or "float32" for record in everything})),
+        **{
+            text: plus_minus(select(originals, metric=metric)["value"], factor) if trained else "—"
+            for text, (metric, factor) in speed.items()
+        },
+        "all notebooks (h)": number(sum(record.duration for record in everything) / 3600),
+    }
 
 
 def _network(model: dict[str, Any]) -> str:
     """A network in words."""
     if model["name"] == "mlp":
         return f"MLP, hidden layers of {' and '.join(map(str, model['hidden']))}, {model['activation']}"
+    names = {"allcnn": "AllCNN", "resnet18": "ResNet-18, pre-activation", "logistic": "logistic regression"}
     width = "" if model["width"] == 1 else f", width × {model['width']:g}"
-    return {"allcnn": "AllCNN", "resnet18": "ResNet-18, pre-activation", "logistic": "logistic regression"}[
-        model["name"]
-    ] + width
+    return names[model["name"]] + width
+
+
+def _forgotten(forget: dict[str, Any]) -> str:
+    """Which samples are forgotten, in words."""
+    return f"{forget['size']:,}, {forget['kind']}" if forget["size"] else str(forget["kind"])
 
 
 def _absent(setups: list[Setup]) -> str:
