@@ -207,7 +207,7 @@ def test_a_section_depends_on_the_modules_that_it_imports_and_on_no_others(monke
     before = {name: code_hash(name) for name in config.SECTIONS}
     monkeypatch.setattr(config, "COMPUTING", tuple(name for name in config.COMPUTING if name != "attacks"))
     without = {name for name in config.SECTIONS if code_hash(name) != before[name]}
-    assert without == {"04_attacks", "06_ablations", "09_official_code"}
+    assert without == {"04_attacks", "06_ablations", "09_official_code", "11_scale"}
     monkeypatch.setattr(config, "COMPUTING", tuple(name for name in config.COMPUTING if name != "unlearning"))
     assert {name for name in config.SECTIONS if code_hash(name) != before[name]} == set(config.SECTIONS)
 
