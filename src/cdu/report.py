@@ -50,7 +50,7 @@ CHAPTERS = {
     "08_efficiency-retraining": ("efficiency-retraining", "Unlearning against retraining"),
     "09_official_code": ("official-code", "Paper and code"),
     "10_audit": ("audit", "Audit"),
-    "11_scale": ("scale", "At the paper's scale"),
+    "11_scale": ("scale", "BatchNorm and large networks"),
 }
 
 #: Sections whose numbers the section on large networks has in one record, under the same names.

@@ -1,13 +1,12 @@
 """The Newton step for networks whose Hessian is taken over part of the retained set."""
 
-import time
+from dataclasses import replace
 
 import torch
 
 from cdu.curvature import Hessian, lanczos
 from cdu.data import Samples
-from cdu.solvers import conjugate_gradient, synchronise
-from cdu.unlearning import Problem, Update
+from cdu.unlearning import NewtonStep, Problem, Update
 
 
 def part_of(samples: Samples, size: int | None, generator: torch.Generator) -> Samples:
@@ -34,23 +33,11 @@ class SubsampledNewton:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Take the step; raises :class:`~cdu.solvers.SolverError` where H_S + λI is indefinite."""
-        start = time.perf_counter()
         part = part_of(problem.retain, self.samples, generator)
-        ratio = len(problem.forget) / len(problem.retain)
-        gradient = -ratio * problem.objective.gradient(problem.w_star, problem.forget)
-        synchronise(gradient)
-        seconds = time.perf_counter() - start
-        hessian = Hessian(problem.objective, problem.w_star, part)
-        solution = conjugate_gradient(hessian + self.damping, gradient)
-        return Update(
-            problem.w_star - solution.x,
-            seconds + solution.seconds,
-            hvp_samples=solution.hvp_samples,
-            gradient_samples=len(problem.forget),
-            residual=solution.residual,
-            converged=solution.converged,
-            note=solution.note,
-        )
+        update = NewtonStep(self.damping, gradient="forget")(replace(problem, retain=part), generator)
+        # With S in place of D_r that step has the factor n_u/|S|; it is linear in it.
+        w = torch.lerp(problem.w_star, update.w, len(part) / len(problem.retain))
+        return replace(update, w=w)
 
 
 def spectrum_ends(problem: Problem, samples: int, steps: int, generator: torch.Generator) -> tuple[float, float]:

@@ -350,6 +350,15 @@ def _cell_percent(frame: pd.DataFrame, metric: str) -> str:
     return plus_minus(select(frame, metric=metric, method="original")["value"], 100)
 
 
+#: What a method costs, and how well it solved its system.
+_COST = (
+    Column("time (s)", "seconds"),
+    Column("per-sample Hessian products", "hvp_samples"),
+    Column("per-sample gradients", "gradient_samples"),
+    Column("relative residual", "residual"),
+)
+
+
 def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     frame = _with_reduction(figures.without_useless_noise(shown))
     quality = [
@@ -358,13 +367,7 @@ def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
         Column("closer than doing nothing by (%)", "reduction", factor=100),
         Column("distance to original", "distance_to_original"),
     ]
-    cost = [
-        Column("time (s)", "seconds"),
-        Column("per-sample Hessian products", "hvp_samples"),
-        Column("per-sample gradients", "gradient_samples"),
-        Column("relative residual", "residual"),
-        Column("seeds converged (%)", "converged", factor=100),
-    ]
+    cost = [*_COST, Column("seeds converged (%)", "converged", factor=100)]
     noise = [
         Column("σ", "sigma"),
         Column("ε certified", "epsilon"),
@@ -905,13 +908,7 @@ def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
         Column("AUC", "auc"),
         Column("relearn (epochs)", "epochs"),
     ]
-    cost = [
-        Column("time (s)", "seconds"),
-        Column("per-sample HVPs", "hvp_samples"),
-        Column("per-sample gradients", "gradient_samples"),
-        Column("relative residual", "residual"),
-        Column("nearer to retrained than doing nothing (%)", "reduction", factor=100),
-    ]
+    cost = [*_COST, Column("closer than doing nothing by (%)", "reduction", factor=100)]
     noise = [Column("σ", "sigma"), Column("ε certified at Δ = 2C", "epsilon")]
     costed = frame[frame["method"].isin(select(frame, metric="seconds")["method"])]
     return {
