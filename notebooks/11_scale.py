@@ -2,8 +2,8 @@
 # # BatchNorm and large networks
 #
 # Convolutional networks with BatchNorm, up to full width: the original, two retrainings, the Newton step with the
-# gradient over the forget set, the noise that certifies it, the paper's attack and relearn time, in one notebook. What a
-# small machine has to cut (epochs, the samples of the Hessian) is a setting and stands beside every number.
+# gradient over the forget set, the noise that certifies it, the paper's attack and relearn time, in one notebook. What
+# a small machine has to cut (epochs, the samples of the Hessian) is a setting and stands beside every number.
 
 # %% tags=["parameters"]
 dataset = "cifar10"
