@@ -17,6 +17,7 @@ from cdu import notebook
 run = notebook.begin("02_training", globals())
 
 # %%
+import hashlib
 from statistics import median
 
 from cdu import figures
@@ -53,6 +54,14 @@ print(f"{operations / 1e6:,.3g} million operations an image; matrix products rea
 
 # %%
 sets = {"forget": scenario.forget, "retain": scenario.retain, "test": scenario.test}
+
+
+def fingerprint(trained):
+    """SHA-256 over the weights and buffers: on the same platform a training that is repeated gives the same one."""
+    tensors = [trained.w, *trained.model.buffers()]
+    return hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest()[:12]
+
+
 for name, trained in models.items():
     size = len(scenario.train) if name == "original" else len(scenario.retain)
     speed = size / median(row["seconds"] for row in trained.history)
@@ -61,9 +70,13 @@ for name, trained in models.items():
     run.log("images_per_second", speed, method=name)
     run.log("matrix_share", share, method=name)
     run.log("final_projected", trained.history[-1]["projected"], method=name)
+    run.log("weights_norm", trained.w.norm(), method=name, note=f"SHA-256 {fingerprint(trained)}")
     for split, samples in sets.items():
         run.log("accuracy", accuracy(scenario.objective(trained), trained.w, samples), method=name, split=split)
-    print(f"{name}: {trained.seconds:.1f} s, {speed:,.0f} images a second, {share:.1%} of that rate")
+    print(
+        f"{name}: {trained.seconds:.1f} s, {speed:,.0f} images a second, {share:.1%} of that rate; "
+        f"‖w‖₂ = {trained.w.norm():.4f}, SHA-256 of the weights {fingerprint(trained)}"
+    )
 
 # %%
 notebook.show(figures.training(run.frame()))

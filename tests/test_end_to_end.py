@@ -1,5 +1,6 @@
 """The whole path, as a user walks it: papermill, the batch and its interruption, the book."""
 
+import hashlib
 import json
 import os
 import re
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from cdu.config import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS, load_experiment, repository
 from cdu.records import read_record
+from cdu.training import project
 from cdu.unlearning import CERTIFIED, TUNED
 from cdu.verify import TIMES
 
@@ -124,6 +127,11 @@ def test_a_notebook_runs_alone_under_papermill(environment, notebooks, tiny, tmp
     record = read_record(tmp_path / "tiny" / "digits" / "seed-1" / "02_training.json")
     assert record.seed == 1
     assert any(cell.get("outputs") for cell in json.loads((tmp_path / "out.ipynb").read_text())["cells"])
+    radius = TINY["training"]["radius"]
+    kept = [project(load_file(path)["w"], radius) for path in tmp_path.glob("checkpoints/*/digits-*.safetensors")]
+    hashes = {f"SHA-256 {hashlib.sha256(w.numpy().tobytes()).hexdigest()[:12]}" for w in kept}
+    assert {metric.note for metric in record.metrics if metric.metric == "weights_norm"} == hashes
+    assert len(hashes) == 3
 
 
 def test_an_unknown_parameter_fails_the_notebook(environment, notebooks, tiny, tmp_path):
