@@ -10,7 +10,7 @@ from cdu.curvature import Hessian
 from cdu.data import Samples, load
 from cdu.evaluation import relearn
 from cdu.models import build
-from cdu.objective import Objective
+from cdu.objective import Objective, parameter_vector
 from cdu.seeding import generator
 from cdu.solvers import SolverError
 from cdu.training import Trained, train
@@ -193,4 +193,6 @@ def test_the_readmes_example_runs_as_printed():
         "my_recipe": None,
     }
     exec(example, names)
-    assert names["released"].certificate.sensitivity == 20
+    released = names["released"]
+    assert released.certificate.sensitivity == 20
+    assert torch.equal(parameter_vector(names["model"]), released.w)
