@@ -155,10 +155,11 @@ def test_the_command_line_prints_what_a_noise_certifies():
 
 def test_the_command_line_prints_the_noise_that_an_epsilon_needs():
     first, rest = command("--epsilon", "1", "--radius", "20").output.split("\n", 1)
-    assert first == "σ = 149.225 (classical formula, proved for ε ≤ 1 only: 193.792)"
+    assert first == "σ = 149.226 (classical formula, proved for ε ≤ 1 only: 193.792)"
     assert "(ε = 1, δ = 1e-05): meaningful" in rest
     ten = command("--epsilon", "1", "--radius", "20", "--releases", "10").output
-    assert ten.startswith(f"σ = {c.gaussian_sigma(1, 1e-5, 40 * 10**0.5):.6g} ")
+    needed, printed = c.gaussian_sigma(1, 1e-5, 40 * 10**0.5), float(ten.split()[2])
+    assert needed <= printed < needed * (1 + 1e-5)
     assert "10 together" in ten
 
 
@@ -169,7 +170,15 @@ def test_the_command_line_knows_budgets_and_json():
     assert certificate.epsilon == pytest.approx(1)
     assert certificate.bound == "budget with fallback"
     assert json.loads(command("--sigma", "1", "--radius", "3", "--json", "--releases", "4").output)["releases"] == 4
-    assert command("--epsilon", "0", "--budget", "0.01").output.startswith("σ = 398.942 ")
+    assert command("--epsilon", "0", "--budget", "0.01").output.startswith("σ = 398.943 ")
+
+
+@pytest.mark.parametrize("epsilon", ["0.1", "1", "10"])
+@pytest.mark.parametrize("bound", [("--radius", "10"), ("--radius", "0.37"), ("--budget", "1e-3")])
+def test_the_noise_that_is_printed_certifies_what_was_asked_for(epsilon, bound):
+    printed = command("--epsilon", epsilon, *bound).output.split()[2]
+    again = json.loads(command("--sigma", printed, *bound, "--json").output)["epsilon"]
+    assert float(epsilon) * (1 - 1e-4) < again <= float(epsilon)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,9 @@ def changed(tmp_path, change):
         ),
         (lambda c: c.update(sections=["99_magic"]), r"sections names no section of ours: \['99_magic'\]"),
         (lambda c: c.update(name="slow"), "its name is 'slow'; it must equal the file's, 'quick'"),
-        (lambda c: c.pop("datasets"), "not a valid experiment"),
+        (lambda c: c.pop("datasets"), r"datasets: a block of named settings is needed.*found None"),
+        (lambda c: c["datasets"].update(digits=5), r"datasets.digits: a block of named settings.*found 5"),
+        (lambda c: c.update(defaults=3), r"defaults: a block of named settings.*found 3"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(tmp_path, change, message):

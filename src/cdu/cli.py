@@ -1,5 +1,6 @@
 """The command ``cdu``: data, single sections, certificates, reference results."""
 
+import math
 import os
 import re
 import shutil
@@ -56,7 +57,7 @@ def notebooks() -> None:
 def section(
     name: Annotated[str, typer.Argument(help="01_theory, 02_training, ...")],
     dataset: Annotated[str, typer.Option(help="digits, mnist, cifar10 or svhn")] = "digits",
-    seed: Annotated[int, typer.Option(help="seed of split, weights, batches and noise")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of split, weights, batches and noise")] = 0,
     experiment: Annotated[str, typer.Option(help="empty: the one made for the dataset")] = "",
     output: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -201,7 +202,10 @@ def certify(
     releases: Annotated[int, typer.Option(help="k, how many releases ε is for together")] = 1,
     json: Annotated[bool, typer.Option("--json", help="print the certificate as JSON and nothing else")] = False,
 ) -> None:
-    """What a noise certifies, or which noise an ε needs: for weights projected onto a ball, or within a budget."""
+    """What a noise certifies, or which noise an ε needs: for weights projected onto a ball, or within a budget.
+
+    An ε of at most 1 is called meaningful and one of at most 10 weak; above, e^ε exceeds 22,000: vacuous.
+    """
     from cdu import certification
 
     if (sigma is None) == (epsilon is None):
@@ -214,6 +218,8 @@ def certify(
         raise CduError("give exactly one of --radius and --budget; it bounds the distance that noise must hide")
     if epsilon is not None:
         sigma = certification.required_sigma(bound, epsilon, delta, releases)
+        # What is printed, and typed in again, must certify the ε that was asked for.
+        sigma = sigma if json else _rounded_up(sigma)
     assert sigma is not None
     certificate = certification.certify(bound, sigma, delta, releases)
     if json:
@@ -225,6 +231,12 @@ def certify(
         classical = certification.classical_sigma(epsilon, delta, together) if epsilon > 0 else float("inf")
         typer.echo(f"σ = {sigma:.6g} (classical formula, proved for ε ≤ 1 only: {classical:.6g})")
     typer.echo(str(certificate))
+
+
+def _rounded_up(sigma: float) -> float:
+    """The least number of six significant digits that is at least ``sigma``."""
+    unit = 10.0 ** (math.floor(math.log10(sigma)) - 5)
+    return math.ceil(sigma / unit) * unit
 
 
 @app.command()

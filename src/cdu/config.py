@@ -596,18 +596,31 @@ def load_experiment(name_or_path: str) -> Experiment:
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        defaults = content.pop("defaults", {})
-        content["datasets"] = {name: _merged(defaults, own or {}) for name, own in content["datasets"].items()}
+        content = _block(content, path.name, "the file")
+        defaults = _block(content.pop("defaults", {}), path.name, "defaults")
+        datasets = _block(content.get("datasets"), path.name, "datasets")
+        content["datasets"] = {
+            name: _merged(defaults, _block(own or {}, path.name, f"datasets.{name}")) for name, own in datasets.items()
+        }
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise CduError(f"{path.name}: {where}: {first['msg']} (found {first['input']!r})") from error
-    except (yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
-        raise CduError(f"{path.name} is not a valid experiment: {error!r}") from error
+    except yaml.YAMLError as error:
+        raise CduError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
     if experiment.name != path.stem:
         raise CduError(f"{path.name}: its name is '{experiment.name}'; it must equal the file's, '{path.stem}'")
     return experiment
+
+
+def _block(content: Any, file: str, where: str) -> dict[str, Any]:
+    """``content``, which must be a block of named settings."""
+    if not isinstance(content, dict):
+        raise CduError(
+            f"{file}: {where}: a block of named settings is needed, as in experiments/quick.yaml (found {content!r})"
+        )
+    return content
 
 
 def _merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:

@@ -228,7 +228,12 @@ def verify(experiment: Experiment, runs: Path, results: Path, elsewhere: bool = 
         results: Folder of the references.
         elsewhere: Whether to allow tolerances on the reference's platform too. A record holds the name of the
             processor, and virtual machines give processors with other instructions the same name.
+
+    Raises:
+        CduError: There is not one run to compare.
     """
+    if not any(record_path(runs, experiment.name, *job).exists() for job in experiment.jobs()):
+        raise CduError(f"there are no runs of '{experiment.name}' under {runs}; 'make batch' makes them")
     platforms: dict[str, str] = {}
     problems: list[str] = []
     differences: list[Difference] = []
