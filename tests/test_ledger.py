@@ -110,7 +110,7 @@ def test_a_relu_network_has_no_lipschitz_constants_whatever_was_measured():
 @pytest.mark.parametrize(
     ("row", "metric", "good", "bad"),
     [
-        (1, "default_exceeds_norm", 1.0, 0.0),
+        (1, "lambda_min", -9.0, -10.5),
         (3, "gradient_retrained", 2e-3, 3e-3),
         (4, "batch 10", 1.0, 0.95),
         (4, "batch 128", 1.0, 0.95),
@@ -128,11 +128,11 @@ def test_a_networks_cells_quote_what_was_measured():
     cells = network_cells(Facts(measured(NETWORK, NET, {"default_exceeds_norm": 0.0, "batch 10": 0.7}), NETWORK), False)
     text = [cell.text for cell in cells]
     assert text[0] == "L ≥ 8, M ≥ 4, measured from below"
-    assert text[1] == "λ = 10: in 2 of 3 seeds; eigenvalues -0.5 to 8"
+    assert text[1] == "λ = 10, eigenvalues -0.5 to 8; λ > ‖H‖ in 2 of 3 seeds"
     assert text[2] == "by projection, C = 20; active in 25% of the last epoch's steps"
     assert text[3] == "G = 0.0001"
     # Sizes in the order of numbers, not of letters.
-    assert text[4] == "batch 10: 90% of those drawn, batch 128: 100% of those drawn"
+    assert text[4] == "obeyed by 90% of those drawn (batch 10), 100% of those drawn (batch 128)"
 
 
 def test_mini_batches_that_were_not_drawn_are_unknown():
@@ -143,7 +143,7 @@ def test_mini_batches_that_were_not_drawn_are_unknown():
 def test_batch_sizes_are_ordered_by_number():
     sizes = {**{m: v for m, v in NET.items() if not m.startswith("batch")}, "batch 128": 1.0, "batch 9": 1.0}
     text = network_cells(Facts(measured(NETWORK, sizes), NETWORK), relu=True)[4].text
-    assert text.index("batch 9:") < text.index("batch 128:")
+    assert text.index("batch 9)") < text.index("batch 128)")
 
 
 @pytest.mark.parametrize("frame", [NOTHING, measured("another", CONVEX)], ids=["empty", "another method"])

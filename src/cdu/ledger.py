@@ -50,7 +50,7 @@ class Facts:
 #: The assumptions, in the order of the rows.
 ASSUMPTIONS = (
     "L and M are finite",
-    "λ > ‖H‖, or H + λI ≻ 0 by other means",
+    "H + λI ≻ 0 (the paper asks for λ > ‖H‖)",
     "‖w‖ ≤ C for both models",
     "∇L(w̃*, D_r) = 0",
     "LiSSA: 0 ≺ H_t + λI ≼ hI for every mini-batch",
@@ -94,8 +94,9 @@ def network_cells(facts: Facts, relu: bool) -> list[Cell]:
     return [
         kinks if relu else Cell("holds", f"L ≥ {steep:.2g}, M ≥ {bend:.2g}, measured from below"),
         Cell(
-            "holds" if share == 1 else "violated",
-            f"λ = {damping:g}: in {share * seeds:.0f} of {seeds} seeds; eigenvalues {smallest:.2g} to {largest:.3g}",
+            "holds" if damping + smallest > 0 else "violated",
+            f"λ = {damping:g}, eigenvalues {smallest:.2g} to {largest:.3g}; λ > ‖H‖ in {share * seeds:.0f} of {seeds} "
+            "seeds",
         ),
         Cell(
             "holds", f"by projection, C = {radius:g}; active in {facts.mean('projected'):.0%} of the last epoch's steps"
@@ -117,7 +118,7 @@ def _per_batch(facts: Facts) -> Cell:
     shares = {size: facts.mean("batch_condition", split=size) for size in sizes}
     if not shares:
         return _UNKNOWN
-    text = ", ".join(f"{size}: {share:.0%} of those drawn" for size, share in shares.items())
+    text = "obeyed by " + ", ".join(f"{share:.0%} of those drawn ({size})" for size, share in shares.items())
     return Cell("holds" if min(shares.values()) == 1 else "violated", text)
 
 

@@ -62,14 +62,14 @@ def table(frame: pd.DataFrame, row: str, header: str, columns: Sequence[Column])
         cells: dict[str, str] = {header: name if isinstance(name, str) else f"{name:g}"}
         for column in columns:
             chosen = select(frame, metric=column.metric, **{row: name}, **column.keys)
-            cells[column.header] = plus_minus(chosen["value"], column.factor) + _share(chosen, seeds)
+            cells[column.header] = plus_minus(chosen["value"], column.factor) + of_seeds(chosen["value"], seeds)
         rows.append(cells)
     return pd.DataFrame(rows)
 
 
-def _share(chosen: pd.DataFrame, seeds: int) -> str:
+def of_seeds(values: "pd.Series[float]", seeds: int) -> str:
     """Says so when a mean is over fewer seeds than the others, and must not be compared with them."""
-    known = int(chosen["value"].notna().sum())
+    known = int(values.notna().sum())
     return f" ({known} of {seeds} seeds)" if 0 < known < seeds else ""
 
 
@@ -350,6 +350,18 @@ def _cell_percent(frame: pd.DataFrame, metric: str) -> str:
     return plus_minus(select(frame, metric=metric, method="original")["value"], 100)
 
 
+#: Models that training makes from scratch: what that computes is in none of the columns of a cost table.
+_RETRAINED = ("retrain", "second retraining")
+
+
+def _costs(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """The table of what methods cost, in which retraining is not free."""
+    found = table(frame, "method", "method", columns)
+    if len(found):
+        found.loc[found["method"].isin(_RETRAINED), "per-sample gradients"] = "a whole training"
+    return found
+
+
 #: What a method costs, and how well it solved its system.
 _COST = (
     Column("time (s)", "seconds"),
@@ -377,7 +389,7 @@ def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     noised = shown[shown["method"].isin(select(shown, metric="epsilon")["method"])]
     return {
         "Accuracy (= micro-F1) and distances": table(frame, "method", "model", quality),
-        "Cost": table(frame, "method", "method", cost),
+        "Cost": _costs(frame, cost),
         "Noise and certificate (Δ = 2C)": table(noised, "method", "release", noise),
     }
 
@@ -401,11 +413,12 @@ def _methods_table_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     ]
     found = table(whole, "method", "method", columns)
     notes = select(frame, metric="certified").groupby("method")["note"].first()
+    notes = notes.where(~notes.index.isin(_RETRAINED), "needs none: never saw D_u, so that ε = 0")
     found["certificate"] = [notes.get(name, "could not run") for name in found["method"]]
     cost = [Column("per-sample gradients", "gradient_samples"), Column("per-sample Hessian products", "hvp_samples")]
     return {
         "Table 1: accuracy (= micro-F1), gap, time and certificate": found,
-        "What a method computes": table(frame, "method", "method", cost),
+        "What a method computes": _costs(frame, cost),
     }
 
 
@@ -476,9 +489,9 @@ def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for level in levels:
         whole = pd.concat([whole, select(rates, point=level).assign(metric=f"tpr {level:g}")], ignore_index=True)
     columns = [
+        Column("AUC − retrained", "gap"),
         Column("AUC", "auc"),
         Column("half of its 95 % interval in a run", "auc_half"),
-        Column("AUC − retrained", "gap"),
         Column("accuracy", "attack_accuracy"),
         *(Column(f"TPR at {100 * level:g} % FPR (%)", f"tpr {level:g}", factor=100) for level in levels),
     ]
@@ -490,9 +503,8 @@ def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             f"{ends[0][name]:.1f} to {ends[1][name]:.1f}" if name in ends[0] else "—" for name in paper["model"]
         ]
     gaps = select(whole, metric="gap")
-    paper["beside retraining"] = [
-        closeness(select(gaps, method=name)["value"], verdicts.CLOSE_AUC) for name in paper["model"]
-    ]
+    words = [closeness(select(gaps, method=name)["value"], verdicts.CLOSE_AUC) for name in paper["model"]]
+    paper.insert(1, "beside retraining", words)
     grid = select(frame, metric="attack_auc")
     parts = grid["split"].str.extract(r"(?P<set>\w+): (?P<features>.+), (?P<model>[^,]+)$")
     grid = grid.assign(set=parts["set"], features=parts["features"], model=parts["model"])
@@ -597,8 +609,14 @@ def _end(frame: pd.DataFrame, metric: str) -> str:
     return number(float(values.mean())) if len(values) == seeds > 0 else infinite
 
 
+def equal_pairs(frame: pd.DataFrame) -> set[tuple[str, str]]:
+    """Methods and forget sets of an audit whose release is its reference in every seed, since both were retrained."""
+    furthest = select(frame, metric="pair_distance").groupby(["method", "split"])["value"].max()
+    return {(str(method), str(kind)) for (method, kind), distance in furthest.items() if distance == 0}
+
+
 def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    audited = select(frame, metric="audit_epsilon")
+    audited, equal = select(frame, metric="audit_epsilon"), equal_pairs(frame)
     lines = []
     for method, split in dict.fromkeys(zip(audited["method"], audited["split"], strict=True)):
         own = select(frame, method=str(method), split=str(split))
@@ -606,6 +624,7 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         contradicted = select(own, metric="contradicted")["value"]
         certified = select(own, metric="certified_epsilon")["value"]
         word = f"contradicted ({contradicted.sum():.0f} of {len(contradicted)} seeds)"
+        fine = "consistent" + (", the pair is equal" if (method, kind) in equal else "")
         lines.append(
             {
                 "method": str(method),
@@ -618,7 +637,7 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
                 "detectable, Gaussian": _cell(own, "gaussian_detectable"),
                 "μ [its interval]": f"{_end(own, 'mu')} [{_end(own, 'mu_low')}, {_end(own, 'mu_high')}]",
                 "trials": _cell(own, "trials"),
-                "verdict": "could not run" if contradicted.empty else word if contradicted.any() else "consistent",
+                "verdict": "could not run" if contradicted.empty else word if contradicted.any() else fine,
             }
         )
     whole = pd.DataFrame(lines)
@@ -785,7 +804,9 @@ def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     )
     costs = select(frame, metric="seconds")
     columns = [Column(f"{name} (s)", "seconds", {"split": str(name)}) for name in dict.fromkeys(costs["split"])]
-    result["Time of all requests together"] = table(costs, "method", "method", columns)
+    result["Time of all requests together (retraining: of those carried out, scaled to all)"] = table(
+        costs, "method", "method", columns
+    )
     early = [
         Column("G", "gradient_retrained"),
         Column("λ_min", "lambda_min"),
@@ -913,7 +934,7 @@ def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     costed = frame[frame["method"].isin(select(frame, metric="seconds")["method"])]
     return {
         "Models": _with_censored(table(frame, "method", "model", quality), frame),
-        "Cost": table(costed, "method", "method", cost),
+        "Cost": _costs(costed, cost),
         "Noise": table(frame, "method", "model", noise),
         "What is computed on what": pd.DataFrame(setup),
     }
