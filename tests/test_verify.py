@@ -125,6 +125,14 @@ def test_on_the_same_platform_the_last_bit_counts(data):
     assert found == ([] if key.metric in loose else [key])
 
 
+def test_the_smallest_eigenvalue_may_differ_by_as_much_as_the_largest():
+    low, high = (Key(f"lambda_{end}", "ridge", "", "", None) for end in ("min", "max"))
+    reference = {low: 0.01, high: 1.4}
+    for value, caught in ((0.01 + 1.3e-5, []), (0.01 + 1.5e-5, [low])):
+        found = compare("a run", {low: value, high: 1.4}, reference, [reference], elsewhere=False)
+        assert [one.key for one in found if one.excess] == caught
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 @pytest.mark.parametrize("metric", ["accuracy", "epsilon", "seconds"])
