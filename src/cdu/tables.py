@@ -611,8 +611,9 @@ def _end(frame: pd.DataFrame, metric: str) -> str:
 
 def equal_pairs(frame: pd.DataFrame) -> set[tuple[str, str]]:
     """Methods and forget sets of an audit whose release is its reference in every seed, since both were retrained."""
-    furthest = select(frame, metric="pair_distance").groupby(["method", "split"])["value"].max()
-    return {(str(method), str(kind)) for (method, kind), distance in furthest.items() if distance == 0}
+    furthest = select(frame, metric="pair_distance").groupby(["method", "split"])["value"].max().reset_index()
+    equal = furthest[furthest["value"] == 0]
+    return set(zip(equal["method"].map(str), equal["split"].map(str), strict=True))
 
 
 def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
