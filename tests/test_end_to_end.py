@@ -376,6 +376,7 @@ def test_a_failing_notebook_leaves_its_executed_copy(environment, tiny, tmp_path
         (["bench", "quick", "--official", "nowhere"], "nowhere holds no unlearn.py"),
         (["section", "09_official_code", "--official", "nowhere"], "nowhere holds no unlearn.py"),
         (["data", "fetch", "imagenet"], "unknown dataset 'imagenet'"),
+        (["verify", "--runs", "nowhere"], "there are no runs of 'quick' under"),
     ],
 )
 def test_the_command_line_answers_bad_input_with_one_sentence(environment, arguments, message):

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from cdu import figures
-from cdu.tables import closeness, tables
+from cdu.tables import closeness, equal_pairs, tables
 from cdu.unlearning import CERTIFIED
 
 SPLITS = ("forget", "retain", "test")
@@ -201,3 +201,20 @@ def test_an_audit_that_could_not_run_keeps_its_row_and_an_open_interval_its_infi
     assert [row["verdict"] for row in rows] == [word, "could not run"]
     assert rows[0]["μ [its interval]"] == "0.5 [-0.1, ∞]"
     assert rows[0]["adversary sees"] == "weights"
+
+
+def test_retraining_is_not_free_in_a_table_of_costs():
+    found = tables("03_methods-table", frame())["What a method computes"].set_index("method")
+    assert found["per-sample gradients"].to_dict() == {
+        "original": "100", "retrain": "a whole training", "X": "100", "X, ε = 1": "100",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("second", "equal"), [(0.0, {("Y", "outliers")}), (0.1, set())])
+def test_a_pair_is_equal_where_it_is_in_every_seed(second, equal):
+    rows = [
+        {"metric": "pair_distance", "method": "Y", "split": kind, "seed": seed, "value": value}
+        for kind, values in (("outliers", (0.0, second)), ("random", (0.3, 0.2)))
+        for seed, value in enumerate(values)
+    ]
+    assert equal_pairs(pd.DataFrame(rows)) == equal

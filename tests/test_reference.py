@@ -140,3 +140,21 @@ def test_the_chapters_planted_errors_are_caught_and_no_certificate_is_contradict
     distances = [m.value for m in audited.metrics if m.metric == "planted_distance"]
     assert len(distances) == 2
     assert min(distances) >= 0.4
+
+
+@pytest.mark.parametrize("experiment", ["quick", "mnist"])
+def test_the_sections_of_an_experiment_stand_on_the_same_models(experiment):
+    (dataset,) = load_experiment(experiment).datasets
+    for seed in load_experiment(experiment).seeds:
+        accuracies = [
+            {
+                (metric.method, metric.split): metric.value
+                for metric in read_record(
+                    record_path(repository() / "results", experiment, dataset, seed, section)
+                ).metrics
+                if metric.metric == "accuracy" and metric.method in {"original", "retrain", "second retraining"}
+            }
+            for section in ("02_training", "03_unlearning", "03_methods")
+        ]
+        assert len(accuracies[0]) == 9
+        assert accuracies[1] == accuracies[0] == accuracies[2]

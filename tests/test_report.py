@@ -206,7 +206,21 @@ def test_claims_about_a_large_network_are_decided_from_its_one_record(shortened)
     assert decided["C9"].word == "holds but says nothing"
     assert "σ = 0.01 certifies ε = 32,000,000" in decided["C9"].evidence
     assert (decided["C5"].word, decided["C5"].seeds) == ("holds but says nothing", 2)
-    assert decided["C1"].word == "not yet tested"
+    assert (decided["C1"].word, decided["C1"].evidence) == (
+        "not yet tested", "The section that tests this was not run on this set-up.",
+    )  # fmt: skip
+
+
+def test_the_noise_that_costs_a_point_and_what_it_certifies_are_of_the_same_seeds(tmp_path):
+    for seed, sigma, epsilon in ((0, 0.02, 400_000.0), (1, 0.03, 200_000.0)):
+        metrics = [
+            Metric(metric=metric, value=value, method="newton + noise")
+            for metric, value in (("sigma_one_point", sigma), ("epsilon_one_point", epsilon))
+        ]
+        ablation = made(section="06_ablations", seed=seed, metrics=metrics)
+        write_record(ablation, record_path(tmp_path / "results", "quick", "digits", seed, "06_ablations"))
+    (setup,) = report.collect(tmp_path)
+    assert "σ = 0.0250 ± 0.0071, which certifies ε = 300,000 ± 141,421 " in report._one_point(setup)
 
 
 def test_a_section_of_its_own_is_not_overruled_by_the_combined_one(tmp_path):

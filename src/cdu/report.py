@@ -673,7 +673,8 @@ def _audited(setup: Setup) -> str | None:
     words = select(own, metric="contradicted")
     shown_most = select(own, metric="audit_epsilon")["value"].max()
     certified = select(own, metric="certified_epsilon")["value"].max()
-    alike = sum((one.method, str(one.split).partition(", ")[0]) in equal_pairs(own) for one in words.itertuples())
+    equal = equal_pairs(own)
+    alike = sum((one.method, str(one.split).partition(", ")[0]) in equal for one in words.itertuples())
     caught = tried.groupby(["method", "seed"])["value"].max()
     right = caught.index.get_level_values("method").str.endswith(figures.PLANTED_RIGHT)
     return (

@@ -1,0 +1,66 @@
+"""How much of the accuracy after a few epochs is the draw of the starting point? ``python -m benchmarks.draws``.
+
+The compute axis has one draw of each start a seed. Here noisy fine-tuning, with the constants that were chosen for each
+seed of ``quick`` at ε = 1, is drawn again, and so are untrained weights and Gaussian noise of norm C without a model;
+all are trained by the same program.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cdu import models
+from cdu.config import load_experiment, repository
+from cdu.evaluation import accuracy
+from cdu.objective import parameter_vector
+from cdu.scenario import Scenario, pick_device
+from cdu.seeding import generator
+from cdu.unlearned import Unlearned
+from cdu.unlearning import Update, build, post_process, publish
+
+EPOCHS = (0, 1, 2, 4)
+DRAWS = 15
+
+
+def starting_points(scenario: Scenario) -> Iterator[tuple[str, Tensor]]:
+    """Each kind of start :data:`DRAWS` times: its name and the weights."""
+    unlearned, settings = Unlearned(scenario), scenario.settings
+    epsilon, delta = settings.unlearning.epsilon, settings.unlearning.delta
+    method = build("noisy fine-tuning", unlearned.chosen("noisy fine-tuning"), epsilon, delta)
+    for draw in range(DRAWS):
+        yield "noisy fine-tuning", method(unlearned.problem, generator(scenario.seed, "draw", draw)).w
+        noise = torch.randn(unlearned.problem.w_star.shape, generator=generator(scenario.seed, "noise", draw))
+        yield "from noise", noise * unlearned.problem.radius / noise.norm()
+        fresh = models.build(settings.model, scenario.data.input_shape, scenario.data.classes, 1000 + draw)
+        yield "from scratch", parameter_vector(fresh)
+
+
+def later(scenario: Scenario, w: Tensor) -> list[float]:
+    """Test accuracy after each of :data:`EPOCHS` on D_r."""
+    problem, seed = scenario.problem(), scenario.seed
+    released = publish(problem, Update(w, 0.0), generator(seed, "unused"))
+    states = post_process(problem, released, generator(seed, "post-processing"), EPOCHS)
+    return [accuracy(state.objective, state.w, scenario.test) for _, state in states]
+
+
+def main() -> None:
+    """Print mean and standard deviation over the draws, the latter within a seed."""
+    experiment = load_experiment("quick")
+    checkpoints = repository() / "runs" / "checkpoints" / f"threads-{torch.get_num_threads()}"
+    torch.set_flush_denormal(True)
+    found: dict[str, list[list[float]]] = {}
+    for seed in experiment.seeds:
+        scenario = Scenario(experiment, "digits", seed, checkpoints, pick_device("cpu"))
+        for name, w in tqdm(starting_points(scenario), desc=f"seed {seed}", total=3 * DRAWS, unit="draw"):
+            found.setdefault(name, []).append(later(scenario, w))
+    for name, values in found.items():
+        draws = 100 * torch.tensor(values).reshape(len(experiment.seeds), DRAWS, len(EPOCHS))
+        mean, deviation = draws.mean((0, 1)), draws.var(1).mean(0).sqrt()
+        cells = (f"k = {k}: {m:.1f} ± {d:.1f} %" for k, m, d in zip(EPOCHS, mean, deviation, strict=True))
+        print(f"{name}, {DRAWS} draws in each of {len(experiment.seeds)} seeds: {', '.join(cells)}")
+
+
+if __name__ == "__main__":
+    main()
