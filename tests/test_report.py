@@ -194,6 +194,15 @@ def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(sho
     assert "| shortened                    | 2 of 50 epochs" in report._setups([shortened])
 
 
+def test_one_seed_has_neither_mean_nor_deviation(tmp_path):
+    write_record(large(), record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "11_scale"))
+    (setup,) = report.collect(tmp_path)
+    text = report._section_fragment(setup, "11_scale", {}, tmp_path, {})
+    assert "One seed." in text
+    assert "** (one seed; 2 of 50 epochs" in text
+    assert "deviation" not in text
+
+
 def test_nothing_is_said_to_be_cut_where_nothing_was(tmp_path):
     whole = made(settings={**LARGE, "training": {"epochs": 50, "radius": 20}, "scale": None})
     write_record(whole, record_path(tmp_path / "results", "quick", "digits", 0, "02_training"))

@@ -318,9 +318,11 @@ def _section_fragment(
                 "",
             ]
     lines += _statements(setup, part) if section == statements.SECTION else []
-    image = [f"```{{image}} _generated/{stem}.svg", f":alt: {_alt(name, setup)}", ":width: 100%", "```"]
+    caption = _caption(name, len(shown.records))
+    alternative = f"{CHAPTERS[name][1]} on {setup.title}. {caption}"
+    image = [f"```{{image}} _generated/{stem}.svg", f":alt: {alternative}", ":width: 100%", "```"]
     lines += ["::::{div} chart", *image, "::::", ""]
-    lines += [f"*{_caption(name)}{_shortened(shown, ' Shortened: ', '.')}*", ""]
+    lines += [f"*{caption}{_shortened(shown, ' Shortened: ', '.')}*", ""]
     for title, content in tables(name, frame, on_gpu).items():
         lines += [
             f"**{title}** ({_spread(shown)})",
@@ -349,7 +351,8 @@ def _spread(shown: Shown) -> str:
     """What the numbers of a table are, and over how many seeds."""
     seeds = _seeds(len(shown.records))
     if shown.section not in BENCHMARKS:
-        return f"mean ± standard deviation over {seeds}{_shortened(shown, '; ')}"
+        words = seeds if len(shown.records) == 1 else f"mean ± standard deviation over {seeds}"
+        return words + _shortened(shown, "; ")
     count = select(shown.frame, metric="repetitions")["value"].min()
     return f"times are medians of {count:.0f} runs where the shortest and longest stand beside, else of one; {seeds}"
 
@@ -405,14 +408,12 @@ def _machine(record: Record) -> str:
     return f"{place}, {machine.threads} thread{'s' if machine.threads > 1 else ''} per run"
 
 
-def _alt(name: str, setup: Setup) -> str:
-    return f"{CHAPTERS[name][1]} on {setup.title}. {_caption(name)}"
-
-
-def _caption(name: str) -> str:
+def _caption(name: str, seeds: int) -> str:
     words = " ".join((figures.FIGURES[name].__doc__ or "").split())
     if name.partition("-")[0] in BENCHMARKS:
         return f"{words} Times as in the tables."
+    if seeds == 1:
+        return f"{words} One seed."
     return f"{words} Means over seeds; bars and bands are one standard deviation."
 
 
