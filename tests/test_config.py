@@ -12,7 +12,7 @@ from cdu.errors import CduError
 
 
 def test_every_experiment_is_valid_and_every_section_has_a_notebook():
-    assert available_experiments() == ["batchnorm", "mnist", "paper", "paper-cpu", "paper-cpu-resnet18", "quick"]
+    assert available_experiments() == ["batchnorm", "mnist", "paper", "paper-cpu", "quick", "resnet18"]
     for name in available_experiments():
         assert load_experiment(name).name == name
     assert {path.stem for path in (repository() / "notebooks").glob("*.py")} == set(SECTIONS)
