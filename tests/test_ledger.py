@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from cdu.ledger import ASSUMPTIONS, COLUMNS, Facts, convex_cells, ledger, network_cells
+from cdu.ledger import ASSUMPTIONS, COLUMNS, Facts, convex_cells, large_cells, ledger, network_cells
 from cdu.statements import SECTION
 from cdu.verdicts import NETWORK, SMOOTH
 
@@ -174,3 +174,27 @@ def test_the_ledger_reads_the_theory_section_alone():
 def test_metrics_that_could_not_be_had_count_as_not_run():
     frame = measured("softmax", CONVEX).assign(value=None)
     assert states(convex_cells(Facts(frame, "softmax"))) == ["unknown"] * len(ASSUMPTIONS)
+
+
+def scale(low, high, damping):
+    rows = [
+        {"section": section, "seed": seed, "metric": metric, "value": value, "method": method, "split": "", "axis": ""}
+        for seed in SEEDS
+        for section, metric, value, method in (
+            ("11_scale", "lambda_min", low - seed, ""),
+            ("11_scale", "lambda_max", high + seed, ""),
+            ("11_scale", "damping", damping, ""),
+            ("02_training", "final_projected", 0.5, "original"),
+        )
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("damping", "state"), [(10.0, "violated"), (22.0, "violated"), (22.5, "unknown")])
+def test_ritz_values_show_that_a_large_networks_system_is_indefinite_and_never_that_it_is_not(damping, state):
+    cells = large_cells(scale(-20.0, 5000.0, damping))
+    assert cells[1].state == state
+    assert "λ_min ≤ -20 and λ_max ≥ 5,000 in 3 seeds" in cells[1].text
+    assert (cells[2].state, "50%" in cells[2].text) == ("holds", True)
+    assert cells[3].state == "unknown"
+    assert large_cells(NOTHING)[1].state == "unknown"

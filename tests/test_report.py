@@ -220,6 +220,52 @@ def test_claims_about_a_large_network_are_decided_from_its_one_record(shortened)
     )  # fmt: skip
 
 
+def refused(seed, low):
+    """A record like the others, of a network whose Newton step is undefined."""
+    note = f"λ = 10 is at most −λ_min(H), and λ_min(H) ≤ {low}"
+    metrics = [
+        Metric(metric="accuracy", value=None, method="newton", note=note),
+        *(
+            Metric(metric=metric, value=value, method="original + noise")
+            for metric, value in (("epsilon", 8e6), ("sigma", 0.01), ("sigma_needed", 149.0))
+        ),
+        Metric(metric="sigma", value=149.0, method="original + noise for ε = 1"),
+        *(
+            Metric(metric=metric, value=value, method=method, split="test")
+            for metric, value in (("accuracy", 0.7), ("recalibrated_accuracy", 0.8))
+            for method in ("original", "original + noise", "original + noise for ε = 1")
+        ),
+    ]
+    settings = {**LARGE, "unlearning": {"epsilon": 1, "delta": 1e-5}}
+    return large(seed).model_copy(update={"metrics": metrics, "settings": settings})
+
+
+def test_claims_about_a_step_that_is_undefined_are_not_called_short_of_seeds(tmp_path):
+    for seed, low in ((0, -22), (1, -19)):
+        write_record(refused(seed, low), record_path(tmp_path / "results", "paper-cpu", "cifar10", seed, "11_scale"))
+    (setup,) = report.collect(tmp_path)
+    decided = report._decide(setup)
+    for claim in ("C4", "C5", "C6", "C9"):
+        assert (decided[claim].word, decided[claim].seeds) == ("assumption violated", 2)
+        assert "On none of 2 seeds could the Newton step be taken." in decided[claim].evidence
+        assert "λ_min(H) ≤ -22" in decided[claim].evidence
+        assert "ε = 8.00·10⁶" in decided[claim].evidence
+    assert decided["C1"] == report._NOT_ITS_SECTION
+    words = report._worth(setup)
+    assert "without noise 70.0 %, 80.0 % with BatchNorm's statistics taken anew" in words
+    assert "the Newton step is undefined" in words
+
+
+def test_one_seed_with_a_step_is_enough_to_judge_by_the_rules(tmp_path):
+    stepped = large(1)
+    step = Metric(metric="accuracy", value=0.5, method="newton", split="test")
+    for one in (refused(0, -22), stepped.model_copy(update={"metrics": [*stepped.metrics, step]})):
+        write_record(one, record_path(tmp_path / "results", "paper-cpu", "cifar10", one.seed, "11_scale"))
+    (setup,) = report.collect(tmp_path)
+    assert report._undefined(setup) is None
+    assert "assumption violated" not in {verdict.word for verdict in report._decide(setup).values()}
+
+
 def test_the_noise_that_costs_a_point_and_what_it_certifies_are_of_the_same_seeds(tmp_path):
     for seed, sigma, epsilon in ((0, 0.02, 400_000.0), (1, 0.03, 200_000.0)):
         metrics = [

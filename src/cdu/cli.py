@@ -243,6 +243,8 @@ def _rounded_up(sigma: float) -> float:
 def reference(
     experiment: Annotated[str, typer.Argument(help="the experiment to promote")],
     section: Annotated[str, typer.Option(help="promote this section alone")] = "",
+    dataset: Annotated[str, typer.Option(help="promote this dataset alone")] = "",
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="promote this seed alone; may be repeated")] = None,
     source: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
 ) -> None:
     """Promote an experiment's records from runs/ to results/, with each section's first seed as executed exemplar."""
@@ -253,6 +255,12 @@ def reference(
         raise CduError(f"unknown section '{section}': known are {', '.join(SECTIONS)}")
     everything = [*loaded.jobs(), *loaded.benchmarks(), *loaded.by_hand()]
     jobs = [job for job in everything if section == job[2]] if section else loaded.jobs()
+    jobs = [job for job in jobs if dataset in ("", job[0]) and (not seeds or job[1] in seeds)]
+    if not jobs:
+        raise CduError(
+            f"'{loaded.name}' has no run of section '{section or 'any'}', dataset '{dataset or 'any'}' and seed "
+            f"{', '.join(map(str, seeds or [])) or 'any'}; its datasets are {', '.join(loaded.datasets)}"
+        )
     paths = {job: record_path(repository() / source, loaded.name, *job) for job in jobs}
     missing = [path for path in paths.values() if not path.exists()]
     if missing:

@@ -139,7 +139,27 @@ def ledger(mlp: pd.DataFrame, others: dict[str, pd.DataFrame]) -> dict[str, list
         others: Metrics of datasets with other networks, by the network's name; empty frames where none were run.
     """
     columns = {name: cells(Facts(_theory(mlp), method)) for name, (method, cells) in COLUMNS.items()}
-    return columns | {name: network_cells(Facts(_theory(frame), NETWORK), relu=True) for name, frame in others.items()}
+    return columns | {name: large_cells(frame) for name, frame in others.items()}
+
+
+def large_cells(frame: pd.DataFrame) -> list[Cell]:
+    """Cells of a network that is too large for the theory section, from what training and the section on it measured.
+
+    Ritz values bound the ends of the spectrum from inside: they can show that H + λI is indefinite, not that it is not.
+    """
+    cells = network_cells(Facts(_theory(frame), NETWORK), relu=True)
+    spectrum = Facts(frame[frame["section"] == "11_scale"], "")
+    smallest, largest = spectrum.values("lambda_min"), spectrum.values("lambda_max")
+    if not smallest.empty:
+        damping = spectrum.mean("damping")
+        cells[1] = Cell(
+            "violated" if damping + smallest.min() <= 0 else "unknown",
+            f"λ = {damping:g}; λ_min ≤ {smallest.max():.3g} and λ_max ≥ {largest.min():,.4g} in {len(smallest)} seeds",
+        )
+    projected = Facts(frame[frame["section"] == "02_training"], "original").values("final_projected")
+    if not projected.empty:
+        cells[2] = Cell("holds", f"by projection, active in {projected.mean():.0%} of the last epoch's steps")
+    return cells
 
 
 def _theory(frame: pd.DataFrame) -> pd.DataFrame:

@@ -152,6 +152,11 @@ class Setup:
         return TITLES[self.dataset] + ("" if usual else f" ({self.experiment})")
 
     @property
+    def seeds(self) -> int:
+        """The largest number of seeds of a section."""
+        return max(len(shown.records) for shown in self.sections.values())
+
+    @property
     def consistent(self) -> bool:
         """Whether all sections were made with the same shared settings, so that verdicts may combine them."""
         blocks: dict[str, Any] = {}
@@ -258,10 +263,12 @@ def build(book: Path) -> None:
     files[book / "_generated" / "ledger.md"] = "\n".join(ledgers).encode()
     files[book / "_generated" / "ledger-first.md"] = "".join(ledgers[:1]).encode()
     files[book / "_generated" / "control.md"] = "\n".join(filter(None, map(_control, setups))).encode()
-    decided = {setup.title: _decide(setup) for setup in setups}
+    # A column of claims that one seed cannot decide tells nobody anything, unless there is no other.
+    judged = [setup for setup in setups if setup.seeds > 1] or setups
+    decided = {setup.title: _decide(setup) for setup in judged}
     files[book / "_generated" / "claims-table.md"] = _claims_table(decided).encode()
     files[book / "_generated" / "claims-detail.md"] = _claims_detail(decided).encode()
-    files[book / "_generated" / "worth.md"] = "\n".join(filter(None, map(_worth, setups))).encode()
+    files[book / "_generated" / "worth.md"] = "\n".join(filter(None, map(_worth, judged))).encode()
     files[book / "_generated" / "compute.md"] = "\n".join(filter(None, map(_compute, setups))).encode()
     files[book / "_generated" / "audited.md"] = "\n".join(filter(None, map(_audited, setups))).encode()
     files[book / "_generated" / "setups.md"] = _setups(setups).encode()
@@ -463,10 +470,35 @@ def _decide(setup: Setup) -> dict[str, verdicts.Verdict]:
         )
         return dict.fromkeys(verdicts.CLAIMS, mixed)
     tested = set(metrics["section"])
-    return {
+    decided = {
         identifier: verdicts.decide(identifier, metrics) if claim.chapter in tested else _NOT_ITS_SECTION
         for identifier, claim in verdicts.CLAIMS.items()
     }
+    undefined = _undefined(setup)
+    if undefined is None:
+        return decided
+    return {
+        identifier: undefined if verdict.word == "not yet tested" and verdict != _NOT_ITS_SECTION else verdict
+        for identifier, verdict in decided.items()
+    }
+
+
+def _undefined(setup: Setup) -> verdicts.Verdict | None:
+    """What a set-up says of the claims about a release where no seed's Newton step could be taken; else None."""
+    metrics = setup.metrics
+    steps = select(metrics, section="03_unlearning", metric="accuracy", method="newton")
+    if steps.empty or steps["value"].notna().any():
+        return None
+    first = steps.iloc[0]
+    text = f"On none of {len(steps)} seeds could the Newton step be taken. Seed {first['seed']}: {first['note']}."
+    nothing = {name: select(metrics, section="03_unlearning", metric=name) for name in ("epsilon", "sigma_needed")}
+    usual = select(nothing["epsilon"], method=verdicts.NOTHING)["value"]
+    if not usual.empty:
+        text += (
+            f" Whatever lies in the ball is certified alike: the σ used in practice for ε = {number(usual.mean())}, "
+            f"and a meaningful ε needs σ = {number(nothing['sigma_needed']['value'].mean())}."
+        )
+    return verdicts.Verdict("assumption violated", text, seeds=len(steps))
 
 
 def _plain(text: str) -> str:
@@ -521,7 +553,8 @@ def _statements_table(setups: list[Setup]) -> str:
 
 def _ledgers(setups: list[Setup]) -> list[str]:
     """The assumption ledger of every set-up whose network is an MLP; convolutional networks get their own columns."""
-    by_dataset = {setup.dataset: setup.metrics for setup in setups}
+    usual = [setup for setup in setups if DEFAULT_EXPERIMENT[setup.dataset] == setup.experiment]
+    by_dataset = {setup.dataset: setup.metrics for setup in usual}
     empty = pd.DataFrame(columns=["section", "metric", "method", "split", "axis", "value"])
     others = {"AllCNN": by_dataset.get("cifar10", empty), "ResNet-18": by_dataset.get("svhn", empty)}
     found = []
@@ -606,24 +639,35 @@ def _claims_detail(decided: dict[str, dict[str, verdicts.Verdict]]) -> str:
 
 def _worth(setup: Setup) -> str | None:
     """The one-minute answer to what a certificate is worth, from the records."""
-    shown = setup.sections.get("03_unlearning")
+    shown = setup.sections.get("03_unlearning") or setup.sections.get("11_scale")
     if shown is None:
         return None
     frame = shown.frame
     first = shown.records[0].record.settings
-    wanted = f"newton + noise for ε = {first['unlearning']['epsilon']:g}"
+    epsilon, delta = first["unlearning"]["epsilon"], first["unlearning"]["delta"]
+    # Where the Newton step is undefined the original stands in: the certificate is the same.
+    undefined = _undefined(setup) is not None
+    released = "original" if undefined else "newton"
 
-    def mean(metric: str, method: str, **keys: str) -> float:
-        return float(select(frame, metric=metric, method=method, **keys)["value"].mean())
+    def mean(metric: str, method: str) -> float:
+        return float(select(frame, metric=metric, method=method)["value"].mean())
 
-    usual = "newton + noise"
-    return (
+    def test(method: str) -> str:
+        rows = select(frame, method=method, split="test")
+        anew = select(rows, metric="recalibrated_accuracy")["value"]
+        remedy = "" if anew.empty else f", {100 * anew.mean():.1f} % with BatchNorm's statistics taken anew"
+        return f"{100 * select(rows, metric='accuracy')['value'].mean():.1f} %{remedy}"
+
+    usual, wanted = f"{released} + noise", f"{released} + noise for ε = {epsilon:g}"
+    words = (
         f"- **{setup.title}**: the noise used in practice, σ = {mean('sigma', usual):g}, certifies "
-        f"ε = {number(mean('epsilon', usual))} at δ = {number(first['unlearning']['delta'])}. A meaningful "
-        f"ε = {first['unlearning']['epsilon']:g} needs σ = {mean('sigma', wanted):.1f}, and leaves a test accuracy of "
-        f"{100 * mean('accuracy', wanted, split='test'):.1f} % (without noise: "
-        f"{100 * mean('accuracy', 'newton', split='test'):.1f} %; guessing: about 10 %).{_one_point(setup)}"
+        f"ε = {number(mean('epsilon', usual))} at δ = {number(delta)}. A meaningful ε = {epsilon:g} needs "
+        f"σ = {mean('sigma', wanted):.1f}. Test accuracy: without noise {test(released)}; with the noise used in "
+        f"practice {test(usual)}; with that of ε = {epsilon:g} {test(wanted)}; guessing about 10 %."
     )
+    if undefined:
+        words += f" All on the original: [the Newton step is undefined]({CHAPTERS['11_scale'][0]}.md) at the usual λ."
+    return words + _one_point(setup)
 
 
 def _one_point(setup: Setup) -> str:
