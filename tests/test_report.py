@@ -252,7 +252,7 @@ def test_claims_about_a_step_that_is_undefined_are_not_called_short_of_seeds(tmp
         assert "ε = 8.00·10⁶" in decided[claim].evidence
     assert decided["C1"] == report._NOT_ITS_SECTION
     words = report._worth(setup)
-    assert "without noise 70.0 %, 80.0 % with BatchNorm's statistics taken anew" in words
+    assert "Test accuracy (with BatchNorm's statistics taken anew): without noise 70.0 % (80.0 %); with" in words
     assert "the Newton step is undefined" in words
 
 

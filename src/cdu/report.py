@@ -607,10 +607,10 @@ def _control(setup: Setup) -> str | None:
 def _claims_table(decided: dict[str, dict[str, verdicts.Verdict]]) -> str:
     rows = []
     for identifier, claim in verdicts.CLAIMS.items():
-        row = {"": f"[{identifier}](#claim-{identifier.lower()})", "The paper claims": claim.text}
+        text = f"{claim.text} ({_chapter_link(claim.chapter)})"
+        row = {"": f"[{identifier}](#claim-{identifier.lower()})", "The paper claims": text}
         for title, found in decided.items():
             row[title] = _badge(found[identifier])
-        row["chapter"] = _chapter_link(claim.chapter)
         rows.append(row)
     return _markdown(pd.DataFrame(rows))
 
@@ -655,15 +655,16 @@ def _worth(setup: Setup) -> str | None:
     def test(method: str) -> str:
         rows = select(frame, method=method, split="test")
         anew = select(rows, metric="recalibrated_accuracy")["value"]
-        remedy = "" if anew.empty else f", {100 * anew.mean():.1f} % with BatchNorm's statistics taken anew"
+        remedy = "" if anew.empty else f" ({100 * anew.mean():.1f} %)"
         return f"{100 * select(rows, metric='accuracy')['value'].mean():.1f} %{remedy}"
 
+    brackets = " (with BatchNorm's statistics taken anew)" if "recalibrated_accuracy" in set(frame["metric"]) else ""
     usual, wanted = f"{released} + noise", f"{released} + noise for ε = {epsilon:g}"
     words = (
         f"- **{setup.title}**: the noise used in practice, σ = {mean('sigma', usual):g}, certifies "
         f"ε = {number(mean('epsilon', usual))} at δ = {number(delta)}. A meaningful ε = {epsilon:g} needs "
-        f"σ = {mean('sigma', wanted):.1f}. Test accuracy: without noise {test(released)}; with the noise used in "
-        f"practice {test(usual)}; with that of ε = {epsilon:g} {test(wanted)}; guessing about 10 %."
+        f"σ = {mean('sigma', wanted):.1f}. Test accuracy{brackets}: without noise {test(released)}; with the "
+        f"noise used in practice {test(usual)}; with that of ε = {epsilon:g} {test(wanted)}; guessing about 10 %."
     )
     if undefined:
         words += f" All on the original: [the Newton step is undefined]({CHAPTERS['11_scale'][0]}.md) at the usual λ."

@@ -925,6 +925,7 @@ def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     ]
     quality = [
         *_accuracies("forget", "retain", "test"),
+        Column("forget set, statistics of D_r (%)", "recalibrated_accuracy", {"split": "forget"}, 100),
         Column("test set, statistics of D_r (%)", "recalibrated_accuracy", {"split": "test"}, 100),
         Column("distance to retrained", "distance_to_retrained"),
         Column("AUC", "auc"),
