@@ -155,19 +155,29 @@ def test_the_chapters_planted_errors_are_caught_and_no_certificate_is_contradict
     assert min(distances) >= 0.4
 
 
+def accuracies(experiment, dataset, seed, section):
+    """Accuracies of the trained models in a committed record, by model and split."""
+    found = read_record(record_path(repository() / "results", experiment, dataset, seed, section)).metrics
+    models = {"original", "retrain", "second retraining"}
+    return {(one.method, one.split): one.value for one in found if one.metric == "accuracy" and one.method in models}
+
+
 @pytest.mark.parametrize("experiment", ["quick", "mnist"])
 def test_the_sections_of_an_experiment_stand_on_the_same_models(experiment):
     (dataset,) = load_experiment(experiment).datasets
     for seed in load_experiment(experiment).seeds:
-        accuracies = [
-            {
-                (metric.method, metric.split): metric.value
-                for metric in read_record(
-                    record_path(repository() / "results", experiment, dataset, seed, section)
-                ).metrics
-                if metric.metric == "accuracy" and metric.method in {"original", "retrain", "second retraining"}
-            }
-            for section in ("02_training", "03_unlearning", "03_methods")
-        ]
-        assert len(accuracies[0]) == 9
-        assert accuracies[1] == accuracies[0] == accuracies[2]
+        training, *others = (
+            accuracies(experiment, dataset, seed, section) for section in ("02_training", "03_unlearning", "03_methods")
+        )
+        assert len(training) == 9
+        assert others == [training, training]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "dataset", "seeds"), [("batchnorm", "digits", (0, 1, 2)), ("paper", "cifar10", (0, 1))]
+)
+def test_the_section_on_large_networks_stands_on_the_models_of_training(experiment, dataset, seeds):
+    for seed in seeds:
+        training, scale = (accuracies(experiment, dataset, seed, section) for section in ("02_training", "11_scale"))
+        assert len(training) == 9
+        assert scale == training
