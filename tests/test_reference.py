@@ -73,12 +73,15 @@ def test_one_section_can_be_promoted_alone_and_seeds_that_are_gone_are_removed(b
         cli.reference("quick", section="99_magic")
 
 
-def test_what_there_is_of_some_seeds_can_be_promoted_by_naming_them(batch):
+def test_what_there_is_of_some_seeds_can_be_promoted_by_naming_them(batch, capsys):
     record_path(batch / "runs", "quick", "digits", 2, "05_relearn").unlink()
     cli.reference("quick", section="05_relearn", dataset="digits", seeds=[0, 1])
     found = sorted((batch / "results").rglob("05_relearn.json"))
     assert [read_record(path).seed for path in found] == [0, 1]
     assert not list((batch / "results").rglob("02_training.json"))
+    assert capsys.readouterr().out.count("is as it was") == 0
+    cli.reference("quick", section="05_relearn", seeds=[1])
+    assert "seed 0 of 05_relearn on digits is as it was, from commit" in capsys.readouterr().out
     with pytest.raises(CduError, match=r"1 of 1 records are missing"):
         cli.reference("quick", section="05_relearn", seeds=[2])
     for nothing in ({"dataset": "svhn"}, {"seeds": [7]}, {"section": "05_relearn", "seeds": [3]}):

@@ -251,6 +251,9 @@ def test_claims_about_a_step_that_is_undefined_are_not_called_short_of_seeds(tmp
         assert "λ_min(H) ≤ -22" in decided[claim].evidence
         assert "ε = 8.00·10⁶" in decided[claim].evidence
     assert decided["C1"] == report._NOT_ITS_SECTION
+    ablation = made(experiment="paper-cpu", dataset="cifar10", section="06_ablations", settings=LARGE)
+    write_record(ablation, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "06_ablations"))
+    assert report._decide(report.collect(tmp_path)[0])["C10"].word == "not yet tested"
     words = report._worth(setup)
     assert "Test accuracy (with BatchNorm's statistics taken anew): without noise 70.0 % (80.0 %); with" in words
     assert "the Newton step is undefined" in words

@@ -19,8 +19,8 @@ from cdu.solvers import synchronise
 #: Networks whose images are laid out with the channels last: their convolutions are faster so, on CPU and GPU.
 CONVOLUTIONAL = ("allcnn", "resnet18")
 
-#: On a GPU, memory of the graph of one chunk's gradient: in a small chunk a GPU waits for kernels to be started.
-GPU_CHUNK_BYTES = 2**31
+#: Memory of the graph of one chunk's gradient: in a small chunk a GPU waits for kernels to be started.
+CHUNK_BYTES = {"cpu": chunked.CHUNK_BYTES, "cuda": 2**31}
 
 #: Side of the square matrices whose product is timed, by type of device.
 MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
@@ -39,11 +39,11 @@ def prepare(scenario: Scenario) -> str:
         scenario: Its images are laid out anew in place.
     """
     words = ["float32"]
+    chunked.CHUNK_BYTES = CHUNK_BYTES[scenario.device.type]
     if scenario.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-        chunked.CHUNK_BYTES = GPU_CHUNK_BYTES
         words = ["TF32"]
     if scenario.settings.model.name in CONVOLUTIONAL:
         scenario.data = channels_last(scenario.data)

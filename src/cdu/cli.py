@@ -268,7 +268,7 @@ def reference(
             f"{len(missing)} of {len(paths)} records are missing, the first is {missing[0]}; "
             f"run 'make batch EXPERIMENT={loaded.name}' to its end; nothing was promoted"
         )
-    for (dataset, seed, name), path in paths.items():
+    for (of, seed, name), path in paths.items():
         record = read_record(path)
         if seed == loaded.seeds_of(name)[0] and not path.with_suffix(".ipynb").exists():
             raise CduError(
@@ -277,7 +277,7 @@ def reference(
             )
         if record.code_hash != code_hash(name):
             raise CduError(f"{path} was made by other code; run the batch again; nothing was promoted")
-        if record.config_hash != section_hash(loaded.settings(dataset), dataset, name):
+        if record.config_hash != section_hash(loaded.settings(of), of, name):
             raise CduError(f"{path} was made with other settings; run the batch again; nothing was promoted")
         if record.dirty:
             raise CduError(
@@ -285,18 +285,23 @@ def reference(
                 "again; nothing was promoted"
             )
     wanted = {record_path(repository() / "results", loaded.name, *job) for job in everything}
-    for old in (repository() / "results" / loaded.name).glob(f"*/seed-*/{section or '*'}.json"):
+    for old in (repository() / "results" / loaded.name).glob(f"{dataset or '*'}/seed-*/{section or '*'}.json"):
         # A seed that the experiment no longer has would be counted among the others.
         if old not in wanted:
             old.unlink()
             old.with_suffix(".ipynb").unlink(missing_ok=True)
-    for (dataset, seed, name), path in paths.items():
-        target = record_path(repository() / "results", loaded.name, dataset, seed, name)
+    for (of, seed, name), path in paths.items():
+        target = record_path(repository() / "results", loaded.name, of, seed, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         if seed == loaded.seeds_of(name)[0]:
             _write_exemplar(path.with_suffix(".ipynb"), target.with_suffix(".ipynb"))
     typer.echo(f"{len(paths)} records of '{loaded.name}' are now under results/{loaded.name}")
+    beside = {job[::2] for job in jobs}
+    for of, seed, name in everything:
+        kept = record_path(repository() / "results", loaded.name, of, seed, name)
+        if (of, seed, name) not in paths and (of, name) in beside and kept.exists():
+            typer.echo(f"seed {seed} of {name} on {of} is as it was, from commit {read_record(kept).commit[:10]}")
 
 
 @app.command()

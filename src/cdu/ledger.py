@@ -145,7 +145,8 @@ def ledger(mlp: pd.DataFrame, others: dict[str, pd.DataFrame]) -> dict[str, list
 def large_cells(frame: pd.DataFrame) -> list[Cell]:
     """Cells of a network that is too large for the theory section, from what training and the section on it measured.
 
-    Ritz values bound the ends of the spectrum from inside: they can show that H + λI is indefinite, not that it is not.
+    Ritz values bound the ends of a sub-sample's spectrum from inside: they can show that H + λI is indefinite there, and
+    never that it is not.
     """
     cells = network_cells(Facts(_theory(frame), NETWORK), relu=True)
     spectrum = Facts(frame[frame["section"] == "11_scale"], "")
@@ -154,7 +155,8 @@ def large_cells(frame: pd.DataFrame) -> list[Cell]:
         damping = spectrum.mean("damping")
         cells[1] = Cell(
             "violated" if damping + smallest.min() <= 0 else "unknown",
-            f"λ = {damping:g}; λ_min ≤ {smallest.max():.3g} and λ_max ≥ {largest.min():,.4g} in {len(smallest)} seeds",
+            f"λ = {damping:g}, eigenvalues {smallest.min():.3g} to {largest.max():,.0f} or beyond; indefinite in "
+            f"{(damping + smallest <= 0).sum()} of {len(smallest)} seeds",
         )
     projected = Facts(frame[frame["section"] == "02_training"], "original").values("final_projected")
     if not projected.empty:

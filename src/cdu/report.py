@@ -85,7 +85,7 @@ BADGES: dict[str, str] = {
     "holds": "bdg-success",
     "holds but says nothing": "bdg-warning",
     "does not hold": "bdg-danger",
-    "assumption violated": "bdg-secondary",
+    "assumption violated": "bdg-info",
     "violated": "bdg-danger",
     "unknown": "bdg-light",
     "not testable here": "bdg-dark",
@@ -153,8 +153,9 @@ class Setup:
 
     @property
     def seeds(self) -> int:
-        """The largest number of seeds of a section."""
-        return max(len(shown.records) for shown in self.sections.values())
+        """The largest number of seeds of a section that decides claims."""
+        deciding = {*COMBINED, "11_scale", *(claim.chapter for claim in verdicts.CLAIMS.values())}
+        return max((len(shown.records) for name, shown in self.sections.items() if name in deciding), default=0)
 
     @property
     def consistent(self) -> bool:
@@ -459,6 +460,9 @@ def _run_pages(setup: Setup) -> dict[str, bytes]:
 # --- claims --------------------------------------------------------------------------------------------------------
 
 
+#: Claims about the Newton step or the model that it releases.
+_ABOUT_THE_STEP = ("C1", "C4", "C5", "C6", "C9")
+
 _NOT_ITS_SECTION = verdicts.Verdict("not yet tested", "The section that tests this was not run on this set-up.")
 
 
@@ -478,7 +482,9 @@ def _decide(setup: Setup) -> dict[str, verdicts.Verdict]:
     if undefined is None:
         return decided
     return {
-        identifier: undefined if verdict.word == "not yet tested" and verdict != _NOT_ITS_SECTION else verdict
+        identifier: undefined
+        if identifier in _ABOUT_THE_STEP and verdict.word == "not yet tested" and verdict != _NOT_ITS_SECTION
+        else verdict
         for identifier, verdict in decided.items()
     }
 
