@@ -145,7 +145,7 @@ def ledger(mlp: pd.DataFrame, others: dict[str, pd.DataFrame]) -> dict[str, list
 def large_cells(frame: pd.DataFrame) -> list[Cell]:
     """Cells of a network that is too large for the theory section, from what training and the section on it measured.
 
-    Ritz values bound the ends of a sub-sample's spectrum from inside: they can show that H + λI is indefinite there, and
+    Ritz values bound the ends of a sub-sample's spectrum from inside: they can show that H + λI is indefinite there,
     never that it is not.
     """
     cells = network_cells(Facts(_theory(frame), NETWORK), relu=True)
