@@ -194,6 +194,15 @@ def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(sho
     assert "| shortened                    | 2 of 50 epochs" in report._setups([shortened])
 
 
+def test_a_set_up_whose_sections_have_different_seeds_says_so(shortened, tmp_path):
+    assert report._setup_column(shortened)["seeds"] == "2"
+    trained = {"settings": LARGE, "metrics": [Metric(metric="seconds", value=1.0, method="original")]}
+    training = made(experiment="paper-cpu", dataset="cifar10", section="02_training", **trained)
+    write_record(training, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "02_training"))
+    (setup,) = report.collect(tmp_path)
+    assert report._setup_column(setup)["seeds"] == "1 to 2, by section"
+
+
 def test_one_seed_has_neither_mean_nor_deviation(tmp_path):
     write_record(large(), record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "11_scale"))
     (setup,) = report.collect(tmp_path)

@@ -20,7 +20,7 @@ from cdu.solvers import synchronise
 CONVOLUTIONAL = ("allcnn", "resnet18")
 
 #: Memory of the graph of one chunk's gradient: in a small chunk a GPU waits for kernels to be started.
-CHUNK_BYTES = {"cpu": chunked.CHUNK_BYTES, "cuda": 2**31}
+CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = chunked.CHUNK_BYTES, 2**31
 
 #: Side of the square matrices whose product is timed, by type of device.
 MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
@@ -39,7 +39,7 @@ def prepare(scenario: Scenario) -> str:
         scenario: Its images are laid out anew in place.
     """
     words = ["float32"]
-    chunked.CHUNK_BYTES = CHUNK_BYTES[scenario.device.type]
+    chunked.CHUNK_BYTES = GPU_CHUNK_BYTES if scenario.device.type == "cuda" else CPU_CHUNK_BYTES
     if scenario.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True

@@ -757,13 +757,14 @@ def _setup_column(setup: Setup) -> dict[str, str]:
         "share of the matrix rate (%)": ("matrix_share", 100.0),
     }
     originals = select(shown.frame, method="original")
+    counts = [len(one.records) for one in setup.sections.values()]
     return {
         "network": _network(settings["model"]),
         "forgotten": _forgotten(settings["forget"]),
         "epochs": str(settings["training"]["epochs"]),
         "C": f"{settings['training']['radius']:g}",
         "shortened": _shortened(setup.sections.get("11_scale", shown), "") or "no",
-        "seeds": str(len(shown.records)),
+        "seeds": f"{min(counts)} to {max(counts)}, by section" if min(counts) < max(counts) else str(counts[0]),
         "machine": "; ".join(sorted({_machine(record) for record in everything})),
         "arithmetic": "; ".join(sorted({record.machine.arithmetic or "float32" for record in everything})),
         **{
