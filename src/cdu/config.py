@@ -3,7 +3,9 @@
 import ast
 import hashlib
 import json
+import tokenize
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -525,6 +527,8 @@ def code_hash(section: str) -> str:
 def source_hash(path: Path, benchmarks: bool = False) -> str:
     """Hash of a Python file and of those modules that compute which it imports, directly or through others.
 
+    The file counts in full, since a reader sees it executed; of the modules counts what computes (:func:`computing`).
+
     Args:
         path: The file.
         benchmarks: Whether the programs in ``benchmarks`` belong to it.
@@ -539,10 +543,48 @@ def source_hash(path: Path, benchmarks: bool = False) -> str:
         )
         reached[name] = [file.read_text(encoding="utf-8") for file in files]
         waiting |= {found for text in reached[name] for found in _imports(text)} - set(reached)
-    sources = [text for name in sorted(reached) if name in COMPUTING for text in reached[name]]
+    sources = [computing(text) for name in sorted(reached) if name in COMPUTING for text in reached[name]]
     if benchmarks:
         sources += [file.read_text(encoding="utf-8") for file in sorted((repository() / "benchmarks").glob("*.py"))]
     return digest([*sources, source])
+
+
+@cache
+def computing(source: str) -> str:
+    """What of a module's text can change a number: all but comments, docstrings, blank lines and argument checks.
+
+    Argument checks are calls of :mod:`cdu.expectations`, functions of nothing else, and imports from there and from
+    ``typing``. They end a run that nobody would record; if they counted, one more of them would call for every
+    reference to be made again. Only whole lines are cut, out of the text as it stands, so that every version of Python
+    agrees.
+    """
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.stmt) and _silent(node):
+            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+            around = lines[first].encode()[: node.col_offset] + lines[last].encode()[node.end_col_offset :]
+            if not around.strip():
+                lines[first : last + 1] = [""] * (last - first + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _silent(node: ast.stmt) -> bool:
+    """Whether a statement computes nothing: see :func:`computing`."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module in {"cdu.expectations", "typing"}
+    if isinstance(node, ast.FunctionDef):
+        return not node.decorator_list and all(map(_silent, node.body)) and any(map(_is_check, node.body))
+    return _is_check(node) or (isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str))
+
+
+def _is_check(node: ast.stmt) -> bool:
+    """Whether a statement is a call of :mod:`cdu.expectations`."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id.startswith("expect")
 
 
 @cache

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from cdu.config import LissaSettings
 from cdu.curvature import Hessian
+from cdu.expectations import expect
 from cdu.solvers import (
     Solution,
     conjugate_gradient,
@@ -40,6 +41,9 @@ class NewtonStep:
         gradient: Which form.
         lissa_settings: Constants of LiSSA; needed for that solver.
         exact_limit: Largest p for the exact solver.
+
+    Raises:
+        CduError: There is no such solver or form, LiSSA has no constants, or ``damping`` is not a number of at least 0.
     """
 
     def __init__(
@@ -50,8 +54,13 @@ class NewtonStep:
         lissa_settings: LissaSettings | None = None,
         exact_limit: int = 5000,
     ) -> None:
-        if solver == "lissa" and lissa_settings is None:
-            raise ValueError("the solver 'lissa' needs lissa_settings")
+        expect(0 <= damping < float("inf"), f"damping = {damping} is not a finite number of at least 0")
+        expect(solver in get_args(Solver), f"there is no solver '{solver}'; known are {', '.join(get_args(Solver))}")
+        expect(gradient in ("retain", "forget"), f"gradient = '{gradient}' is neither 'retain' nor 'forget'")
+        expect(
+            solver != "lissa" or lissa_settings is not None,
+            "the solver 'lissa' needs its constants; give lissa_settings",
+        )
         self.damping = damping
         self.solver = solver
         self.gradient = gradient

@@ -1,0 +1,96 @@
+"""Checks of arguments, apart from what computes: they stand outside every section's code hash.
+
+No run of an experiment fails one, and one more of them leaves every record current (:func:`cdu.config.computing`). So
+they only ever raise: nothing is bound, drawn or changed in their arguments. Where a failure is a result, as a solver's
+refusal is, the error is raised where it is found instead.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cdu.errors import CduError
+
+if TYPE_CHECKING:
+    from cdu.data import Samples
+    from cdu.objective import Objective
+    from cdu.unlearning.problem import Problem
+
+#: By how much the mean of single samples' losses may differ from their batch's loss, relatively; rounding is far less.
+MEAN_TOLERANCE = 1e-3
+
+
+def expect(condition: bool, sentence: str) -> None:
+    """Raise :class:`~cdu.errors.CduError` with ``sentence`` unless an argument is what it has to be."""
+    if not condition:
+        raise CduError(sentence)
+
+
+def expect_epochs(epochs: int, learning_rate: float) -> None:
+    """Refuse a descent that would leave the original as it is without having been asked to: no epochs are 0, not −1."""
+    expect(isinstance(epochs, int) and epochs >= 0, f"epochs = {epochs} is not a whole number of at least 0")
+    expect(0 < learning_rate < float("inf"), f"learning_rate = {learning_rate} is not a positive finite number")
+
+
+def expect_mean(objective: "Objective", w: Tensor, samples: "Samples", count: int = 8) -> None:
+    """Refuse a loss that is no mean over its batch: a sum, one with class weights, or one that broadcasts its targets.
+
+    Args:
+        objective: L.
+        w: Weights, shape (p,).
+        samples: Some of them, spread over the set, are tried together and one by one.
+        count: How many.
+    """
+    rows = torch.linspace(0, len(samples) - 1, min(count, len(samples))).long().unique()
+    with objective.evaluating(), torch.no_grad():
+        losses = [objective.batch_loss(w, *samples.batch(part.to(samples.device))) for part in (rows, *rows.split(1))]
+    expect(
+        all(loss.ndim == 0 for loss in losses),
+        f"the loss of {len(rows)} samples has the shape {tuple(losses[0].shape)}; give one number, their mean",
+    )
+    expect(
+        all(bool(loss.isfinite()) for loss in losses),
+        f"the loss of {len(rows)} samples is not finite: {[loss.item() for loss in losses[1:]]}; look for NaN in the "
+        "weights and the inputs",
+    )
+    whole, *parts = (loss.item() for loss in losses)
+    mean = sum(parts) / len(parts)
+    expect(
+        abs(whole - mean) <= MEAN_TOLERANCE * max(abs(whole), abs(mean)) + 1e-6,
+        f"the loss of {len(parts)} samples together is {whole:.6g}, the mean of their losses {mean:.6g}; give a loss "
+        "that is the mean over its batch, without class weights, and targets of the outputs' shape",
+    )
+
+
+def expect_answerable(problem: "Problem", sigma: float, delta: float) -> None:
+    """Refuse a problem, or a promise, that no method could answer, before hours are spent on it.
+
+    Args:
+        problem: What is to be unlearned.
+        sigma: Standard deviation of the noise.
+        delta: δ of the certificate.
+    """
+    w, size = problem.w_star, problem.objective.size
+    total = len(problem.retain) + len(problem.forget)
+    expect(len(problem.retain) > 0, "the retain set is empty: nothing is left to unlearn on; train a new model")
+    expect(len(problem.forget) > 0, "the forget set is empty: there is nothing to unlearn")
+    expect(
+        w.shape == (size,),
+        f"w_star has the shape {tuple(w.shape)}, the objective's model has {size:,} parameters; flatten them in the "
+        "model's order, as parameter_vector does",
+    )
+    expect(
+        w.dtype == problem.retain.dtype == problem.forget.dtype and w.dtype in (torch.float32, torch.float64),
+        f"w_star is of type {w.dtype}, batches of {problem.retain.dtype} and {problem.forget.dtype}; give all three "
+        "float32 or all three float64, e.g. Samples(..., dtype=torch.float64): less would swallow the noise",
+    )
+    expect(bool(w.isfinite().all()), "w_star holds NaN or infinite numbers; look at the training that made it")
+    expect(problem.radius > 0, f"radius = {problem.radius} is not above 0; give C of the training's ball, or math.inf")
+    expect(0 <= sigma < float("inf"), f"sigma = {sigma} is not a finite number of at least 0")
+    expect(
+        sigma == 0 or 0 < delta < 1 / total,
+        f"delta = {delta} is not between 0 and one over the number of samples, {total:,}: so much would let one be "
+        "published outright; choose far less",
+    )
+    expect_mean(problem.objective, w, problem.retain)
