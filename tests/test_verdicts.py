@@ -101,10 +101,19 @@ def accuracies(released, nothing, spread=1e-4):
         (0.951, 0.952, 1e-4, "holds but says nothing"),
         (0.93, 0.952, 1e-4, "does not hold"),
         (0.951, 0.90, 0.03, "not testable here"),
+        # The same difference in every seed is no interval of width 0: counts of samples tie.
+        (0.93, 0.952, 0.0, "not testable here"),
+        (0.951, 0.90, 0.0, "not testable here"),
     ],
 )
 def test_c5(released, nothing, spread, word):
     assert verdict("C5", accuracies(released, nothing, spread)) == word
+
+
+def test_a_tie_is_told_as_one():
+    found = decide("C5", pd.DataFrame(accuracies(0.93, 0.952, 0.0)))
+    assert found.evidence.startswith("Released minus retrained: -2.00 ± unknown (the same in every seed) points")
+    assert found.smallest_effect == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def noisy_fine_tuning_bound(
     """Noisy fine-tuning with clipped gradients: D₀ = 2C₀, ρ = 1 − ηλ, s = 2ηC₁ in every step.
 
     Nothing is assumed of the loss or of training: two clipped gradients differ by at most 2C₁ wherever they are taken.
-    The bound is attained, by two processes in one dimension that start at ±C₀ with gradients ∓C₁.
+    For ηλ ≤ 1 the bound is attained, by two processes in one dimension that start at ±C₀ with gradients ∓C₁.
 
     Args:
         start_clip: C₀, the ball that the weights are projected onto first.

@@ -161,8 +161,8 @@ def newton_bound(
 def lissa_depth(scale: float, damping: float, smallest_eigenvalue: float) -> int:
     """The depth s₂ from which LiSSA's bound applies: 2κ ln 4κ, rounded up, with κ = h/(λ + λ_min).
 
-    LiSSA's theorem (Agarwal, Bullins & Hazan 2017) asks for 2κ ln 2κ, which falls short for the smallest κ; 2κ ln 4κ
-    is enough for every κ ≥ 1.
+    LiSSA's theorem (Agarwal, Bullins & Hazan 2017) asks for 2κ ln 2κ, whose usual estimate κ·e^{−s₂/κ} of what is cut
+    off is at most 1/16 from κ = 4 on only; with 2κ ln 4κ it is for every κ ≥ 1.
 
     Args:
         scale: h ≥ ‖H_t + λI‖.
@@ -206,14 +206,16 @@ def lissa_bound(
     - "printed, logarithm": r = √(ln(d/ρ)/s₁), t = 1/16, as later work (Mu & Klabjan 2025) prints the paper's bound;
     - "printed, square root": r = √((d/ρ)/s₁), t = 1/16, as the code of that work has it;
     - "derived": r = √(ln(d/ρ)/s₁), t = 1/(16h), which is what LiSSA's theorem (Agarwal, Bullins & Hazan 2017) gives
-      when it is followed through the division by h.
+      when it is followed through the division by h, and if λ_min bounds every mini-batch's Hessian from below, as l2
+      does for a convex loss. The spread of one draw depends on the worst batch: with the mean's λ_min the term is an
+      indication.
 
     Args:
         radius: C.
         gradient_lipschitz: L, Lipschitz constant of the gradient of every mini-batch loss, at least 0.
         hessian_lipschitz: M.
         damping: λ.
-        smallest_eigenvalue: λ_min of H.
+        smallest_eigenvalue: λ_min, of the Hessian of every mini-batch loss where this is to be certified.
         gradient_norm: G; 0 for a stationary point.
         parameters: d, the number of weights.
         repeats: s₁.
