@@ -229,3 +229,13 @@ def test_an_unusable_attack_is_refused(members, change, message):
     view = OriginalAndRelease(posteriors(rng, 10), posteriors(rng, 10), np.arange(10) < members)
     with pytest.raises(CduError, match=message):
         membership_attack(view, **{"folds": 20, "seed": 0, **change})
+
+
+def test_posteriors_that_are_not_finite_or_not_of_these_samples_are_refused():
+    rng = np.random.default_rng(0)
+    before, after, members = posteriors(rng, 20), posteriors(rng, 20), np.arange(20) < 10
+    with pytest.raises(CduError, match="are not of the same samples"):
+        membership_attack(OriginalAndRelease(before, after[1:], members), 2, 0)
+    after[3, 1] = np.nan
+    with pytest.raises(CduError, match="posteriors hold NaN"):
+        membership_attack(OriginalAndRelease(before, after, members), 2, 0)

@@ -163,6 +163,29 @@ def test_trials_that_cannot_be_audited_are_refused(first, second, message):
         audit(first, second, 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(200, 1), (200, 3)])
+def test_trials_without_noise_are_not_taken_for_trials_without_a_difference(shape, dtype):
+    """The direction of a difference without spread overflows: that must not read as ε ≥ 0."""
+    with pytest.raises(CduError, match="either no noise was added"):
+        audit(100 * torch.ones(shape, dtype=dtype), torch.zeros(shape, dtype=dtype), 1e-5)
+
+
+def test_trials_beyond_the_range_of_their_type_are_refused():
+    first, second = (trials.float() for trials in gaussians(8.0, 400, 0))
+    assert audit(first, second, 1e-5).epsilon > 3
+    with pytest.raises(CduError, match="scaled to numbers of order one"):
+        audit(1e20 * first, 1e20 * second, 1e-5)
+    with pytest.raises(CduError, match=r"types torch.float16 and torch.float16; give both in float32"):
+        audit(first.half(), second.half(), 1e-5)
+
+
+@pytest.mark.parametrize("certified", [math.nan, -1.0])
+def test_nothing_is_compared_with_an_epsilon_that_is_none(certified):
+    with pytest.raises(CduError, match=f"a certified ε of {certified}"):
+        audit(*gaussians(8.0, 400, 0), 1e-5).contradicts(certified)
+
+
 def test_the_gaussian_interval_covers_the_thresholds_own_mu():
     covered = 0
     for seed in range(100):

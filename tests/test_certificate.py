@@ -134,6 +134,7 @@ def test_the_required_noise_is_what_certifies(epsilon, releases):
         (lambda: c.certify(failing(2e-6), 1, 1e-5, 5), "fails with probability 1e-05 in 5 releases"),
         (lambda: c.certify(c.trivial_bound(1), 0, 1e-5), "sigma = 0 is not a positive finite number"),
         (lambda: c.certify(c.trivial_bound(1), 1, 0), "delta = 0 is not between 0 and 1"),
+        (lambda: c.certify(c.trivial_bound(1), 1, 0.99), "delta = 0.99 certifies too little to be called a guarantee"),
         (lambda: c.certify(c.trivial_bound(1), 1, 1e-5, 0), "releases = 0 is not a whole number"),
         (lambda: c.certify_by_projection(1, 1e-5, -1), "radius = -1"),
         (lambda: c.required_sigma(c.trivial_bound(1), -1, 1e-5), "epsilon = -1"),

@@ -441,6 +441,37 @@ def test_deletions_with_a_preconditioner_reach_the_same_model():
         assert (last.iterate - exact).norm() < 1e-8
 
 
+def summed(outputs, targets):
+    return torch.nn.functional.cross_entropy(outputs, targets, reduction="sum")
+
+
+def test_single_precision_is_refused_where_a_residual_is_to_prove_something():
+    objective, samples = problem()
+    single = Objective(LogisticRegression(FEATURES, CLASSES), l2=L2)
+    with pytest.raises(CduError, match=r"type torch.float32, whose rounding a residual does not show"):
+        convex.deletions(single, point(objective, 0).float(), samples.to(dtype=torch.float32), 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"budget": math.nan}, "budget = nan is not a positive finite number"),
+        ({"budget": 0.0}, "budget = 0.0"),
+        ({"l2": 0.0}, "l2 = 0.0 bounds no distance"),
+        ({"scale": math.nan}, "the loss of 8 samples is not finite: .* look for NaN in the weights"),
+        ({"missing": 1}, "has the norm nan after 0 Newton steps, so that no budget can be checked"),
+        ({"steps": -1}, "steps = -1 is below 0"),
+        ({"loss": summed}, "give a loss that is the mean over its batch"),
+    ],
+)
+def test_no_deletion_is_declared_within_a_budget_that_cannot_be_checked(change, words):
+    objective, samples = problem(l2=change.get("l2", L2), loss=change.get("loss"))
+    w = point(objective, 0, change.get("scale", 1.0))
+    samples.inputs[1 : 1 + change.get("missing", 0)] = math.nan
+    with pytest.raises(CduError, match=words):
+        convex.deletions(objective, w, samples, change.get("steps", 1), change.get("budget", 1.0))
+
+
 def test_ridge_is_deleted_in_one_step():
     objective, samples = problem(loss=convex.squared_error)
     retain, _ = without(samples, 10)

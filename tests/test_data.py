@@ -98,6 +98,23 @@ def test_batches_cover_all_samples_in_order():
     assert torch.equal(torch.cat([y for _, y in samples.batches(3)]), samples.targets)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "change", "words"),
+    [
+        (torch.zeros(3, 2), {}, "3 inputs and 4 targets"),
+        (np.zeros((4, 2)), {}, "ndarray and Tensor; give two tensors"),
+        (torch.zeros(4, 2, device="meta"), {}, "inputs are on meta, targets on cpu"),
+        (torch.zeros(4, 2, dtype=torch.int64), {}, "torch.int64 would be cast to floats; .* after its embedding"),
+        (torch.zeros(4, 2, dtype=torch.bool), {}, "torch.bool would be cast"),
+        (torch.zeros(4, 2, dtype=torch.uint8), {}, r"images of shape .* found \(4, 2\)"),
+        (torch.zeros(4, 2), {"dtype": torch.int64}, "batches of type torch.int64 have no gradient"),
+    ],
+)
+def test_samples_that_would_be_cast_into_something_else_are_refused(inputs, change, words):
+    with pytest.raises(CduError, match=words):
+        data.Samples(inputs, torch.arange(4), **change)
+
+
 def write_svhn(path, count, monkeypatch=None):
     rng = np.random.default_rng(0)
     content = {

@@ -105,7 +105,7 @@ def test_every_method_works_in_single_precision_and_can_be_published(method):
     problem = problem_of("allcnn", dtype=torch.float32)
     update = METHODS[method](problem, generator(0))
     assert update.w.dtype == (torch.float64 if method == "certified removal" else torch.float32)
-    released = publish_at(problem, update, generator(1), 1.0, 1e-5)
+    released = publish_at(problem, update, generator(1), 1.0, 1e-4)
     assert released.w.isfinite().all()
     assert released.objective.outputs(released.w, problem.retain).shape == (14, 3)
     if update.excuse:
@@ -198,7 +198,7 @@ def test_the_noise_of_all_steps_is_there():
 
 def test_with_noise_going_to_zero_noisy_fine_tuning_is_clipped_descent():
     problem = problem_of("logistic")
-    method = NoisyFineTuning(1e12, 0.5, 3, 0.1, 10.0, 0.5, batch_size=14)
+    method = NoisyFineTuning(1e12, 0.01, 3, 0.1, 10.0, 0.5, batch_size=14)
     assert method.sigma < 1e-5
     w = problem.w_star * (0.5 / problem.w_star.norm())
     plain = Objective(problem.objective.model)

@@ -569,6 +569,31 @@ def test_scrubs_student_disagrees_where_it_should(name, seed):
 
 
 @pytest.mark.parametrize(
+    ("epochs", "rate", "words"),
+    [
+        (-1, RATE, "epochs = -1 is not a whole number of at least 0"),
+        (1.5, RATE, "epochs = 1.5"),
+        (1, 0.0, "learning_rate = 0.0 is not a positive finite number"),
+        (1, math.nan, "learning_rate = nan"),
+    ],
+)
+@pytest.mark.parametrize(
+    "build",
+    [
+        FineTune,
+        NegativeGradient,
+        RandomLabels,
+        SalUn,
+        lambda epochs, rate: NegGradPlus(epochs, rate, 0.9),
+        lambda epochs, rate: Scrub(epochs, 0, rate, 0.5),
+    ],
+)
+def test_a_method_that_would_leave_the_original_as_it_is_is_refused(build, epochs, rate, words):
+    with pytest.raises(CduError, match=re.escape(words)):
+        build(epochs, rate)
+
+
+@pytest.mark.parametrize(
     ("build", "words"),
     [
         (lambda: NegGradPlus(1, RATE, 0), "weight = 0"),

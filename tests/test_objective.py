@@ -4,6 +4,7 @@ from torch.func import functional_call, grad, hessian, jvp
 
 from cdu.config import ModelSettings
 from cdu.data import Samples
+from cdu.errors import CduError
 from cdu.models import build
 from cdu.objective import Linearised, Objective, parameter_vector
 from conftest import NETWORKS, counted, network, random_samples
@@ -76,6 +77,28 @@ def test_any_module_and_loss_will_do():
     vector = torch.randn(4).double()
     product = objective.hvp(torch.zeros(4).double(), Samples(inputs, targets, dtype=torch.float64), vector)
     assert torch.allclose(product, 2 * design.T @ design @ vector / 7)
+
+
+def frozen():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "words"),
+    [
+        (frozen(), {}, "frozen parameters, which would be moved and noised"),
+        (torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2).double()), {}, "float32 cpu.*float64 cpu"),
+        (torch.nn.ReLU(), {}, "of which there must be some"),
+        (torch.nn.Linear(3, 2), {"l2": -1e-3}, "l2 = -0.001"),
+        (torch.nn.Linear(3, 2), {"l2": float("nan")}, "l2 = nan"),
+        (torch.nn.Linear(3, 2), {"chunk": 0}, "chunk = 0"),
+    ],
+)
+def test_what_cannot_be_one_vector_of_weights_is_refused(model, change, words):
+    with pytest.raises(CduError, match=words):
+        Objective(model, **change)
 
 
 # --- products at one point ------------------------------------------------------------------------------------------

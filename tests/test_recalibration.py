@@ -66,6 +66,20 @@ def test_nothing_else_changes():
     assert first_norm(anew).momentum == first_norm(release).momentum
 
 
+def test_statistics_that_would_stay_those_of_all_data_are_refused():
+    layers = (torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.InstanceNorm2d(2, track_running_stats=True))
+    network = torch.nn.Sequential(*layers, torch.nn.Flatten()).double()
+    w = parameter_vector(network)
+    with pytest.raises(CduError, match="running statistics outside BatchNorm's layers"):
+        recalibrated(Release(w, Objective(network), None, Update(w, 0.0)), images(), 16)
+
+
+@pytest.mark.parametrize("size", [1, 0, -1])
+def test_a_batch_without_a_variance_is_refused(size):
+    with pytest.raises(CduError, match=f"batch_size = {size} is below 2"):
+        recalibrated(released(), images(), size)
+
+
 def test_the_statistics_do_not_depend_on_those_that_training_left():
     release, other = released(), released()
     for buffer in other.objective.model.buffers():

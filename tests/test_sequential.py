@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdu import convex, sequential
-from cdu.certification import certify, composed_sensitivity, gaussian_delta, required_sigma, trivial_bound
+from cdu.certification import (
+    budget_bound,
+    certify,
+    composed_sensitivity,
+    gaussian_delta,
+    required_sigma,
+    trivial_bound,
+)
 from cdu.config import load_experiment
 from cdu.data import Samples
 from cdu.errors import CduError
@@ -247,6 +254,14 @@ def test_updates_are_kept_and_not_computed_twice(tmp_path):
     chain(count=4, stop=4)
     assert len(calls) == 13
     assert len(list((tmp_path / "requests").iterdir())) == 13
+
+
+def test_what_a_keeper_would_lose_is_not_kept():
+    w = torch.zeros(3)
+    assert set(sequential._tensors(Update(w, 0.0))) == {"w", "facts"}
+    for more in ({"excuse": "no proof"}, {"radius": 1.0}, {"bound": budget_bound(1.0)}, {"model": torch.nn.ReLU()}):
+        with pytest.raises(CduError, match="brings more, which would be lost"):
+            sequential._tensors(Update(w, 0.0, **more))
 
 
 def test_a_step_is_given_what_is_left_after_the_request_and_what_it_deletes():

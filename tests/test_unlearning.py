@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -5,16 +6,29 @@ import pytest
 import torch
 from scipy import stats
 
-from cdu.config import ModelSettings, RelearnSettings, TrainingSettings, load_experiment, repository
+from cdu.certification import budget_bound, certify
+from cdu.config import LissaSettings, ModelSettings, RelearnSettings, TrainingSettings, load_experiment, repository
 from cdu.curvature import Hessian
 from cdu.data import Samples, load
+from cdu.errors import CduError
 from cdu.evaluation import relearn
 from cdu.models import build
 from cdu.objective import Objective, parameter_vector
 from cdu.seeding import generator
 from cdu.solvers import SolverError
 from cdu.training import Trained, train
-from cdu.unlearning import SECOND_SEED, NewtonStep, Original, Problem, Retrain, methods, publish, release
+from cdu.unlearning import (
+    SECOND_SEED,
+    NewtonStep,
+    Original,
+    Problem,
+    Retrain,
+    Update,
+    methods,
+    publish,
+    publish_at,
+    release,
+)
 from conftest import network, random_samples
 
 
@@ -176,9 +190,128 @@ def test_the_codes_damping_is_refused_on_an_indefinite_hessian():
         NewtonStep(1e-6, "exact")(problem, generator(0))
 
 
-def test_lissa_needs_its_constants():
-    with pytest.raises(ValueError, match="lissa_settings"):
-        NewtonStep(1.0, "lissa")
+LISSA = LissaSettings(scale=10, depth=5, repeats=1, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("constants", "words"),
+    [
+        ({"solver": "lissa"}, "needs its constants; give lissa_settings"),
+        ({"solver": "Exact"}, "no solver 'Exact'; known are exact, conjugate_gradient"),
+        ({"solver": "cg", "lissa_settings": LISSA}, "no solver 'cg'"),
+        ({"gradient": "forgot"}, "'forgot' is neither 'retain' nor 'forget'"),
+        ({"damping": -1.0}, "damping = -1.0"),
+        ({"damping": math.nan}, "damping = nan"),
+    ],
+)
+def test_a_newton_step_that_is_none_is_refused_when_it_is_made(constants, words):
+    with pytest.raises(CduError, match=words):
+        NewtonStep(**{"damping": 1.0, **constants})
+
+
+def summed(outputs, targets):
+    return torch.nn.functional.cross_entropy(outputs, targets, reduction="sum")
+
+
+def separate(outputs, targets):
+    return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def weighted(outputs, targets):
+    return torch.nn.functional.cross_entropy(outputs, targets, torch.arange(1.0, outputs.shape[1] + 1).double())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda problem: {"retain": problem.retain.subset(torch.arange(0))}, "the retain set is empty"),
+        (lambda problem: {"forget": problem.forget.subset(torch.arange(0))}, "the forget set is empty"),
+        (lambda problem: {"w_star": problem.w_star[1:]}, r"shape \(\d+,\), the objective's model has \d+ parameters"),
+        (lambda problem: {"w_star": problem.w_star.float()}, "torch.float32, batches of torch.float64"),
+        (
+            lambda problem: {
+                "w_star": problem.w_star.bfloat16(),
+                "retain": problem.retain.to(dtype=torch.bfloat16),
+                "forget": problem.forget.to(dtype=torch.bfloat16),
+            },
+            "less would swallow the noise",
+        ),
+        (lambda problem: {"w_star": problem.w_star * math.nan}, "w_star holds NaN"),
+        (lambda problem: {"radius": 0.0}, "radius = 0.0 is not above 0"),
+        (lambda problem: {"radius": math.nan}, "radius = nan is not above 0"),
+        (lambda problem: {"objective": Objective(problem.objective.model, summed)}, "give a loss that is the mean"),
+        (lambda problem: {"objective": Objective(problem.objective.model, weighted)}, "without class weights"),
+        (
+            lambda problem: {"objective": Objective(problem.objective.model, separate)},
+            r"the shape \(8,\)",
+        ),
+    ],
+)
+def test_a_problem_that_has_no_answer_is_refused_before_the_method_runs(change, words):
+    problem = logistic_problem()
+    with pytest.raises(CduError, match=words):
+        release(replace(problem, **change(problem)), lambda *_: pytest.fail("the method ran"), generator(0))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "delta", "words"),
+    [
+        (-1.0, 1e-5, "sigma = -1.0"),
+        (1.0, 0.99, "delta = 0.99 is not between 0 and one over the number of samples, 40"),
+        (1.0, 0.0, "delta = 0.0"),
+    ],
+)
+def test_a_promise_that_is_none_is_refused_before_the_method_runs(sigma, delta, words):
+    with pytest.raises(CduError, match=words):
+        release(logistic_problem(), lambda *_: pytest.fail("the method ran"), generator(0), sigma, delta)
+
+
+def test_a_bound_on_the_distance_before_a_projection_is_not_passed_on_beyond_it():
+    problem = logistic_problem(radius=0.5)
+    far = Update(2 * problem.w_star / problem.w_star.norm(), 0.0, bound=budget_bound(1e-3))
+    with pytest.raises(CduError, match=r"radius 0.5 would move weights of norm 2 away"):
+        publish(problem, far, generator(0), sigma=0.01)
+    certificate = publish(problem, replace(far, radius=math.inf), generator(0), sigma=0.01).certificate
+    assert certificate.sensitivity == 1e-3
+
+
+def test_noise_that_is_lost_in_the_weights_rounding_is_refused():
+    problem = logistic_problem(radius=1e9)
+    large = Update(1e6 * torch.ones(len(problem.w_star)), 0.0, bound=budget_bound(1e-3))
+    with pytest.raises(CduError, match=r"sigma = 1 is lost in the rounding of torch.float32 weights of up to 1e\+06"):
+        publish(problem, large, generator(0), sigma=1.0)
+    assert publish(problem, replace(large, w=large.w.double()), generator(0), sigma=1.0).certificate.sigma == 1.0
+
+
+def test_a_methods_own_certificate_is_not_handed_out_for_a_better_one():
+    problem = logistic_problem()
+    own = certify(budget_bound(1.0), 1.0, 1e-6)
+    update = Update(problem.w_star, 0.0, certificate=own)
+    assert publish_at(problem, update, generator(0), own.epsilon, 1e-5).certificate is own
+    for epsilon, delta in ((own.epsilon / 2, 1e-5), (own.epsilon, 1e-7)):
+        with pytest.raises(CduError, match=r"the method's own noise certifies ε = .* make the method for those"):
+            publish_at(problem, update, generator(0), epsilon, delta)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_not_certified(value):
+    problem = logistic_problem(radius=2.0)
+    broken = Update(torch.where(torch.arange(len(problem.w_star)) == 3, value, problem.w_star), 0.0)
+    with pytest.raises(CduError, match="NaN or infinite numbers, which no noise hides"):
+        publish(problem, broken, generator(0), sigma=1.0)
+    certificate = publish(problem, Original()(problem, generator(0)), generator(0), sigma=1.0).certificate
+    with pytest.raises(CduError, match="NaN or infinite numbers"):
+        publish(problem, replace(broken, certificate=certificate), generator(0))
+    # Without a certificate they are a diverged method's result, and its accuracy says so.
+    assert publish(problem, broken, generator(0)).certificate is None
+
+
+@pytest.mark.parametrize("sigma", [-1.0, math.nan, math.inf])
+def test_a_noise_that_is_none_is_refused_even_where_nothing_is_certified(sigma):
+    problem = logistic_problem()
+    excused = Update(problem.w_star, 0.0, excuse="training assumption violated")
+    with pytest.raises(CduError, match=f"sigma = {sigma} is not a finite number of at least 0"):
+        publish(problem, excused, generator(0), sigma)
 
 
 def test_the_readmes_example_runs_as_printed():
@@ -195,4 +328,4 @@ def test_the_readmes_example_runs_as_printed():
     exec(example, names)
     released = names["released"]
     assert released.certificate.sensitivity == 20
-    assert torch.equal(parameter_vector(names["model"]), released.w)
+    assert torch.equal(parameter_vector(names["unlearned"]), released.w)

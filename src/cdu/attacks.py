@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cdu.data import Samples
 from cdu.errors import CduError
+from cdu.expectations import expect
 from cdu.objective import Objective
 
 Matrix = NDArray[np.float64]
@@ -181,8 +182,18 @@ def membership_attack(
             leaves fewer of them for the fit, which would learn the contrary of what holds there.
 
     Raises:
-        CduError: Unequal numbers, fewer than two members a fold, or an unknown construction or attack model.
+        CduError: Unequal numbers, fewer than two members a fold, an unknown construction or attack model, or posteriors
+            that are not finite or not of these samples.
     """
+    expect(
+        view.original.shape == view.released.shape and len(view.original) == len(view.members),
+        f"posteriors of shapes {view.original.shape} and {view.released.shape} and {len(view.members)} memberships are "
+        "not of the same samples",
+    )
+    expect(
+        bool(np.isfinite(view.original).all() and np.isfinite(view.released).all()),
+        "a model's posteriors hold NaN or infinite numbers; look at its weights first",
+    )
     members = int(view.members.sum())
     if members * 2 != len(view.members):
         raise CduError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cdu.certification import gaussian_epsilon
 from cdu.errors import CduError
+from cdu.expectations import expect
 
 Vector = NDArray[np.float64]
 
@@ -51,7 +52,8 @@ class Audit:
     trials: int
 
     def contradicts(self, certified: float) -> bool:
-        """Whether either lower bound lies above a certified ε."""
+        """Whether either lower bound lies above a certified ε, of a certificate at the audit's δ."""
+        expect(certified >= 0, f"a certified ε of {certified} is not a number of at least 0")
         return max(self.epsilon, self.gaussian_epsilon) > certified
 
 
@@ -76,8 +78,13 @@ def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
         delta: δ of the guarantee.
 
     Raises:
-        CduError: Unequal shapes, fewer than :data:`FEWEST` trials, or something that is not finite.
+        CduError: Unequal shapes, fewer than :data:`FEWEST` trials, something that is not finite, or trials that differ
+            without any noise, or beyond the range of their type: no bound would be found where ε is infinite.
     """
+    expect(
+        release.dtype == reference.dtype and release.dtype in (torch.float32, torch.float64),
+        f"the trials are of types {release.dtype} and {reference.dtype}; give both in float32 or both in float64",
+    )
     if release.shape != reference.shape or release.dim() != 2 or len(release) < FEWEST:
         raise CduError(
             f"an audit needs as many trials of either hypothesis, at least {FEWEST}, in rows of equal length; it was "
@@ -89,6 +96,12 @@ def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
     known = release.shape[1] == 1
     first, used = (half, 0) if known else (half // 2, half // 2)
     direction = separating_direction(release[:first], reference[:first])
+    expect(
+        bool(direction.isfinite().all() and direction.any())
+        or torch.equal(release[:first].mean(dim=0), reference[:first].mean(dim=0)),
+        f"the trials' means differ, and their spread is none, or beyond the range of {release.dtype}: either no noise "
+        "was added and the two are told apart with certainty, or the trials want to be scaled to numbers of order one",
+    )
     positive, negative = ((trials @ direction).double().cpu().numpy() for trials in (release, reference))
     return _judge(positive[used:half], negative[used:half], positive[half:], negative[half:], delta)
 

@@ -16,6 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, one_hot
 from cdu.curvature import Hessian
 from cdu.data import Samples
 from cdu.errors import CduError
+from cdu.expectations import expect, expect_mean
 from cdu.objective import Objective
 from cdu.seeding import generator
 from cdu.solvers import conjugate_gradient
@@ -299,12 +300,30 @@ def deletions(
 
     Returns:
         One deletion for 0, 1, …, ``steps`` steps.
+
+    Raises:
+        CduError: l2 or the budget is not positive, the weights are not in float64, the loss is no mean, or the gradient
+            is not finite, so that nothing can be checked.
     """
+    expect(objective.l2 > 0, f"l2 = {objective.l2} bounds no distance; train with l2 > 0")
+    expect(0 < budget < math.inf, f"budget = {budget} is not a positive finite number")
+    expect(steps >= 0, f"steps = {steps} is below 0")
+    expect(
+        w_star.dtype == torch.float64,
+        f"the weights are of type {w_star.dtype}, whose rounding a residual does not show; give model and samples "
+        "in float64",
+    )
+    expect_mean(objective, w_star, retain)
     begin = time.perf_counter()
     w, found = w_star, []
     for taken in range(steps + 1):
         gradient = objective.gradient(w, retain)
         residual = gradient.norm().item()
+        expect(
+            math.isfinite(residual),
+            f"the gradient on D_r has the norm {residual} after {taken} Newton steps, so that no budget can be "
+            "checked; look for NaN in the weights and the inputs, and retrain",
+        )
         fallback = residual / objective.l2 > budget
         found.append(Deletion(taken, w, residual, fallback, time.perf_counter() - begin))
         if taken < steps:

@@ -24,6 +24,7 @@ from torchvision import datasets
 
 from cdu.config import ForgetSettings
 from cdu.errors import CduError
+from cdu.expectations import expect
 from cdu.seeding import seed_for
 
 DATASETS = ("digits", "mnist", "cifar10", "svhn")
@@ -45,13 +46,16 @@ class Samples:
     """A set S of samples on a device.
 
     Attributes:
-        inputs: Tensor of shape (n, ...). uint8 images are normalised when a batch is taken, anything else is
-            only cast to ``dtype``.
+        inputs: Tensor of shape (n, ...): floats, which are only cast to ``dtype`` when a batch is taken, or uint8
+            images of shape (n, channels, height, width), which are normalised.
         targets: Tensor of shape (n,): class labels (int64), or regression targets.
         shift: Per-channel mean of the pixels in [0, 1].
         spread: Per-channel standard deviation of the pixels in [0, 1].
         maximum: The largest pixel value.
         dtype: Floating-point type of the batches.
+
+    Raises:
+        CduError: Inputs and targets do not belong together, or inputs are neither floats nor images of bytes.
     """
 
     inputs: Tensor
@@ -60,6 +64,32 @@ class Samples:
     spread: tuple[float, ...] = (1.0,)
     maximum: float = 255.0
     dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        """Refuse what would be cast or broadcast into something else than was meant."""
+        expect(
+            isinstance(self.inputs, Tensor) and isinstance(self.targets, Tensor),
+            f"inputs and targets are {type(self.inputs).__name__} and {type(self.targets).__name__}; give two tensors",
+        )
+        expect(
+            len(self.inputs) == len(self.targets),
+            f"there are {len(self.inputs)} inputs and {len(self.targets)} targets; every sample has one of each",
+        )
+        expect(
+            self.inputs.device == self.targets.device,
+            f"inputs are on {self.inputs.device}, targets on {self.targets.device}; move both to one device",
+        )
+        expect(
+            self.inputs.is_floating_point() or self.inputs.dtype == torch.uint8,
+            f"inputs of type {self.inputs.dtype} would be cast to floats; give floats, or images as torch.uint8, and "
+            "let a network of tokens begin after its embedding",
+        )
+        expect(
+            self.inputs.is_floating_point() or self.inputs.ndim == 4,
+            f"inputs of bytes are images of shape (n, channels, height, width), found {tuple(self.inputs.shape)}; "
+            "give anything else as floats",
+        )
+        expect(self.dtype.is_floating_point, f"batches of type {self.dtype} have no gradient; dtype is a float type")
 
     def __len__(self) -> int:
         """The number of samples."""

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from cdu.data import Samples
+from cdu.expectations import expect
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,9 +38,25 @@ class Objective:
         l2: Weight of (l2/2)‖w‖²; the coupled weight decay that training used.
         chunk: Samples processed at once at most, so that memory does not grow with the size of S. Gradients and
             products take fewer where their graph would exceed :data:`CHUNK_BYTES`.
+
+    Raises:
+        CduError: A parameter is frozen, parameters differ in type, or ``l2`` or ``chunk`` is outside its range.
     """
 
     def __init__(self, model: nn.Module, loss: Loss = cross_entropy, l2: float = 0.0, chunk: int = 2048) -> None:
+        expect(
+            all(parameter.requires_grad for parameter in model.parameters()),
+            "the model has frozen parameters, which would be moved and noised like the others; make them buffers, or "
+            "give the trained part as the model and the frozen part's outputs as its inputs",
+        )
+        expect(
+            len({(parameter.dtype, parameter.device) for parameter in model.parameters()}) == 1,
+            "the model's parameters, of which there must be some, are of the types and on the devices "
+            f"{sorted({f'{parameter.dtype} {parameter.device}' for parameter in model.parameters()})}; one vector "
+            "holds them all, so give them one",
+        )
+        expect(0 <= l2 < float("inf"), f"l2 = {l2} is not a finite number of at least 0")
+        expect(chunk >= 1, f"chunk = {chunk} is below 1; a chunk has a sample")
         self.model = model
         self.loss_of = loss
         self.l2 = l2

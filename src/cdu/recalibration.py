@@ -9,6 +9,7 @@ from torch.optim.swa_utils import update_bn
 
 from cdu.data import Samples
 from cdu.errors import CduError
+from cdu.expectations import expect
 from cdu.objective import Objective
 from cdu.unlearning import Release
 
@@ -31,8 +32,18 @@ def recalibrated(released: Release, samples: Samples, batch_size: int) -> Releas
         batch_size: Samples a batch; what is left over at the end is not used, unless there is nothing else.
 
     Raises:
-        CduError: The module has no such statistics, or there are fewer than two samples.
+        CduError: The module has no such statistics, or others that this does not renew; there are fewer than two
+            samples, in all or in a batch.
     """
+    expect(batch_size >= 2, f"batch_size = {batch_size} is below 2; a variance needs two samples")
+    expect(
+        all(
+            isinstance(layer, nn.modules.batchnorm._BatchNorm)
+            or not any(name.startswith("running_") for name, _ in layer.named_buffers(recurse=False))
+            for layer in released.objective.model.modules()
+        ),
+        "the network has running statistics outside BatchNorm's layers, which would stay those of D; train without",
+    )
     if not has_statistics(released.objective.model):
         raise CduError("the network has no BatchNorm statistics to recalibrate")
     if len(samples) < 2:

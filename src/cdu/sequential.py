@@ -13,6 +13,7 @@ from torch import Tensor
 from cdu.config import digest, source_hash
 from cdu.data import Samples
 from cdu.errors import CduError
+from cdu.expectations import expect
 from cdu.scenario import Scenario
 from cdu.seeding import generator
 from cdu.shadows import keep
@@ -177,6 +178,11 @@ def keeper(scenario: Scenario, method: Method, count: int, sigma: float) -> Keep
 
 def _tensors(update: Update) -> dict[str, Tensor]:
     """What is kept of a Newton step."""
+    expect(
+        not (update.excuse or update.bound or update.certificate) and update.radius is None and update.model is None,
+        "of a chain's updates weights and costs are kept, which is all of a Newton step's; this method's update brings "
+        "more, which would be lost: answer its requests without a keeper",
+    )
     residual = float("nan") if update.residual is None else update.residual
     facts = (update.seconds, update.hvp_samples, update.gradient_samples, residual, float(bool(update.converged)))
     return {"w": update.w, "facts": torch.tensor(facts, dtype=torch.float64)}

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from cdu.certification.bounds import Bound, trivial_bound
 from cdu.certification.checks import require, require_count, require_delta, require_positive
 from cdu.certification.gaussian import composed_sensitivity, gaussian_epsilon, gaussian_sigma
+from cdu.expectations import expect
 
 _THREAT_MODEL = (
     "an adversary who sees the released weights and nothing else, and who knows the method, C or Δ, σ, δ and every "
@@ -104,9 +105,14 @@ def certify(bound: Bound, sigma: float, delta: float, releases: int = 1) -> Cert
         releases: k.
 
     Raises:
-        CduError: The bound is an indication, ρ reaches δ, or an argument is outside its range.
+        CduError: The bound is an indication, ρ reaches δ, δ is above 0.01, or an argument is outside its range.
     """
     failure, left = _shares(bound, delta, releases)
+    expect(
+        delta <= 0.01,
+        f"delta = {delta} certifies too little to be called a guarantee: with that probability it may fail altogether; "
+        "choose far less than one over the number of samples",
+    )
     require_positive(sigma=sigma)
     # A distance of 0 leaves nothing to tell apart.
     epsilon = gaussian_epsilon(sigma, left, _together(bound, releases)) if bound.value > 0 else 0.0
@@ -145,8 +151,8 @@ def required_sigma(bound: Bound, epsilon: float, delta: float, releases: int = 1
 def certify_by_projection(sigma: float, delta: float, radius: float) -> Certificate:
     """The certificate of any method whose result is projected onto the ball ‖w‖₂ ≤ C before the noise.
 
-    Its sensitivity is the trivial 2C, the only bound for a network whose constants are fixed before the data are
-    seen; it is therefore no better than the original model released with the same noise.
+    Its sensitivity is the trivial 2C, the one bound for the Newton step on a network here whose constants are fixed
+    before the data are seen; it is therefore no better than the original model released with the same noise.
 
     Args:
         sigma: Standard deviation of the noise per coordinate.

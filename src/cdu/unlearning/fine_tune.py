@@ -2,6 +2,7 @@
 
 import torch
 
+from cdu.expectations import expect_epochs
 from cdu.unlearning.descent import Learner
 from cdu.unlearning.problem import Problem, Update
 
@@ -18,6 +19,7 @@ class FineTune:
     """
 
     def __init__(self, epochs: int, learning_rate: float) -> None:
+        expect_epochs(epochs, learning_rate)
         self.epochs = epochs
         self.learning_rate = learning_rate
 

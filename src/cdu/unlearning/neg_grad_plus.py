@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cdu.data import Samples
+from cdu.expectations import expect_epochs
 from cdu.seeding import offshoot
 from cdu.unlearning.descent import Learner
 from cdu.unlearning.problem import Problem, Update
@@ -29,6 +30,7 @@ class NegGradPlus:
     """
 
     def __init__(self, epochs: int, learning_rate: float, weight: float) -> None:
+        expect_epochs(epochs, learning_rate)
         if not 0 < weight <= 1:
             raise ValueError(f"weight = {weight} is not above 0 and at most 1; it is the share of the loss on D_r")
         self.epochs = epochs

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from cdu.expectations import expect_epochs
 from cdu.unlearning.descent import Learner
 from cdu.unlearning.problem import Problem, Update
 
@@ -25,6 +26,7 @@ class NegativeGradient:
     """
 
     def __init__(self, epochs: int, learning_rate: float) -> None:
+        expect_epochs(epochs, learning_rate)
         self.epochs = epochs
         self.learning_rate = learning_rate
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cdu.expectations import expect_epochs
 from cdu.unlearning.descent import Learner
 from cdu.unlearning.problem import Problem, Update
 
@@ -25,6 +26,7 @@ class RandomLabels:
     """
 
     def __init__(self, epochs: int, learning_rate: float) -> None:
+        expect_epochs(epochs, learning_rate)
         self.epochs = epochs
         self.learning_rate = learning_rate
 

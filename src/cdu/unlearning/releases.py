@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cdu.certification import Bound, Certificate, certify, required_sigma, trivial_bound
 from cdu.errors import CduError
+from cdu.expectations import expect, expect_answerable
 from cdu.objective import Objective
 from cdu.training import project
 from cdu.unlearning.descent import Learner
@@ -51,10 +52,15 @@ def release(
     Args:
         problem: What is to be unlearned.
         method: How.
-        generator: Draws what the method needs, then the noise.
+        generator: Draws what the method needs, then the noise. Its seed must be a secret, e.g.
+            ``secrets.randbits(63)``, for a model that is handed out: who knows it subtracts the noise.
         sigma: Standard deviation of the noise per coordinate; 0 for none.
         delta: δ of the certificate.
+
+    Raises:
+        CduError: No method could answer (:func:`~cdu.expectations.expect_answerable`), or as for :func:`publish`.
     """
+    expect_answerable(problem, sigma, delta)
     return publish(problem, method(problem, generator), generator, sigma, delta)
 
 
@@ -65,10 +71,35 @@ def publish(
 
     Where the method brought a bound of its own the certificate rests on it, else on the projection; where the method
     added noise of its own none is added here and its certificate is passed on.
+
+    Raises:
+        CduError: The weights or σ are not finite, σ is lost in the weights' rounding, the projection would leave what
+            the method's bound is about, or there is nothing to certify by (see :func:`distance_bound`).
     """
+    expect(0 <= sigma < math.inf, f"sigma = {sigma} is not a finite number of at least 0")
+    expect(
+        bool(update.w.isfinite().all()) or not (sigma or update.certificate),
+        "the unlearned weights hold NaN or infinite numbers, which no noise hides; lower the method's learning rate, "
+        "raise its damping, or retrain",
+    )
     original = problem.objective
+    expect(
+        sigma == 0
+        or update.certificate is not None
+        or update.bound is None
+        or update.radius is not None
+        or update.w.norm().item() <= problem.radius,
+        f"the projection onto the problem's ball of radius {problem.radius:g} would move weights of norm "
+        f"{update.w.norm().item():g} away from what the method's own bound is about; give the update a radius that its "
+        "reference lies in, or math.inf",
+    )
     objective = original if update.model is None else Objective(update.model, original.loss_of, original.l2)
     w = project(update.w, _radius(problem, update))
+    expect(
+        sigma == 0 or sigma >= 100 * torch.finfo(w.dtype).eps * w.abs().max().item(),
+        f"sigma = {sigma:g} is lost in the rounding of {w.dtype} weights of up to "
+        f"{w.abs().max().item():.3g}; use float64",
+    )
     if sigma == 0 or update.certificate is not None:
         return Release(w, objective, update.certificate, update)
     noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
@@ -79,8 +110,17 @@ def publish(
 def publish_at(
     problem: Problem, update: Update, generator: torch.Generator, epsilon: float, delta: float = 1e-5
 ) -> Release:
-    """Like :func:`publish`, with the smallest σ that certifies (ε, δ); 0 for a method that adds noise of its own."""
+    """Like :func:`publish`, with the smallest σ that certifies (ε, δ); 0 for a method that adds noise of its own.
+
+    Raises:
+        CduError: The method's own certificate promises less, or as for :func:`publish`.
+    """
     if update.certificate is not None:
+        expect(
+            update.certificate.epsilon <= epsilon * (1 + 1e-6) and update.certificate.delta <= delta,
+            f"the method's own noise certifies ε = {update.certificate.epsilon:g} at δ = {update.certificate.delta:g}, "
+            f"not the ε = {epsilon:g} at δ = {delta:g} that is asked for; make the method for those",
+        )
         return publish(problem, update, generator)
     sigma = required_sigma(distance_bound(problem, update), epsilon, delta)
     return publish(problem, update, generator, sigma, delta)
@@ -103,7 +143,7 @@ def distance_bound(problem: Problem, update: Update) -> Bound:
 def post_process(
     problem: Problem, released: Release, generator: torch.Generator, epochs: tuple[int, ...]
 ) -> Iterator[tuple[int, Release]]:
-    """Train a release further on D_r, with the training recipe; the certificate stays what it is.
+    """Train a release further on D_r, by Adam and projection onto the ball; the certificate stays what it is.
 
     Post-processing is free in differential privacy, and so it is here: whatever is computed from the release and D_r
     alone is as close to what would be computed from the reference. Anything of D_u must stay out of it.

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from cdu.expectations import expect_epochs
 from cdu.unlearning.descent import Learner
 from cdu.unlearning.problem import Problem, Update
 from cdu.unlearning.random_labels import train_on_wrong_labels
@@ -30,6 +31,7 @@ class SalUn:
     """
 
     def __init__(self, epochs: int, learning_rate: float, share: float = 0.5) -> None:
+        expect_epochs(epochs, learning_rate)
         if not 0 < share <= 1:
             raise ValueError(f"share = {share} is not above 0 and at most 1; it is the share of weights that may move")
         self.epochs = epochs

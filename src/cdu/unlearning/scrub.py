@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from cdu.expectations import expect_epochs
 from cdu.unlearning.descent import Learner
 from cdu.unlearning.problem import Problem, Update
 
@@ -35,6 +36,7 @@ class Scrub:
     """
 
     def __init__(self, epochs: int, forget_epochs: int, learning_rate: float, distillation_weight: float) -> None:
+        expect_epochs(epochs, learning_rate)
         if not 0 <= forget_epochs <= epochs:
             raise ValueError(f"forget_epochs = {forget_epochs} is not between 0 and epochs = {epochs}")
         if not 0 <= distillation_weight <= 1:
