@@ -183,6 +183,11 @@ def test_retraining_reports_the_recipes_time_and_model():
     assert released.objective.model is problem.objective.model
 
 
+def test_retraining_without_a_recipe_is_refused():
+    with pytest.raises(CduError, match=r"the problem's recipe is None; retraining needs retrain\(samples, seed\)"):
+        release(replace(logistic_problem(), retrain=None), Retrain(), generator(0))
+
+
 def test_the_codes_damping_is_refused_on_an_indefinite_hessian():
     objective, w, samples = network("mlp", count=40)
     problem = Problem(objective, 3 * w, samples, samples, 1e6, None, 0)

@@ -2,6 +2,7 @@
 
 import torch
 
+from cdu.expectations import expect
 from cdu.unlearning.problem import Problem, Update
 
 
@@ -18,6 +19,11 @@ class Retrain:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Retrain; the generator is not used, the recipe has a seed of its own."""
+        expect(
+            callable(problem.retrain),
+            f"the problem's recipe is {problem.retrain!r}; retraining needs retrain(samples, seed), a function that "
+            "returns a Trained",
+        )
         seed = problem.seed if self.seed is None else self.seed
         trained = problem.retrain(problem.retain, seed)
         return Update(trained.w, trained.seconds, model=trained.model)
