@@ -96,7 +96,7 @@ def publish(
     objective = original if update.model is None else Objective(update.model, original.loss_of, original.l2)
     w = project(update.w, _radius(problem, update))
     expect(
-        sigma == 0 or sigma >= 100 * torch.finfo(w.dtype).eps * w.abs().max().item(),
+        sigma == 0 or sigma >= 4 * torch.finfo(w.dtype).eps * w.abs().max().item(),
         f"sigma = {sigma:g} is lost in the rounding of {w.dtype} weights of up to "
         f"{w.abs().max().item():.3g}; use float64",
     )
