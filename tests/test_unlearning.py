@@ -281,11 +281,19 @@ def test_a_bound_on_the_distance_before_a_projection_is_not_passed_on_beyond_it(
 
 
 def test_noise_that_is_lost_in_the_weights_rounding_is_refused():
-    problem = logistic_problem(radius=1e9)
-    large = Update(1e6 * torch.ones(len(problem.w_star)), 0.0, bound=budget_bound(1e-3))
-    with pytest.raises(CduError, match=r"sigma = 1 is lost in the rounding of torch.float32 weights of up to 1e\+06"):
-        publish(problem, large, generator(0), sigma=1.0)
-    assert publish(problem, replace(large, w=large.w.double()), generator(0), sigma=1.0).certificate.sigma == 1.0
+    problem = logistic_problem()
+    largest = problem.w_star.abs().max().item()
+    assert release(problem, Original(), generator(0), 1e-8 * largest).certificate is not None
+    single = replace(
+        problem,
+        objective=Objective(problem.objective.model.float()),
+        w_star=problem.w_star.float(),
+        retain=problem.retain.to(dtype=torch.float32),
+        forget=problem.forget.to(dtype=torch.float32),
+    )
+    assert release(single, Original(), generator(0), 1e-6 * largest).certificate is not None
+    with pytest.raises(CduError, match=r"is lost in the rounding of torch.float32 weights of up to .*; use float64"):
+        release(single, Original(), generator(0), 1e-8 * largest)
 
 
 def test_a_methods_own_certificate_is_not_handed_out_for_a_better_one():

@@ -93,4 +93,9 @@ def expect_answerable(problem: "Problem", sigma: float, delta: float) -> None:
         f"delta = {delta} is not between 0 and one over the number of samples, {total:,}: so much would let one be "
         "published outright; choose far less",
     )
+    expect(
+        sigma == 0 or sigma >= 4 * torch.finfo(w.dtype).eps * w.abs().max().item(),
+        f"sigma = {sigma:g} is lost in the rounding of {w.dtype} weights of up to {w.abs().max().item():.3g}; use "
+        "float64",
+    )
     expect_mean(problem.objective, w, problem.retain)

@@ -73,8 +73,8 @@ def publish(
     added noise of its own none is added here and its certificate is passed on.
 
     Raises:
-        CduError: The weights or σ are not finite, σ is lost in the weights' rounding, the projection would leave what
-            the method's bound is about, or there is nothing to certify by (see :func:`distance_bound`).
+        CduError: The weights or σ are not finite, the projection would leave what the method's bound is about, or there
+            is nothing to certify by (see :func:`distance_bound`).
     """
     expect(0 <= sigma < math.inf, f"sigma = {sigma} is not a finite number of at least 0")
     expect(
@@ -95,11 +95,6 @@ def publish(
     )
     objective = original if update.model is None else Objective(update.model, original.loss_of, original.l2)
     w = project(update.w, _radius(problem, update))
-    expect(
-        sigma == 0 or sigma >= 4 * torch.finfo(w.dtype).eps * w.abs().max().item(),
-        f"sigma = {sigma:g} is lost in the rounding of {w.dtype} weights of up to "
-        f"{w.abs().max().item():.3g}; use float64",
-    )
     if sigma == 0 or update.certificate is not None:
         return Release(w, objective, update.certificate, update)
     noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
