@@ -13,9 +13,9 @@ from torch import Tensor
 from cdu.errors import CduError
 
 if TYPE_CHECKING:
-    from cdu.data import Samples
-    from cdu.objective import Objective
-    from cdu.unlearning.problem import Problem
+    import cdu.data
+    import cdu.objective
+    import cdu.unlearning.problem
 
 #: By how much the mean of single samples' losses may differ from their batch's loss, relatively; rounding is far less.
 MEAN_TOLERANCE = 1e-3
@@ -33,7 +33,7 @@ def expect_epochs(epochs: int, learning_rate: float) -> None:
     expect(0 < learning_rate < float("inf"), f"learning_rate = {learning_rate} is not a positive finite number")
 
 
-def expect_mean(objective: "Objective", w: Tensor, samples: "Samples", count: int = 8) -> None:
+def expect_mean(objective: "cdu.objective.Objective", w: Tensor, samples: "cdu.data.Samples", count: int = 8) -> None:
     """Refuse a loss that is no mean over its batch: a sum, one with class weights, or one that broadcasts its targets.
 
     Args:
@@ -63,7 +63,7 @@ def expect_mean(objective: "Objective", w: Tensor, samples: "Samples", count: in
     )
 
 
-def expect_answerable(problem: "Problem", sigma: float, delta: float) -> None:
+def expect_answerable(problem: "cdu.unlearning.problem.Problem", sigma: float, delta: float) -> None:
     """Refuse a problem, or a promise, that no method could answer, before hours are spent on it.
 
     Args:
