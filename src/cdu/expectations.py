@@ -7,12 +7,11 @@ refusal is, the error is raised where it is found instead.
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from cdu.errors import CduError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     import cdu.data
     import cdu.objective
     import cdu.unlearning.problem
@@ -33,7 +32,7 @@ def expect_epochs(epochs: int, learning_rate: float) -> None:
     expect(0 < learning_rate < float("inf"), f"learning_rate = {learning_rate} is not a positive finite number")
 
 
-def expect_mean(objective: "cdu.objective.Objective", w: Tensor, samples: "cdu.data.Samples", count: int = 8) -> None:
+def expect_mean(objective: "cdu.objective.Objective", w: "Tensor", samples: "cdu.data.Samples", count: int = 8) -> None:
     """Refuse a loss that is no mean over its batch: a sum, one with class weights, or one that broadcasts its targets.
 
     Args:
@@ -42,6 +41,9 @@ def expect_mean(objective: "cdu.objective.Objective", w: Tensor, samples: "cdu.d
         samples: Some of them, spread over the set, are tried together and one by one.
         count: How many.
     """
+    # Certificates, and with them the report, check their arguments without PyTorch.
+    import torch
+
     rows = torch.linspace(0, len(samples) - 1, min(count, len(samples))).long().unique()
     with objective.evaluating(), torch.no_grad():
         losses = [objective.batch_loss(w, *samples.batch(part.to(samples.device))) for part in (rows, *rows.split(1))]
@@ -71,6 +73,8 @@ def expect_answerable(problem: "cdu.unlearning.problem.Problem", sigma: float, d
         sigma: Standard deviation of the noise.
         delta: δ of the certificate.
     """
+    import torch
+
     w, size = problem.w_star, problem.objective.size
     total = len(problem.retain) + len(problem.forget)
     expect(len(problem.retain) > 0, "the retain set is empty: nothing is left to unlearn on; train a new model")
