@@ -18,9 +18,11 @@ from cdu import notebook
 run = notebook.begin("11_scale", globals())
 
 # %%
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from cdu import certification, figures
@@ -40,7 +42,9 @@ if scale is None:
         "'batchnorm', 'paper' and 'paper-cpu' have one"
     )
 problem = scenario.problem()
-original, retrained = scenario.original, scenario.retrained
+original, retrained, _ = scenario.original, scenario.retrained, scenario.second
+# All are trained. On a GPU, trying every algorithm pays there, for one size of batch, not for the many that follow.
+torch.backends.cudnn.benchmark = False
 
 # %% [markdown]
 # ## What is computed on what
@@ -69,35 +73,47 @@ for split, samples in judged.items():
 # %% [markdown]
 # ## Does λ lie above the spectrum?
 #
-# Ritz values from inside the spectrum: λ_max is at least the larger, λ_min at most the smaller.
+# Ritz values from inside the spectrum: λ_max is at least the larger, λ_min at most the smaller. With BatchNorm also
+# where its statistics are those of D_r: the same weights, another function, another Hessian.
 
 # %%
 damping = unlearning.dampings[unlearning.default].value
+problems = {"": problem}
+if has_statistics(original.model):
+    as_trained = publish(problem, Original()(problem, generator(seed, "original")), generator(seed, "noise"))
+    renewed = recalibrated(as_trained, statistics, recipe.batch_size)
+    problems[", statistics of D_r first"] = replace(problem, objective=renewed.objective)
 
 
-def ends():
-    low, high = spectrum_ends(problem, scale.spectrum_samples, scale.lanczos_steps, generator(seed, "lanczos"))
-    run.log("lambda_min", low)
-    run.log("lambda_max", high)
-    print(f"λ_min ≤ {low:.3g}, λ_max ≥ {high:.3g}, λ = {damping:g}")
+def ends(where, label):
+    low, high = spectrum_ends(where, scale.spectrum_samples, scale.lanczos_steps, generator(seed, "lanczos"))
+    name = f"newton{label}" if label else ""
+    run.log("lambda_min", low, method=name)
+    run.log("lambda_max", high, method=name)
+    print(f"λ_min ≤ {low:.3g}, λ_max ≥ {high:.3g}{label}")
 
 
 run.log("damping", damping)
 run.log("spectrum_samples", min(scale.spectrum_samples, len(scenario.retain)))
-run.point("spectrum", ends)
+for label, where in problems.items():
+    run.point(f"spectrum{label}", partial(ends, where, label))
 
 # %% [markdown]
 # ## Unlearning
 #
 # Every method once; those that stand with noise have the same draw of it. σ is the one used in practice, and the one
-# that certifies ε for the sensitivity 2C.
+# that certifies ε for the sensitivity 2C. The step is tried at every λ that has a name in the experiment, and is called
+# *newton* at the default.
 
 # %%
+others = sorted({named.value for named in unlearning.dampings.values()} - {damping})
+newton = {"newton": damping, **{f"newton, λ = {value:g}": value for value in others}}
+newton = {name: SubsampledNewton(value, scale.hessian_samples) for name, value in newton.items()}
 methods = {
     "original": Original(),
     "retrain": Retrain(),
     "second retraining": Retrain(seed + SECOND_SEED),
-    "newton": SubsampledNewton(damping, scale.hessian_samples),
+    **newton,
     **{name: build(name, values, unlearning.epsilon, unlearning.delta) for name, values in scale.methods.items()},
 }
 distance = certification.trivial_bound(problem.radius).value
@@ -142,8 +158,8 @@ def noisy(name, update, label, sigma):
     run.log("sigma", sigma, method=f"{name} + {label}")
 
 
-def unlearn(name, method):
-    update = run.attempt(name, method, problem)
+def unlearn(name, method, where=problem):
+    update = run.attempt(name, method, where)
     if update is None:
         return
     run.log("seconds", update.seconds, method=name)
@@ -151,13 +167,17 @@ def unlearn(name, method):
     run.log("gradient_samples", update.gradient_samples, method=name)
     if update.residual is not None:
         run.log("residual", update.residual, method=name)
-    judge(name, publish(problem, update, generator(seed, "noise")))
+    judge(name, publish(where, update, generator(seed, "noise")))
     for label, sigma in noises.items() if name in NOISED else ():
         noisy(name, update, label, sigma)
 
 
-for name, method in tqdm(methods.items(), desc="unlearning", unit="method"):
-    run.point(name, partial(unlearn, name, method))
+tried = [(name, method, problem) for name, method in methods.items()]
+tried += [
+    (f"{name}{label}", method, where) for label, where in problems.items() if label for name, method in newton.items()
+]
+for name, method, where in tqdm(tried, desc="unlearning", unit="method"):
+    run.point(name, partial(unlearn, name, method, where))
 for name in NOISED:
     run.log("sigma_needed", needed, method=f"{name} + noise")
     run.log("epsilon_wanted", unlearning.epsilon, method=f"{name} + noise")
