@@ -341,6 +341,17 @@ def test_a_network_with_batchnorm_has_everything_in_one_record(environment, conv
     assert found["distance_to_retrained", "retrain", ""] == 0
     assert found["epsilon", "newton + noise for ε = 1", ""] == pytest.approx(1)
     assert found["hvp_samples", "newton", ""] % 50 == 0
+    # The step at the λ that other work used, and after the statistics were taken anew.
+    anew = ", statistics of D_r first"
+    for step in ("newton, λ = 200", f"newton{anew}", f"newton, λ = 200{anew}"):
+        assert found["residual", step, ""] <= 1e-3
+        assert 0 < found["distance_to_original", step, ""] < 1
+    assert found["distance_to_original", "newton, λ = 200", ""] < found["distance_to_original", "newton", ""]
+    for ends in ("lambda_min", "lambda_max"):
+        assert found[ends, f"newton{anew}", ""] != found[ends, "", ""]
+    for split in ("forget", "retain", "test"):
+        fresh = found["accuracy", f"newton, λ = 200{anew}", split]
+        assert fresh == pytest.approx(found["recalibrated_accuracy", "newton, λ = 200", split], abs=0.02)
 
 
 def test_the_section_on_large_networks_says_where_it_is_set_up(environment, tiny, tmp_path):

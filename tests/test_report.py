@@ -6,7 +6,7 @@ import pytest
 
 from cdu import ledger, report, statements
 from cdu.figures import FIGURES
-from cdu.records import Metric, record_path, write_record
+from cdu.records import UNREACHED, Metric, record_path, write_record
 from cdu.tables import plus_minus, tables
 from test_records import record
 
@@ -277,6 +277,58 @@ def test_one_seed_with_a_step_is_enough_to_judge_by_the_rules(tmp_path):
     (setup,) = report.collect(tmp_path)
     assert report._undefined(setup) is None
     assert "assumption violated" not in {verdict.word for verdict in report._decide(setup).values()}
+
+
+ANEW = "newton, λ = 10, statistics of D_r first"
+
+
+def with_steps(seed, reached):
+    """A record of three steps: one taken in every seed, two refused; the last only where the run came to it."""
+    whole = large(seed)
+    low = -30.0 - seed
+    metrics = [
+        Metric(metric="damping", value=20000.0),
+        Metric(metric="lambda_max", value=7000.0 + seed),
+        Metric(metric="lambda_max", value=4000.0 + seed, method="newton, statistics of D_r first"),
+        Metric(metric="accuracy", value=0.5, method="newton", split="test"),
+        Metric(metric="distance_to_original", value=2e-5, method="newton"),
+        Metric(metric="accuracy", value=None, method="newton, λ = 10", note=f"λ_min(H) ≤ {low}"),
+        Metric(metric="accuracy", value=None, method=ANEW, note="λ_min ≤ -12" if reached else f"{UNREACHED}: too late"),
+    ]
+    return whole.model_copy(update={"metrics": [*whole.metrics, *metrics]})
+
+
+def test_a_step_that_was_refused_is_told_from_one_that_a_run_did_not_come_to(tmp_path):
+    for seed in (0, 1, 2):
+        record = with_steps(seed, reached=seed == 2)
+        write_record(record, record_path(tmp_path / "results", "paper-cpu", "cifar10", seed, "11_scale"))
+    (setup,) = report.collect(tmp_path)
+    frame = setup.sections["11_scale"].frame
+    steps = tables("11_scale", frame)["The Newton step at every λ"].set_index(["λ", "BatchNorm's statistics"])
+    assert steps["seeds with a step"].to_dict() == {
+        ("20,000", "as trained"): "3 of 3",
+        ("10", "as trained"): "0 of 3",
+        ("10", "of D_r"): "0 of 1",
+    }
+    assert steps.loc[("20,000", "as trained"), "‖step‖"] == "2.00·10⁻⁵"
+    assert report.reasons(frame) == [
+        "**newton, λ = 10** (3 of 3 seeds): λ_min(H) ≤ -30.0",
+        f"**{ANEW}** (2 of 3 seeds): {UNREACHED}: too late",
+        f"**{ANEW}** (1 of 3 seeds): λ_min ≤ -12",
+    ]
+    models = tables("11_scale", frame)["Models"]["model"].tolist()
+    assert "newton" in models
+    assert not [name for name in models if name.startswith("newton, ")]
+    facts = tables("11_scale", frame)["What is computed on what"].set_index("quantity")[""]
+    assert facts["λ_max, at least"].startswith("7,001")
+    assert facts["λ_max, at least, with statistics of D_r"].startswith("4,001")
+
+
+def test_a_step_that_no_run_came_to_is_not_called_undefined(tmp_path):
+    late = Metric(metric="accuracy", value=None, method="newton", note=f"{UNREACHED}: too late")
+    record = large().model_copy(update={"metrics": [late]})
+    write_record(record, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "11_scale"))
+    assert report._undefined(report.collect(tmp_path)[0]) is None
 
 
 def test_the_noise_that_costs_a_point_and_what_it_certifies_are_of_the_same_seeds(tmp_path):

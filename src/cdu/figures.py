@@ -58,6 +58,11 @@ def without_useless_noise(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~frame["method"].str.contains(" for ε = ", regex=False)]
 
 
+def without_other_steps(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows without the Newton steps at another λ, or other statistics, than the release's: they have a table."""
+    return frame[~frame["method"].str.startswith("newton, ")]
+
+
 def _line(axes: Axes, rows: pd.DataFrame, label: str, number: int, factor: float = 1.0) -> None:
     """Mean over seeds against the point, with a band of one standard deviation.
 
@@ -904,7 +909,7 @@ def efficiency_retraining(frame: pd.DataFrame) -> Figure:
 #: The figure of each section, or of each of its parts.
 def scale(frame: pd.DataFrame) -> Figure:
     """Left: accuracy on the three sets. Right: on the test set, also with BatchNorm's statistics taken anew on D_r."""
-    frame = without_useless_noise(frame)
+    frame = without_other_steps(without_useless_noise(frame))
     methods = list(dict.fromkeys(select(frame, metric="accuracy").dropna(subset=["value"])["method"]))
     anew = select(frame, metric="recalibrated_accuracy", split="test")
     figure, (sets, statistics) = _figure(2, 1.2 + 0.34 * len(methods))

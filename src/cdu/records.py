@@ -30,6 +30,9 @@ PACKAGES = (
     "jupytext",
 )
 
+#: How the note of a number begins that a run did not come to; all other reasons are a method's own.
+UNREACHED = "not computed"
+
 
 class Metric(BaseModel):
     """One number, in long form.

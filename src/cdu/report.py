@@ -15,7 +15,7 @@ from cdu import figures, ledger, statements, verdicts
 from cdu.config import BENCHMARKS, DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.figures import select
-from cdu.records import Record, read_record
+from cdu.records import UNREACHED, Record, read_record
 from cdu.tables import equal_pairs, number, of_seeds, plus_minus, tables
 
 TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
@@ -231,7 +231,9 @@ def reasons(frame: pd.DataFrame) -> list[str]:
     """For every number that could not be had: what, in how many seeds, and the reason of one of them."""
     absent = frame[frame["value"].isna()]
     lines = []
-    for (method, axis, point), rows in absent.groupby(["method", "axis", "point"], dropna=False, sort=False):
+    unreached = absent["note"].str.startswith(UNREACHED)
+    keys = [absent["method"], absent["axis"], absent["point"], unreached]
+    for (method, axis, point, _), rows in absent.groupby(keys, dropna=False, sort=False):
         where = method if not axis else f"{method}, {axis} = {point:g}"
         lines.append(
             f"**{where}** ({rows['seed'].nunique()} of {frame['seed'].nunique()} seeds): {rows['note'].iloc[0]}"
@@ -493,6 +495,7 @@ def _undefined(setup: Setup) -> verdicts.Verdict | None:
     """What a set-up says of the claims about a release where no seed's Newton step could be taken; else None."""
     metrics = setup.metrics
     steps = select(metrics, section="03_unlearning", metric="accuracy", method="newton")
+    steps = steps[~steps["note"].str.startswith(UNREACHED)]
     if steps.empty or steps["value"].notna().any():
         return None
     first = steps.iloc[0]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cdu import figures, verdicts
 from cdu.figures import select
+from cdu.records import UNREACHED
 
 
 def plus_minus(values: "pd.Series[float]", factor: float = 1.0) -> str:
@@ -904,8 +905,42 @@ def _official_code_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
+#: How the names of the step with BatchNorm's statistics taken anew end, in the section on large networks.
+_ANEW = ", statistics of D_r first"
+
+
+def _newton_steps(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per λ and kind of statistics: in how many seeds there is a step, how long it is, and what it took."""
+    columns = [
+        Column("‖step‖", "distance_to_original"),
+        *_accuracies("forget", "test"),
+        Column("relearn (epochs)", "epochs"),
+        *(column for column in _COST if column.metric != "gradient_samples"),
+    ]
+    rows = []
+    for name in dict.fromkeys(select(frame, metric="accuracy")["method"]):
+        if not name.startswith("newton") or " + noise" in name:
+            continue
+        tried = select(frame, metric="accuracy", method=name)
+        tried = tried[~tried["note"].str.startswith(UNREACHED)]
+        taken = tried[tried["value"].notna()]["seed"].unique()
+        own = select(frame, method=name)
+        cells = table(own[own["seed"].isin(taken)], "method", "", columns)
+        damping = name.removesuffix(_ANEW).partition("λ = ")[2]
+        rows.append(
+            {
+                "λ": number(float(damping)) if damping else _cell(frame, "damping", method=""),
+                "BatchNorm's statistics": "of D_r" if name.endswith(_ANEW) else "as trained",
+                "seeds with a step": f"{len(taken)} of {tried['seed'].nunique()}",
+                **{column.header: "—" if cells.empty else cells.iloc[0][column.header] for column in columns},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    frame = _with_reduction(shown)
+    everything = _with_reduction(shown)
+    frame = figures.without_other_steps(everything)
     facts = {
         "parameters p": "parameters",
         "training samples n": "train_samples",
@@ -914,10 +949,18 @@ def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "λ": "damping",
         "λ_max, at least": "lambda_max",
         "λ_min, at most": "lambda_min",
-        "samples behind these two": "spectrum_samples",
+        "λ_max, at least, with statistics of D_r": "lambda_max",
+        "λ_min, at most, with statistics of D_r": "lambda_min",
+        "samples behind these": "spectrum_samples",
         "samples of the recalibration": "recalibration_samples",
     }
-    setup = [{"quantity": text, "": _cell(frame, metric, method="")} for text, metric in facts.items()]
+    anew = f"newton{_ANEW}"
+    known = set(select(everything, method=anew)["metric"])
+    setup = [
+        {"quantity": text, "": _cell(everything, metric, method=anew if "of D_r" in text else "")}
+        for text, metric in facts.items()
+        if "of D_r" not in text or metric in known
+    ]
     judged = select(frame, metric="judged_samples")
     setup += [
         {"quantity": f"samples behind accuracy, {split}", "": plus_minus(rows["value"])}
@@ -938,6 +981,7 @@ def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "Models": _with_censored(table(frame, "method", "model", quality), frame),
         "Cost": _costs(costed, cost),
         "Noise": table(frame, "method", "model", noise),
+        "The Newton step at every λ": _newton_steps(everything),
         "What is computed on what": pd.DataFrame(setup),
     }
 
