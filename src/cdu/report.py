@@ -732,11 +732,16 @@ def _audited(setup: Setup) -> str | None:
     alike = sum((one.method, str(one.split).partition(", ")[0]) in equal for one in words.itertuples())
     caught = tried.groupby(["method", "seed"])["value"].max()
     right = caught.index.get_level_values("method").str.endswith(figures.PLANTED_RIGHT)
+    found = (
+        f"the largest lower bound is ε ≥ {number(float(counted))} from counts and ε ≥ {number(float(gaussian))} by "
+        "Gaussian differential privacy"
+        if max(counted, gaussian) > 0
+        else "no lower bound is above ε = 0"
+    )
     return (
         f"- **{setup.title}**: {len(words)} audits of certificates by {words['method'].nunique()} methods "
         f"({alike} of them of a release that equals its reference, both retrained), {words['value'].sum():.0f} "
-        f"contradicted; the largest lower bound is ε ≥ {number(float(counted))} from counts and ε ≥ "
-        f"{number(float(gaussian))} by Gaussian differential privacy, where {number(float(certified))} is certified. "
+        f"contradicted; {found}, where {number(float(certified))} is certified. "
         f"Of {(~right).sum()} planted errors, noise ten times too little, caught: {caught[~right].sum():.0f}; of "
         f"{right.sum()} with the right noise: {caught[right].sum():.0f}."
     )
