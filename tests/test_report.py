@@ -319,6 +319,11 @@ def test_a_step_that_was_refused_is_told_from_one_that_a_run_did_not_come_to(tmp
     models = tables("11_scale", frame)["Models"]["model"].tolist()
     assert "newton" in models
     assert not [name for name in models if name.startswith("newton, ")]
+    labels = [text.get_text() for text in FIGURES["11_scale"](frame).axes[0].get_yticklabels()]
+    assert labels == ["newton + noise", "original + noise", "retrain", "newton"]
+    shorter = frame[(frame["seed"] == 0) | (frame["method"] != "retrain")]
+    labels = [text.get_text() for text in FIGURES["11_scale"](shorter).axes[0].get_yticklabels()]
+    assert labels == ["newton + noise", "original + noise", "retrain (1 of 3 seeds)", "newton"]
     facts = tables("11_scale", frame)["What is computed on what"].set_index("quantity")[""]
     assert facts["λ_max, at least"].startswith("7,001")
     assert facts["λ_max, at least, with statistics of D_r"].startswith("4,001")
@@ -358,3 +363,29 @@ def test_a_dataset_without_records_has_the_reason_and_the_command(shortened):
     assert "**SVHN**: data not available where these results were made. `cdu data fetch svhn && make batch" in text
     assert "CIFAR-10" not in text
     assert "**CIFAR-10**: not run yet" in report._absent([])
+
+
+def audited(gaussian):
+    keys = {"method": "some method", "split": "random, final"}
+    found = (("contradicted", 0.0), ("audit_epsilon", 0.0), ("audit_gaussian", gaussian), ("certified_epsilon", 1.0))
+    metrics = [Metric(metric=metric, value=value, **keys) for metric, value in found]
+    for kind, caught in (("wrong", 1.0), ("right", 0.0)):
+        planted = {"method": f"planted: a method {kind}", "split": "random, final"}
+        metrics.append(Metric(metric="contradicted", value=caught, **planted))
+    metrics.append(Metric(metric="pair_distance", value=1.0, method="some method", split="random"))
+    return made(section="10_audit", metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    ("gaussian", "words"),
+    [
+        (0.3, "the largest lower bound is ε ≥ 0 from counts and ε ≥ 0.3 by Gaussian differential privacy, where 1 is"),
+        (0.0, "no lower bound is above ε = 0, where 1 is certified"),
+    ],
+)
+def test_the_front_page_says_how_far_an_audit_got(tmp_path, gaussian, words):
+    write_record(audited(gaussian), record_path(tmp_path / "results", "quick", "digits", 0, "10_audit"))
+    text = report._audited(report.collect(tmp_path)[0])
+    assert words in text
+    assert "1 audits of certificates by 1 methods" in text
+    assert "Of 1 planted errors, noise ten times too little, caught: 1; of 1 with the right noise: 0." in text

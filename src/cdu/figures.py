@@ -95,6 +95,12 @@ def _dots(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], label: str, nu
     axes.set_ylim(-0.6, len(methods) - 0.4)
 
 
+def _of_seeds(frame: pd.DataFrame, method: str) -> str:
+    """A method's name, and how many seeds have it where not all have."""
+    known, seeds = select(frame, method=method).dropna(subset=["value"])["seed"].nunique(), frame["seed"].nunique()
+    return method if known == seeds else f"{method} ({known} of {seeds} seeds)"
+
+
 def _per_method(axes: Axes, rows: pd.DataFrame, labels: dict[str, str] | None = None) -> None:
     """One line per method in order of appearance, or for those named in ``labels``."""
     names = labels or {name: name for name in dict.fromkeys(rows["method"])}
@@ -919,7 +925,7 @@ def scale(frame: pd.DataFrame) -> Figure:
     _dots(statistics, select(frame, metric="accuracy", split="test"), methods, "statistics of training", 0, 100)
     if not anew.empty:
         _dots(statistics, anew, methods, "taken anew", 1, 100)
-    sets.set(xlabel="accuracy (%)")
+    sets.set(xlabel="accuracy (%)", yticklabels=[_of_seeds(frame, name) for name in methods])
     statistics.set(xlabel="test accuracy (%)")
     statistics.set_yticklabels([])
     for panel in (sets, statistics):

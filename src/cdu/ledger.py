@@ -155,8 +155,8 @@ def large_cells(frame: pd.DataFrame) -> list[Cell]:
         damping = spectrum.mean("damping")
         cells[1] = Cell(
             "violated" if damping + smallest.min() <= 0 else "unknown",
-            f"λ = {damping:g}, eigenvalues {smallest.min():.3g} to {largest.max():,.0f} or beyond; indefinite in "
-            f"{(damping + smallest <= 0).sum()} of {len(smallest)} seeds",
+            f"λ = {damping:,.6g}, eigenvalues {smallest.min():.3g} to {largest.max():,.0f} or beyond; seen to be "
+            f"indefinite in {(damping + smallest <= 0).sum()} of {len(smallest)} seeds",
         )
     projected = Facts(frame[frame["section"] == "02_training"], "original").values("final_projected")
     if not projected.empty:
