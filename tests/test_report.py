@@ -193,6 +193,7 @@ def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(sho
     assert all(cut in line for line in heads)
     assert f"Shortened: {cut}." in text
     assert "| shortened                    | 2 of 50 epochs" in report._setups([shortened])
+    assert report._cut(shortened) == f" ({cut})"
 
 
 def test_a_set_up_whose_sections_have_different_seeds_says_so(shortened, tmp_path):
@@ -218,6 +219,7 @@ def test_nothing_is_said_to_be_cut_where_nothing_was(tmp_path):
     write_record(whole, record_path(tmp_path / "results", "quick", "digits", 0, "02_training"))
     (setup,) = report.collect(tmp_path)
     assert report._shortened(setup.sections["02_training"], "; ") == ""
+    assert report._cut(setup) == ""
 
 
 def test_claims_about_a_large_network_are_decided_from_its_one_record(shortened):

@@ -268,7 +268,7 @@ def build(book: Path) -> None:
     files[book / "_generated" / "control.md"] = "\n".join(filter(None, map(_control, setups))).encode()
     # A column of claims that one seed cannot decide tells nobody anything, unless there is no other.
     judged = [setup for setup in setups if setup.seeds > 1] or setups
-    decided = {setup.title: _decide(setup) for setup in judged}
+    decided = {setup.title + _cut(setup): _decide(setup) for setup in judged}
     files[book / "_generated" / "claims-table.md"] = _claims_table(decided).encode()
     files[book / "_generated" / "claims-detail.md"] = _claims_detail(decided).encode()
     files[book / "_generated" / "worth.md"] = "\n".join(filter(None, map(_worth, judged))).encode()
@@ -377,6 +377,12 @@ def _shortened(shown: Shown, before: str, after: str = "") -> str:
     if scale.get("judged"):
         words.append(f"accuracy on {scale['judged']:,} retained and test samples")
     return before + ", ".join(words) + after if words else ""
+
+
+def _cut(setup: Setup) -> str:
+    """What of the paper's setting a set-up cut, in brackets; empty where nothing was."""
+    first = next(iter(setup.sections.values()))
+    return _shortened(setup.sections.get("11_scale", first), " (", ")")
 
 
 def _seeds(count: int) -> str:
@@ -670,7 +676,7 @@ def _worth(setup: Setup) -> str | None:
     brackets = " (with BatchNorm's statistics taken anew)" if "recalibrated_accuracy" in set(frame["metric"]) else ""
     usual, wanted = f"{released} + noise", f"{released} + noise for ε = {epsilon:g}"
     words = (
-        f"- **{setup.title}**: the noise used in practice, σ = {mean('sigma', usual):g}, certifies "
+        f"- **{setup.title}**{_cut(setup)}: the noise used in practice, σ = {mean('sigma', usual):g}, certifies "
         f"ε = {number(mean('epsilon', usual))} at δ = {number(delta)}. A meaningful ε = {epsilon:g} needs "
         f"σ = {mean('sigma', wanted):.1f}. Test accuracy{brackets}: without noise {test(released)}; with the "
         f"noise used in practice {test(usual)}; with that of ε = {epsilon:g} {test(wanted)}; guessing about 10 %."
