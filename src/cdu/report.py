@@ -643,7 +643,7 @@ def _claims_detail(decided: dict[str, dict[str, verdicts.Verdict]]) -> str:
                     "set-up": title,
                     "verdict": _badge(verdict),
                     "evidence": _plain(verdict.evidence),
-                    "smallest effect it would find": verdict.smallest_effect or "—",
+                    "smallest effect it would find": _plain(verdict.smallest_effect) or "—",
                     "seeds": str(verdict.seeds or "—"),
                 }
             )
