@@ -63,6 +63,12 @@ def without_other_steps(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~frame["method"].str.startswith("newton, ")]
 
 
+def of_seeds(values: "pd.Series[float]", seeds: int) -> str:
+    """Says so when a mean is over fewer seeds than the others, and must not be compared with them."""
+    known = int(values.notna().sum())
+    return f" ({known} of {seeds} seeds)" if 0 < known < seeds else ""
+
+
 def _line(axes: Axes, rows: pd.DataFrame, label: str, number: int, factor: float = 1.0) -> None:
     """Mean over seeds against the point, with a band of one standard deviation.
 
@@ -93,12 +99,6 @@ def _dots(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], label: str, nu
     )  # fmt: skip
     axes.set_yticks(np.arange(len(methods))[::-1], list(methods))
     axes.set_ylim(-0.6, len(methods) - 0.4)
-
-
-def _of_seeds(frame: pd.DataFrame, method: str) -> str:
-    """A method's name, and how many seeds have it where not all have."""
-    known, seeds = select(frame, method=method).dropna(subset=["value"])["seed"].nunique(), frame["seed"].nunique()
-    return method if known == seeds else f"{method} ({known} of {seeds} seeds)"
 
 
 def _per_method(axes: Axes, rows: pd.DataFrame, labels: dict[str, str] | None = None) -> None:
@@ -912,7 +912,6 @@ def efficiency_retraining(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-#: The figure of each section, or of each of its parts.
 def scale(frame: pd.DataFrame) -> Figure:
     """Left: accuracy on the three sets. Right: on the test set, also with BatchNorm's statistics taken anew on D_r."""
     frame = without_other_steps(without_useless_noise(frame))
@@ -925,7 +924,9 @@ def scale(frame: pd.DataFrame) -> Figure:
     _dots(statistics, select(frame, metric="accuracy", split="test"), methods, "statistics of training", 0, 100)
     if not anew.empty:
         _dots(statistics, anew, methods, "taken anew", 1, 100)
-    sets.set(xlabel="accuracy (%)", yticklabels=[_of_seeds(frame, name) for name in methods])
+    tested, seeds = select(frame, metric="accuracy", split="test"), frame["seed"].nunique()
+    labels = [name + of_seeds(select(tested, method=name)["value"], seeds) for name in methods]
+    sets.set(xlabel="accuracy (%)", yticklabels=labels)
     statistics.set(xlabel="test accuracy (%)")
     statistics.set_yticklabels([])
     for panel in (sets, statistics):
@@ -933,6 +934,7 @@ def scale(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+#: The figure of each section, or of each of its parts.
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "01_theory-noise": theory_noise,
     "01_theory-newton": theory_newton,

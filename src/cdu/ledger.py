@@ -152,11 +152,12 @@ def large_cells(frame: pd.DataFrame) -> list[Cell]:
     spectrum = Facts(frame[frame["section"] == "11_scale"], "")
     smallest, largest = spectrum.values("lambda_min"), spectrum.values("lambda_max")
     if not smallest.empty:
-        damping = spectrum.mean("damping")
+        damping, samples = spectrum.mean("damping"), spectrum.mean("spectrum_samples")
         cells[1] = Cell(
             "violated" if damping + smallest.min() <= 0 else "unknown",
-            f"λ = {damping:,.6g}, eigenvalues {smallest.min():.3g} to {largest.max():,.0f} or beyond; seen to be "
-            f"indefinite in {(damping + smallest <= 0).sum()} of {len(smallest)} seeds",
+            f"λ = {damping:,.6g}, eigenvalues {smallest.min():.3g} to {largest.max():,.0f} or beyond "
+            f"(H on {samples:,.0f} samples); seen to be indefinite in {(damping + smallest <= 0).sum()} of "
+            f"{len(smallest)} seeds",
         )
     projected = Facts(frame[frame["section"] == "02_training"], "original").values("final_projected")
     if not projected.empty:

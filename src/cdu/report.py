@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from cdu import figures, ledger, statements, verdicts
 from cdu.config import BENCHMARKS, DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
 from cdu.errors import CduError
-from cdu.figures import select
+from cdu.figures import of_seeds, select
 from cdu.records import UNREACHED, Record, read_record
-from cdu.tables import equal_pairs, number, of_seeds, plus_minus, tables
+from cdu.tables import equal_pairs, number, plus_minus, tables
 
 TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
 

@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 
 from cdu import figures, verdicts
-from cdu.figures import select
+from cdu.figures import of_seeds, select
 from cdu.records import UNREACHED
 
 
@@ -66,12 +66,6 @@ def table(frame: pd.DataFrame, row: str, header: str, columns: Sequence[Column])
             cells[column.header] = plus_minus(chosen["value"], column.factor) + of_seeds(chosen["value"], seeds)
         rows.append(cells)
     return pd.DataFrame(rows)
-
-
-def of_seeds(values: "pd.Series[float]", seeds: int) -> str:
-    """Says so when a mean is over fewer seeds than the others, and must not be compared with them."""
-    known = int(values.notna().sum())
-    return f" ({known} of {seeds} seeds)" if 0 < known < seeds else ""
 
 
 def _with_reduction(frame: pd.DataFrame) -> pd.DataFrame:
