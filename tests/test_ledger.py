@@ -185,6 +185,7 @@ def scale(low, high, damping):
             ("11_scale", "lambda_max", high + seed, ""),
             ("11_scale", "damping", damping, ""),
             ("11_scale", "spectrum_samples", 5000.0, ""),
+            ("11_scale", "epochs_trained", 7.0, ""),
             ("02_training", "final_projected", 0.5, "original"),
         )
     ]
@@ -192,13 +193,16 @@ def scale(low, high, damping):
 
 
 @pytest.mark.parametrize(
-    ("damping", "state", "found"), [(10.0, "violated", 3), (21.5, "violated", 1), (22.5, "unknown", 0)]
+    ("damping", "state", "found", "below"),
+    [(10.0, "violated", 3, 3), (21.5, "violated", 1, 3), (22.5, "unknown", 0, 3), (5000.5, "unknown", 0, 2)],
 )
-def test_ritz_values_show_that_a_large_networks_system_is_indefinite_and_never_that_it_is_not(damping, state, found):
+def test_ritz_values_show_that_a_large_networks_system_is_indefinite_and_never_that_it_is_not(
+    damping, state, found, below
+):
     cells = large_cells(scale(-20.0, 5000.0, damping))
     assert cells[1].state == state
-    assert f"λ = {damping:g}, eigenvalues -22 to 5,002 or beyond (H on 5,000 samples)" in cells[1].text
-    assert f"seen to be indefinite in {found} of 3 seeds" in cells[1].text
+    assert f"λ = {damping:,g}, eigenvalues -22 to 5,002 or beyond (H on 5,000 samples, after 7 epochs)" in cells[1].text
+    assert cells[1].text.endswith(f"seen to be indefinite in {found} of 3 seeds, λ < ‖H‖ in {below}")
     assert (cells[2].state, "50%" in cells[2].text) == ("holds", True)
     assert cells[3].state == "unknown"
     assert large_cells(NOTHING)[1].state == "unknown"

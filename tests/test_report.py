@@ -109,8 +109,27 @@ def test_every_statement_and_assumption_has_a_row(built):
     first = (built / "_generated" / "ledger-first.md").read_text()
     for assumption in ledger.ASSUMPTIONS:
         assert assumption.replace("w̃*", "w̃\\*") in first
-    for column in (*ledger.COLUMNS, "AllCNN", "ResNet-18"):
+    for column in (*ledger.COLUMNS, "AllCNN (CIFAR-10)", "ResNet-18 (CIFAR-10)"):
         assert f"| {column} " in first
+
+
+def test_the_ledgers_column_of_a_large_network_is_of_full_width_and_the_papers_own_first(tmp_path):
+    def column():
+        found = report._network_column(report.collect(tmp_path), "allcnn", "AllCNN")
+        return found[0], found[1]["value"].unique().tolist()
+
+    assert column() == ("AllCNN", [])
+    for experiment, dataset, width, value in (
+        ("batchnorm", "digits", 0.1, 1.0),
+        ("paper-cpu", "cifar10", 1, 2.0),
+        ("paper", "cifar10", 1, 3.0),
+    ):
+        settings = {**LARGE, "model": {**LARGE["model"], "name": "allcnn", "width": width}}
+        metrics = [Metric(metric="damping", value=value)]
+        record = made(experiment=experiment, dataset=dataset, section="11_scale", settings=settings, metrics=metrics)
+        write_record(record, record_path(tmp_path / "results", experiment, dataset, 0, "11_scale"))
+        expected = {1.0: ("AllCNN", []), 2.0: ("AllCNN (CIFAR-10)", [2.0]), 3.0: ("AllCNN (CIFAR-10)", [3.0])}
+        assert column() == expected[value]
 
 
 def test_records_from_before_a_part_existed_say_how_to_make_new_ones(tmp_path):
@@ -194,6 +213,9 @@ def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(sho
     assert f"Shortened: {cut}." in text
     assert "| shortened                    | 2 of 50 epochs" in report._setups([shortened])
     assert report._cut(shortened) == f" ({cut})"
+    table = report._claims_table([shortened]).splitlines()
+    assert f" {shortened.title} \\* " in table[0]
+    assert table[-1] == f"\\* shortened: *{shortened.title}* ({cut})."
 
 
 def test_a_set_up_whose_sections_have_different_seeds_says_so(shortened, tmp_path):
@@ -215,11 +237,13 @@ def test_one_seed_has_neither_mean_nor_deviation(tmp_path):
 
 
 def test_nothing_is_said_to_be_cut_where_nothing_was(tmp_path):
-    whole = made(settings={**LARGE, "training": {"epochs": 50, "radius": 20}, "scale": None})
+    settings = {**LARGE, "training": {"epochs": 50, "radius": 20}, "scale": None}
+    whole = made(settings=settings, metrics=[Metric(metric="seconds", value=1.0, method="original")])
     write_record(whole, record_path(tmp_path / "results", "quick", "digits", 0, "02_training"))
     (setup,) = report.collect(tmp_path)
     assert report._shortened(setup.sections["02_training"], "; ") == ""
     assert report._cut(setup) == ""
+    assert "shortened" not in report._claims_table([setup])
 
 
 def test_claims_about_a_large_network_are_decided_from_its_one_record(shortened):

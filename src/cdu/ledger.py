@@ -153,11 +153,12 @@ def large_cells(frame: pd.DataFrame) -> list[Cell]:
     smallest, largest = spectrum.values("lambda_min"), spectrum.values("lambda_max")
     if not smallest.empty:
         damping, samples = spectrum.mean("damping"), spectrum.mean("spectrum_samples")
+        epochs, seeds = spectrum.mean("epochs_trained"), len(smallest)
         cells[1] = Cell(
             "violated" if damping + smallest.min() <= 0 else "unknown",
             f"λ = {damping:,.6g}, eigenvalues {smallest.min():.3g} to {largest.max():,.0f} or beyond "
-            f"(H on {samples:,.0f} samples); seen to be indefinite in {(damping + smallest <= 0).sum()} of "
-            f"{len(smallest)} seeds",
+            f"(H on {samples:,.0f} samples, after {epochs:.0f} epochs); seen to be indefinite in "
+            f"{(damping + smallest <= 0).sum()} of {seeds} seeds, λ < ‖H‖ in {(damping < largest).sum()}",
         )
     projected = Facts(frame[frame["section"] == "02_training"], "original").values("final_projected")
     if not projected.empty:

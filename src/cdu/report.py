@@ -268,9 +268,8 @@ def build(book: Path) -> None:
     files[book / "_generated" / "control.md"] = "\n".join(filter(None, map(_control, setups))).encode()
     # A column of claims that one seed cannot decide tells nobody anything, unless there is no other.
     judged = [setup for setup in setups if setup.seeds > 1] or setups
-    decided = {setup.title + _cut(setup): _decide(setup) for setup in judged}
-    files[book / "_generated" / "claims-table.md"] = _claims_table(decided).encode()
-    files[book / "_generated" / "claims-detail.md"] = _claims_detail(decided).encode()
+    files[book / "_generated" / "claims-table.md"] = _claims_table(judged).encode()
+    files[book / "_generated" / "claims-detail.md"] = _claims_detail(judged).encode()
     files[book / "_generated" / "worth.md"] = "\n".join(filter(None, map(_worth, judged))).encode()
     files[book / "_generated" / "compute.md"] = "\n".join(filter(None, map(_compute, setups))).encode()
     files[book / "_generated" / "audited.md"] = "\n".join(filter(None, map(_audited, setups))).encode()
@@ -568,10 +567,7 @@ def _statements_table(setups: list[Setup]) -> str:
 
 def _ledgers(setups: list[Setup]) -> list[str]:
     """The assumption ledger of every set-up whose network is an MLP; convolutional networks get their own columns."""
-    usual = [setup for setup in setups if DEFAULT_EXPERIMENT[setup.dataset] == setup.experiment]
-    by_dataset = {setup.dataset: setup.metrics for setup in usual}
-    empty = pd.DataFrame(columns=["section", "metric", "method", "split", "axis", "value"])
-    others = {"AllCNN": by_dataset.get("cifar10", empty), "ResNet-18": by_dataset.get("svhn", empty)}
+    others = dict(_network_column(setups, *named) for named in (("allcnn", "AllCNN"), ("resnet18", "ResNet-18")))
     found = []
     for setup in setups:
         shown = setup.sections.get(statements.SECTION)
@@ -586,6 +582,18 @@ def _ledgers(setups: list[Setup]) -> list[str]:
         lines = [f"**{setup.title}** ({_seeds(len(shown.records))})", "", "::::{div} ledger", content, "::::", ""]
         found.append("\n".join(lines))
     return found
+
+
+def _network_column(setups: list[Setup], name: str, label: str) -> tuple[str, pd.DataFrame]:
+    """Title and metrics of the set-up with a convolutional network at full width, the experiment ``paper`` first."""
+    models = [next(iter(setup.sections.values())).records[0].record.settings["model"] for setup in setups]
+    with_it = [
+        setup for setup, model in zip(setups, models, strict=True) if (model["name"], model["width"]) == (name, 1)
+    ]
+    if not with_it:
+        return label, pd.DataFrame(columns=["section", "metric", "method", "split", "axis", "value"])
+    first = min(with_it, key=lambda setup: setup.experiment != "paper")
+    return f"{label} ({TITLES[first.dataset]})", first.metrics
 
 
 def _state(cell: ledger.Cell) -> str:
@@ -619,7 +627,10 @@ def _control(setup: Setup) -> str | None:
     return "\n".join(lines)
 
 
-def _claims_table(decided: dict[str, dict[str, verdicts.Verdict]]) -> str:
+def _claims_table(setups: list[Setup]) -> str:
+    """Claims by set-up; what was cut stands below, since a column's head has no room for it."""
+    cut = {setup.title: _cut(setup) for setup in setups}
+    decided = {setup.title + (r" \*" if cut[setup.title] else ""): _decide(setup) for setup in setups}
     rows = []
     for identifier, claim in verdicts.CLAIMS.items():
         text = f"{claim.text} ({_chapter_link(claim.chapter)})"
@@ -627,10 +638,12 @@ def _claims_table(decided: dict[str, dict[str, verdicts.Verdict]]) -> str:
         for title, found in decided.items():
             row[title] = _badge(found[identifier])
         rows.append(row)
-    return _markdown(pd.DataFrame(rows))
+    shortened = "; ".join(f"*{title}*{words}" for title, words in cut.items() if words)
+    return _markdown(pd.DataFrame(rows)) + (f"\n\n\\* shortened: {shortened}." if shortened else "")
 
 
-def _claims_detail(decided: dict[str, dict[str, verdicts.Verdict]]) -> str:
+def _claims_detail(setups: list[Setup]) -> str:
+    decided = {setup.title + _cut(setup): _decide(setup) for setup in setups}
     lines = []
     for identifier, claim in verdicts.CLAIMS.items():
         lines += [f"(claim-{identifier.lower()})=", f"## {identifier}", "", f"> {claim.text}", ""]
