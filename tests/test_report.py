@@ -214,7 +214,7 @@ def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(sho
     assert "| shortened                    | 2 of 50 epochs" in report._setups([shortened])
     assert report._cut(shortened) == f" ({cut})"
     table = report._claims_table([shortened]).splitlines()
-    assert f" {shortened.title} \\* " in table[0]
+    assert f" {shortened.title}\\* " in table[0]
     assert table[-1] == f"\\* shortened: *{shortened.title}* ({cut})."
 
 

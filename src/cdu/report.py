@@ -630,7 +630,7 @@ def _control(setup: Setup) -> str | None:
 def _claims_table(setups: list[Setup]) -> str:
     """Claims by set-up; what was cut stands below, since a column's head has no room for it."""
     cut = {setup.title: _cut(setup) for setup in setups}
-    decided = {setup.title + (r" \*" if cut[setup.title] else ""): _decide(setup) for setup in setups}
+    decided = {setup.title + (r"\*" if cut[setup.title] else ""): _decide(setup) for setup in setups}
     rows = []
     for identifier, claim in verdicts.CLAIMS.items():
         text = f"{claim.text} ({_chapter_link(claim.chapter)})"
