@@ -174,7 +174,7 @@ LARGE = {
     "model": {"name": "allcnn", "width": 1.0},
     "forget": {"kind": "random", "size": 1000},
     "training": {"epochs": 2, "radius": 20},
-    "scale": {"hessian_samples": 5000, "judged": 2000},
+    "scale": {"hessian_samples": 5000, "judged": 2000, "recalibrated": 2560},
 }
 
 
@@ -206,7 +206,10 @@ def shortened(tmp_path):
 
 def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(shortened, tmp_path):
     text = report._section_fragment(shortened, "11_scale", {}, tmp_path, {})
-    cut = "2 of 50 epochs, Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
+    cut = (
+        "2 of 50 epochs, Hessian on 5,000 samples, accuracy on 2,000 retained and test samples, "
+        "statistics of D_r over 2,560 samples"
+    )
     heads = [line for line in text.splitlines() if "standard deviation over 2 seeds" in line]
     assert len(heads) >= 2
     assert all(cut in line for line in heads)

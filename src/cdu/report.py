@@ -375,6 +375,8 @@ def _shortened(shown: Shown, before: str, after: str = "") -> str:
         words.append(f"Hessian on {scale['hessian_samples']:,} samples")
     if scale.get("judged"):
         words.append(f"accuracy on {scale['judged']:,} retained and test samples")
+    if scale.get("recalibrated"):
+        words.append(f"statistics of D_r over {scale['recalibrated']:,} samples")
     return before + ", ".join(words) + after if words else ""
 
 
