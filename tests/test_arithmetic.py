@@ -47,10 +47,10 @@ def scenario(model, tmp_path):
 
 def test_only_convolutional_networks_get_another_layout_and_the_record_says_so(tmp_path):
     dense = scenario(ModelSettings(name="mlp"), tmp_path)
-    assert arithmetic.prepare(dense) == "float32"
+    assert arithmetic.prepare(dense) == "float32, denormals flushed"
     assert "data" not in vars(dense)
     convolutional = scenario(ModelSettings(name="allcnn", width=0.05), tmp_path)
-    assert arithmetic.prepare(convolutional) == "float32, channels last"
+    assert arithmetic.prepare(convolutional) == "float32, denormals flushed, channels last"
     plain = scenario(ModelSettings(name="allcnn", width=0.05), tmp_path)
     assert convolutional.data.input_shape == plain.data.input_shape
     assert fingerprint(convolutional.train) == fingerprint(plain.train)
@@ -78,3 +78,28 @@ def test_the_matrix_rate_is_that_of_the_machine():
     rate = arithmetic.matrix_rate(torch.device("cpu"))
     # Between a calculator and a supercomputer: whatever the machine, a wrong unit lies outside.
     assert 1e8 < rate < 1e15
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("cuda", "TF32, fastest convolutions, denormals flushed"),
+        ("cpu", "float32, denormals flushed"),
+    ],
+)
+def test_the_words_are_read_from_pytorch_and_not_from_what_was_asked_for(device, words):
+    try:
+        assert arithmetic.configure(device) == words
+        torch.set_flush_denormal(False)
+        assert arithmetic.in_force() == words.removesuffix(", denormals flushed")
+        torch.set_float32_matmul_precision("medium")
+        assert arithmetic.in_force().startswith("TF32")
+    finally:
+        arithmetic.configure("cpu")
+
+
+def test_the_chunk_of_an_objective_is_its_device_s_own_unless_it_is_given():
+    model = models.build(ModelSettings(name="mlp"), (3, 8, 8), 10, 0)
+    assert Objective(model).chunk_bytes == 2**28
+    assert Objective(model, chunk_bytes=7).chunk_bytes == 7
+    assert Objective(model.to("meta")).chunk_bytes == 2**31

@@ -122,7 +122,7 @@ def test_the_fisher_diagonal_is_computed_in_chunks_that_fit_into_memory(labels, 
 
     monkeypatch.setattr(fisher, "per_sample_gradients", noted)
     for limit in (1, 8 * len(w) * 3 + 1):
-        monkeypatch.setattr(fisher, "CHUNK_BYTES", limit)
+        objective.chunk_bytes = limit
         assert torch.allclose(fisher_diagonal(objective, w, samples, labels), whole, atol=1e-14)
         assert max(sizes) == max(limit // (8 * len(w)), 1) * 8 * len(w)
         sizes.clear()
@@ -242,15 +242,14 @@ def test_nothing_is_dampened_where_the_forget_set_is_like_all_others():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("damping", [1e-4, 0.1, 30.0])
 @pytest.mark.parametrize(("count", "size"), [(5, 40), (40, 40), (90, 20)])
-def test_woodbury_is_the_dense_solution(seed, damping, count, size, monkeypatch):
+def test_woodbury_is_the_dense_solution(seed, damping, count, size):
     rng = torch.Generator().manual_seed(seed)
     gradients = torch.randn(count, size, generator=rng, dtype=torch.float64)
     vector = torch.randn(size, generator=rng, dtype=torch.float64)
     dense = gradients.T @ gradients / count + damping * torch.eye(size, dtype=torch.float64)
     expected = torch.linalg.solve(dense, vector)
     for limit in (2**28, 1, 7 * 8 * count):
-        monkeypatch.setattr(influence, "CHUNK_BYTES", limit)
-        found = solve_empirical_fisher(gradients, vector, damping)
+        found = solve_empirical_fisher(gradients, vector, damping, limit)
         assert (found - expected).norm() <= 1e-9 * expected.norm()
     single = solve_empirical_fisher(gradients.float(), vector.float(), damping)
     assert single.dtype == torch.float32
@@ -401,7 +400,7 @@ def test_what_never_changes_explains_nothing_and_cannot_be_explained(constant):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_forward_selection_finds_the_informative_columns_first(seed, monkeypatch):
+def test_forward_selection_finds_the_informative_columns_first(seed):
     columns = torch.randn(200, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     assert forward_selection(columns[:, 3] ** 2, columns, 5)[0] == 3
     assert forward_selection(columns[:, 3].exp(), columns, 5) == [3]
@@ -411,8 +410,7 @@ def test_forward_selection_finds_the_informative_columns_first(seed, monkeypatch
     assert forward_selection(both, columns, 1) == chosen[:1]
     scales = torch.tensor([1, 1, 1e-6, 1, 1, 1e6, 1e3, 1], dtype=torch.float64)
     assert forward_selection(both, columns * scales - 3, 8) == chosen
-    monkeypatch.setattr(l_codec, "CHUNK_BYTES", 1)
-    assert forward_selection(both, columns, 8) == chosen
+    assert forward_selection(both, columns, 8, chunk_bytes=1) == chosen
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -597,7 +597,7 @@ def batches(operator, repeats, size, seed=0):
 
 @pytest.mark.parametrize(("name", "seed"), NETWORKS_AND_SEEDS)
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_products_on_mini_batches_are_those_of_their_hessians(monkeypatch, name, seed, repeats):
+def test_products_on_mini_batches_are_those_of_their_hessians(name, seed, repeats):
     objective, w, samples = network(name, seed, count=9)
     operator = Hessian(objective, w, samples) + 0.37
     vectors, rows = batches(operator, repeats, 4, seed)
@@ -606,7 +606,7 @@ def test_products_on_mini_batches_are_those_of_their_hessians(monkeypatch, name,
     # So little memory that three repeats are taken as two and one, and then singly.
     size = 4 * objective.bytes_per_sample(w, samples)
     for room in (3 * size - 1, 1):
-        monkeypatch.setattr(solvers, "CHUNK_BYTES", room)
+        objective.chunk_bytes = room
         assert torch.allclose(solvers._products_on(operator, vectors, rows), expected, atol=1e-10)
 
 
@@ -628,7 +628,7 @@ def test_repeats_are_taken_together_as_far_as_memory_allows(monkeypatch):
     whole = lissa(operator, vector, 50, 10, 5, 4, generator(0))
     size = 4 * objective.bytes_per_sample(operator.w, operator.samples)
     for together, passes in ((5, 1), (2, 3), (1, 5)):
-        monkeypatch.setattr(solvers, "CHUNK_BYTES", together * size)
+        objective.chunk_bytes = together * size
         with monkeypatch.context() as patch:
             calls = counted(patch, objective, "batch_loss")
             solvers._products_on(operator, *batches(operator, 5, 4))

@@ -4,13 +4,12 @@ What is set here is set before anything is computed, and stands in the record be
 """
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cdu import objective as chunked
 from cdu.data import Dataset, Samples
 from cdu.objective import Objective, parameter_vector
 from cdu.scenario import Scenario
@@ -19,9 +18,6 @@ from cdu.solvers import synchronise
 #: Networks whose images are laid out with the channels last: their convolutions are faster so, on CPU and GPU.
 CONVOLUTIONAL = ("allcnn", "resnet18")
 
-#: Memory of the graph of one chunk's gradient: in a small chunk a GPU waits for kernels to be started.
-CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = chunked.CHUNK_BYTES, 2**31
-
 #: Side of the square matrices whose product is timed, by type of device.
 MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 
@@ -29,22 +25,56 @@ MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 MATRIX_PRODUCTS = 15
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a type of device computes.
+
+    Attributes:
+        tf32: Whether products in single precision run in TF32: 10 bits of mantissa, sums in 32 bits.
+        fastest_convolutions: Whether convolutions take the algorithm that is fastest when tried.
+        flush_denormals: Whether numbers below 1e-38 become 0 on the CPU: without it an epoch can take ten times longer.
+    """
+
+    tf32: bool
+    fastest_convolutions: bool
+    flush_denormals: bool = True
+
+
+#: By type of device.
+ARITHMETIC = {
+    "cpu": Arithmetic(tf32=False, fastest_convolutions=False),
+    "cuda": Arithmetic(tf32=True, fastest_convolutions=True),
+}
+
+
+def configure(device: str) -> str:
+    """Set PyTorch's arithmetic for a type of device, and say in words what is in force, as PyTorch tells it."""
+    chosen = ARITHMETIC.get(device, ARITHMETIC["cuda"])
+    torch.set_float32_matmul_precision("high" if chosen.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = chosen.tf32
+    torch.backends.cudnn.benchmark = chosen.fastest_convolutions
+    torch.set_flush_denormal(chosen.flush_denormals)
+    return in_force()
+
+
+def in_force() -> str:
+    """The arithmetic that PyTorch uses now, in words."""
+    single = torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+    words = ["float32" if single else "TF32"]
+    if torch.backends.cudnn.benchmark:
+        words.append("fastest convolutions")
+    if not torch.tensor(1e-310, dtype=torch.float64).mul(1.0).item():
+        words.append("denormals flushed")
+    return ", ".join(words)
+
+
 def prepare(scenario: Scenario) -> str:
     """Choose layout and precision for a scenario, and say them in words.
-
-    On a GPU single-precision products run in TF32: 10 bits of mantissa, sums in 32 bits. Convolutions there take the
-    algorithm that is fastest when tried, and gradients and Hessian-vector products larger chunks.
 
     Args:
         scenario: Its images are laid out anew in place.
     """
-    words = ["float32"]
-    chunked.CHUNK_BYTES = GPU_CHUNK_BYTES if scenario.device.type == "cuda" else CPU_CHUNK_BYTES
-    if scenario.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
-        words = ["TF32"]
+    words = [configure(scenario.device.type)]
     if scenario.settings.model.name in CONVOLUTIONAL:
         scenario.data = channels_last(scenario.data)
         words.append("channels last")

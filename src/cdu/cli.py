@@ -1,10 +1,8 @@
 """The command ``cdu``: data, single sections, certificates, reference results."""
 
 import math
-import os
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +10,15 @@ import typer
 
 from cdu.config import (
     DEFAULT_EXPERIMENT,
+    REVISIONS,
     SECTIONS,
     available_experiments,
-    code_hash,
     load_experiment,
     repository,
     section_hash,
 )
 from cdu.errors import CduError
+from cdu.execution import execute, same_code, write_notebook
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Certified deep unlearning, reproduced.")
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: what is here, and fetching what is not.")
@@ -49,7 +48,7 @@ def notebooks() -> None:
     """Write the .ipynb beside each Jupytext script, for papermill and Jupyter."""
     for section in SECTIONS:
         target = repository() / "notebooks" / f"{section}.ipynb"
-        _write_notebook(section, target)
+        write_notebook(section, target)
         typer.echo(str(target.relative_to(repository())))
 
 
@@ -63,7 +62,7 @@ def section(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     official: Annotated[str, typer.Option(help="a clone of the authors' repository, for 09_official_code")] = "",
 ) -> None:
-    """Run one section's notebook through papermill, unless its record is there, of the same settings and code."""
+    """Run one section's notebook through papermill, unless its record is there, of today's settings and revision."""
     run_section(name, dataset, seed, experiment, output, device, official)
 
 
@@ -81,7 +80,7 @@ def run_section(
     """
     from filelock import FileLock
 
-    from cdu.records import is_current, record_path
+    from cdu.records import is_current, mark_current, record_path
 
     if name not in SECTIONS:
         raise CduError(f"unknown section '{name}': known are {', '.join(SECTIONS)}")
@@ -95,10 +94,12 @@ def run_section(
     record = record_path(repository() / output, loaded.name, dataset, seed, name)
     record.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(record.with_suffix(".lock")):
-        if not official and is_current(record, wanted, code_hash(name)):
-            # Snakemake wants to see an output that is newer than its start.
+        current = is_current(record, wanted, REVISIONS[name]) and same_code(record.with_suffix(".ipynb"), name)
+        if current and not official:
+            # Snakemake wants to see outputs that are newer than its start.
             record.touch()
-            typer.echo(f"{record} is there already, made with the same settings and code")
+            mark_current(record, wanted, REVISIONS[name])
+            typer.echo(f"{record} is there already, of the same settings and revision")
             return record
         parameters: dict[str, object] = {
             "dataset": dataset,
@@ -109,7 +110,8 @@ def run_section(
         }
         if official:
             parameters["official"] = str(Path(official).resolve())
-        _execute(name, record.with_suffix(".ipynb"), parameters)
+        execute(name, record.with_suffix(".ipynb"), parameters)
+        mark_current(record, wanted, REVISIONS[name])
     return record
 
 
@@ -139,7 +141,7 @@ def bench(
             "official": str(Path(official).resolve()) if official else "",
         }
         with FileLock(record.with_suffix(".lock")):
-            _execute(name, record.with_suffix(".ipynb"), parameters)
+            execute(name, record.with_suffix(".ipynb"), parameters)
         typer.echo(f"{record}")
 
 
@@ -147,49 +149,6 @@ def _require_clone(official: str) -> None:
     """Raise unless ``official`` is empty or the folder of a clone of the authors' repository."""
     if official and not (Path(official) / "unlearn.py").is_file():
         raise CduError(f"{official} holds no unlearn.py; give the folder of a clone of the authors' repository")
-
-
-def _execute(name: str, executed: Path, parameters: dict[str, object]) -> None:
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
-    source = executed.with_suffix(".source.ipynb")
-    _write_notebook(name, source)
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    try:
-        papermill.execute_notebook(
-            str(source),
-            str(executed),
-            parameters,
-            progress_bar=sys.stderr.isatty(),
-            cwd=str(repository()),
-            extra_arguments=["--log-level=50"],
-        )
-    except papermill.PapermillExecutionError as error:
-        raise CduError(
-            f"{name} failed for {parameters['dataset']}, seed {parameters['seed']}: {error.ename}: {error.evalue} "
-            f"(the executed copy with the traceback is {executed})"
-        ) from error
-    except DeadKernelError as error:
-        raise CduError(
-            f"{name} failed for {parameters['dataset']}, seed {parameters['seed']}: the notebook's process died, most "
-            "often for lack of memory; run fewer jobs at once (CORES=1) or a smaller experiment"
-        ) from error
-    finally:
-        source.unlink(missing_ok=True)
-
-
-def _write_notebook(section_name: str, target: Path) -> None:
-    """Convert a Jupytext script to a notebook with a kernel that names its language."""
-    import jupytext
-
-    script = repository() / "notebooks" / f"{section_name}.py"
-    if not script.is_file():
-        raise CduError(f"{script} is absent; restore it from git")
-    content = jupytext.read(script)
-    content.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    content.metadata.pop("jupytext", None)
-    jupytext.write(content, target)
 
 
 @app.command()
@@ -275,8 +234,11 @@ def reference(
                 f"{path.with_suffix('.ipynb')} is missing, the executed notebook that goes with the record; delete the "
                 "record and run the batch again; nothing was promoted"
             )
-        if record.code_hash != code_hash(name):
-            raise CduError(f"{path} was made by other code; run the batch again; nothing was promoted")
+        if record.revision != REVISIONS[name]:
+            raise CduError(
+                f"{path} is of revision {record.revision} of its numbers, expected {REVISIONS[name]}; run the batch "
+                "again; nothing was promoted"
+            )
         if record.config_hash != section_hash(loaded.settings(of), of, name):
             raise CduError(f"{path} was made with other settings; run the batch again; nothing was promoted")
         if record.dirty:

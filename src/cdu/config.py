@@ -1,16 +1,12 @@
 """Experiments: what is run, on what, with which constants. Read from YAML, validated, hashed."""
 
-import ast
 import hashlib
 import json
-import tokenize
-from functools import cache
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cdu.errors import CduError
 
@@ -53,12 +49,10 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 #: Sections that run only where an experiment has a block of settings for them.
 OPTIONAL = {"11_scale": "scale"}
 
-#: Modules and packages whose code decides what a run computes; a section's numbers come from those that it imports.
-COMPUTING = (
-    "attacks", "audit", "certification", "convex", "curvature", "data", "departures", "evaluation", "models",
-    "objective", "recalibration", "references", "relearning", "released", "rows", "scenario", "seeding", "sequential",
-    "shadows", "solvers", "subsampled", "sweeps", "theory", "training", "tuning", "unlearned", "unlearning", "variants",
-)  # fmt: skip
+#: The revision of every section's numbers: raised by hand when they are meant to change, with a line in CHANGELOG.md
+#: that says what moved and by how much. Records of an earlier revision are not current. The canaries tell whether
+#: numbers move (:mod:`cdu.canaries`).
+REVISIONS: dict[str, int] = dict.fromkeys(SECTIONS, 1)
 
 
 class Settings(BaseModel):
@@ -462,6 +456,12 @@ class Experiment(Settings):
     sections: tuple[str, ...] = ()
     datasets: dict[DatasetName, DatasetSettings]
 
+    @field_validator("name", mode="before")
+    @classmethod
+    def _name_of_digits(cls, name: object) -> object:
+        """A name such as 2024, which YAML reads as a number."""
+        return str(name) if isinstance(name, int | float) else name
+
     @model_validator(mode="after")
     def _sections_are_known(self) -> "Experiment":
         for field, names in (("section_seeds", set(self.section_seeds)), ("sections", set(self.sections))):
@@ -517,88 +517,6 @@ def section_hash(settings: DatasetSettings, dataset: str, section: str) -> str:
     """Hash of the settings that the numbers of one section depend on, and of nothing else."""
     blocks = settings.model_dump(mode="json", include=set(SECTIONS[section]))
     return digest({"dataset": dataset, "section": section, **blocks})
-
-
-def code_hash(section: str) -> str:
-    """Hash of the code that a section's numbers come from: its notebook, and the modules that compute for it."""
-    return source_hash(repository() / "notebooks" / f"{section}.py", section in BENCHMARKS)
-
-
-def source_hash(path: Path, benchmarks: bool = False) -> str:
-    """Hash of a Python file and of those modules that compute which it imports, directly or through others.
-
-    The file counts in full, since a reader sees it executed; of the modules counts what computes (:func:`computing`).
-
-    Args:
-        path: The file.
-        benchmarks: Whether the programs in ``benchmarks`` belong to it.
-    """
-    package, source = Path(__file__).parent, path.read_text(encoding="utf-8")
-    reached: dict[str, list[str]] = {}
-    waiting = set(_imports(source))
-    while waiting:
-        name = waiting.pop()
-        files = (
-            [package / f"{name}.py"] if (package / f"{name}.py").is_file() else sorted((package / name).glob("*.py"))
-        )
-        reached[name] = [file.read_text(encoding="utf-8") for file in files]
-        waiting |= {found for text in reached[name] for found in _imports(text)} - set(reached)
-    sources = [computing(text) for name in sorted(reached) if name in COMPUTING for text in reached[name]]
-    if benchmarks:
-        sources += [file.read_text(encoding="utf-8") for file in sorted((repository() / "benchmarks").glob("*.py"))]
-    return digest([*sources, source])
-
-
-@cache
-def computing(source: str) -> str:
-    """What of a module's text can change a number: all but comments, docstrings, blank lines and argument checks.
-
-    Argument checks are calls of :mod:`cdu.expectations`, functions of nothing else, and imports from there and from
-    ``typing``. They end a run that nobody would record; if they counted, one more of them would call for every
-    reference to be made again. Only whole lines are cut, out of the text as it stands, so that every version of Python
-    agrees.
-    """
-    lines = source.split("\n")
-    for token in tokenize.generate_tokens(StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.stmt) and _silent(node):
-            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-            around = lines[first].encode()[: node.col_offset] + lines[last].encode()[node.end_col_offset :]
-            if not around.strip():
-                lines[first : last + 1] = [""] * (last - first + 1)
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def _silent(node: ast.stmt) -> bool:
-    """Whether a statement computes nothing: see :func:`computing`."""
-    if isinstance(node, ast.ImportFrom):
-        return node.module in {"cdu.expectations", "typing"}
-    if isinstance(node, ast.FunctionDef):
-        return not node.decorator_list and all(map(_silent, node.body)) and any(map(_is_check, node.body))
-    return _is_check(node) or (isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str))
-
-
-def _is_check(node: ast.stmt) -> bool:
-    """Whether a statement is a call of :mod:`cdu.expectations`."""
-    call = node.value if isinstance(node, ast.Expr) else None
-    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id.startswith("expect")
-
-
-@cache
-def _imports(source: str) -> frozenset[str]:
-    """Modules and packages below ``cdu`` that a file imports."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == "cdu":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cdu."):
-            found.add(str(node.module).split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("cdu.")}
-    return frozenset(found)
 
 
 def repository() -> Path:

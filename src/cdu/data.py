@@ -7,11 +7,10 @@ import errno
 import gzip
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import datasets
 
+from cdu import storage
 from cdu.config import ForgetSettings
 from cdu.errors import CduError
 from cdu.expectations import expect
@@ -480,10 +480,10 @@ def _unpack_mnist(folder: Path) -> None:
         packed = DataFile(file.path.with_name(file.path.name + ".gz"), packed_md5[file.path.name + ".gz"])
         if file.found() == file.md5 or packed.found() != packed.md5:
             continue
-        part = file.path.with_name(file.path.name + ".part")
-        try:
-            with gzip.open(packed.path) as source, part.open("wb") as target:
-                shutil.copyfileobj(source, target)
-            os.replace(part, file.path)
-        finally:
-            part.unlink(missing_ok=True)
+        with gzip.open(packed.path) as source:
+            content = source.read()
+        storage.write(file.path, partial(_write_bytes, content))
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)

@@ -1,7 +1,5 @@
-"""Checks of arguments, apart from what computes: they stand outside every section's code hash.
+"""Checks of arguments: they only ever raise; nothing is bound, drawn or changed in their arguments.
 
-No run of an experiment is to fail one, which a batch shows and a hash does not; one more of them leaves every record
-current (:func:`cdu.config.computing`). So they only ever raise: nothing is bound, drawn or changed in their arguments.
 Where a failure is a result, as a solver's refusal is, the error is raised where it is found instead.
 """
 

@@ -1,5 +1,6 @@
 """What a notebook's first and last cells call: check the parameters, open the run, write its record."""
 
+import ast
 import io
 import platform
 import time
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from cdu import data
 from cdu.arithmetic import prepare
 from cdu.certification import Bound
-from cdu.config import DEFAULT_EXPERIMENT, SECTIONS, code_hash, digest, load_experiment, repository, section_hash
+from cdu.config import DEFAULT_EXPERIMENT, REVISIONS, SECTIONS, digest, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.records import (
     SCHEMA_VERSION,
@@ -27,6 +28,7 @@ from cdu.records import (
     cpu_name,
     git_state,
     kept_metrics,
+    lock_hash,
     package_versions,
     record_path,
     write_record,
@@ -34,14 +36,10 @@ from cdu.records import (
 from cdu.scenario import Scenario, pick_device
 from cdu.seeding import generator
 from cdu.unlearning import Method, Problem, Update
-from cdu.verdicts import rules_hash
 
 Result = TypeVar("Result")
 
 PARAMETERS = ("dataset", "seed", "experiment", "output", "device")
-
-#: Names that IPython itself puts beside the parameters.
-_IPYTHON = {"In", "Out"}
 
 
 @dataclass
@@ -57,7 +55,7 @@ class Run:
         arithmetic: Precision and layout, in words.
         clock: The same moment on the clock that durations are read from.
         commit: The commit at that moment, and whether the working tree differed from it.
-        code: Hash of the code at that moment.
+        revision: Revision of the section's numbers at that moment.
     """
 
     section: str
@@ -66,7 +64,7 @@ class Run:
     metrics: list[Metric] = field(default_factory=list)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     commit: tuple[str, bool] = field(default_factory=git_state)
-    code: str = ""
+    revision: int = 1
     arithmetic: str = ""
     clock: float = field(default_factory=time.perf_counter)
 
@@ -154,7 +152,7 @@ class Run:
             return found
 
         scenario = self.scenario
-        made_by = [self.section, section_hash(scenario.settings, scenario.name, self.section), self.code]
+        made_by = [self.section, section_hash(scenario.settings, scenario.name, self.section), self.revision]
         origin = [scenario.origin(), torch.get_num_threads(), name]
         path = scenario.checkpoints / "points" / f"{scenario.name}-{scenario.seed}-{digest([*made_by, *origin])}.json"
         self.metrics += kept_metrics(path, logged)
@@ -177,9 +175,9 @@ class Run:
             seed=scenario.seed,
             settings=scenario.settings.model_dump(mode="json", include=set(SECTIONS[self.section])),
             config_hash=section_hash(scenario.settings, scenario.name, self.section),
-            code_hash=self.code,
+            revision=self.revision,
             split_hash=scenario.split.hash,
-            verdicts_hash=rules_hash(),
+            lock_hash=lock_hash(),
             commit=commit,
             dirty=dirty,
             packages=package_versions(),
@@ -212,8 +210,8 @@ def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = (
         CduError: An unknown parameter, dataset, experiment or device; a seed that is no whole number of at least 0; a
             dataset that the experiment does not have.
     """
-    given = _parameters(namespace)
     known = (*PARAMETERS, *extra)
+    given = _parameters(namespace, known)
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise CduError(f"unknown parameter '{unknown[0]}': this notebook takes {', '.join(known)}")
@@ -227,23 +225,37 @@ def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = (
         raise CduError(f"seed = {seed!r} is not a whole number of at least 0")
     experiment = load_experiment(str(given.get("experiment") or DEFAULT_EXPERIMENT[dataset]))
     experiment.settings(dataset)
-    torch.set_flush_denormal(True)
     output = repository() / str(given.get("output") or "runs")
     device = pick_device(str(given.get("device") or "auto"))
     # Sums over several threads round differently: a model trained with two is not the one that a batch would train.
     checkpoints = output / "checkpoints" / f"threads-{torch.get_num_threads()}"
     scenario = Scenario(experiment, dataset, seed, checkpoints, device)
-    return Run(section, scenario, output, code=code_hash(section), arithmetic=prepare(scenario))
+    return Run(section, scenario, output, revision=REVISIONS[section], arithmetic=prepare(scenario))
 
 
-def _parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values in a notebook's namespace: what papermill can inject."""
-    plain = (str, int, float, list, dict, type(None))
-    return {
-        name: value
-        for name, value in namespace.items()
-        if isinstance(value, plain) and not name.startswith("_") and name not in _IPYTHON
-    }
+def _parameters(namespace: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+    """The parameters and their values: what the cells before this call set, papermill's injected one among them.
+
+    Names that are there for another reason, such as a startup file of IPython's, are none. A plain script keeps no list
+    of its cells; there only ``known`` names are looked at.
+    """
+    names = set(known)
+    for cell in namespace.get("In", []):
+        names |= _assigned(cell)
+        if "notebook.begin(" in cell:
+            break
+    return {name: namespace[name] for name in names if name in namespace}
+
+
+def _assigned(cell: str) -> set[str]:
+    """Names that a cell sets by plain assignments; none where it is no plain Python."""
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError:
+        return set()
+    targets = [target for one in statements if isinstance(one, ast.Assign) for target in one.targets]
+    targets += [one.target for one in statements if isinstance(one, ast.AnnAssign)]
+    return {target.id for target in targets if isinstance(target, ast.Name) and target.id != "run"}
 
 
 def show(figure: Figure) -> None:

@@ -18,8 +18,9 @@ from cdu.expectations import expect
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-#: Bytes that the graph of one chunk's gradient may take: a chunk has fewer samples where it would take more.
-CHUNK_BYTES = 2**28
+#: Bytes that one chunk's intermediate values may take, by type of device: in a small chunk a GPU waits for kernels to
+#: be started.
+CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**31}
 #: Bytes of graphs that are kept between Hessian-vector products at one point.
 KEPT_BYTES = 2**30
 
@@ -37,13 +38,23 @@ class Objective:
         loss: ``loss(outputs, targets)``, the *mean* over the batch.
         l2: Weight of (l2/2)‖w‖²; the coupled weight decay that training used.
         chunk: Samples processed at once at most, so that memory does not grow with the size of S. Gradients and
-            products take fewer where their graph would exceed :data:`CHUNK_BYTES`.
+            products take fewer where their graph would exceed :attr:`chunk_bytes`.
+        chunk_bytes: Bytes that the intermediate values of one chunk may take, whoever cuts the work into chunks: the
+            gradient's graph, per-sample gradients, LiSSA's repeats. What suits the model's device when None
+            (:data:`CHUNK_BYTES`).
 
     Raises:
         CduError: A parameter is frozen, parameters differ in type, or ``l2`` or ``chunk`` is outside its range.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss = cross_entropy, l2: float = 0.0, chunk: int = 2048) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss = cross_entropy,
+        l2: float = 0.0,
+        chunk: int = 2048,
+        chunk_bytes: int | None = None,
+    ) -> None:
         expect(
             all(parameter.requires_grad for parameter in model.parameters()),
             "the model has frozen parameters, which would be moved and noised like the others; make them buffers, or "
@@ -61,6 +72,8 @@ class Objective:
         self.loss_of = loss
         self.l2 = l2
         self.chunk = chunk
+        device = next(iter(model.parameters())).device.type
+        self.chunk_bytes = CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) if chunk_bytes is None else chunk_bytes
         self._names = [name for name, _ in model.named_parameters()]
         self._shapes = [parameter.shape for parameter in model.parameters()]
         self._sizes = [parameter.numel() for parameter in model.parameters()]
@@ -139,7 +152,7 @@ class Objective:
 
     def rows(self, w: Tensor, samples: Samples) -> int:
         """Samples in a chunk: ``chunk``, or as many as the graph of their gradient has room for."""
-        return max(1, min(self.chunk, CHUNK_BYTES // max(1, self.bytes_per_sample(w, samples))))
+        return max(1, min(self.chunk, self.chunk_bytes // max(1, self.bytes_per_sample(w, samples))))
 
     def bytes_per_sample(self, w: Tensor, samples: Samples) -> int:
         """Memory that the graph of the gradient holds for each sample, measured on one and on two of them."""
@@ -212,7 +225,7 @@ class Linearised:
         # A chunk's intermediate values exist once for every vector.
         objective, w, samples = self.objective, self.w, self.samples
         size = min(objective.rows(w, samples), len(samples)) * objective.bytes_per_sample(w, samples)
-        together = max(1, CHUNK_BYTES // max(1, size))
+        together = max(1, objective.chunk_bytes // max(1, size))
         return torch.cat([self._product(rows) for rows in vector.split(together)])
 
     def _product(self, vector: Tensor) -> Tensor:

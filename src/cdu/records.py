@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -12,10 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
-from cdu.config import repository
+from cdu import storage
+from cdu.config import digest, repository
 from cdu.errors import CduError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Packages whose versions can change a number.
 PACKAGES = (
@@ -91,7 +91,27 @@ class Machine(BaseModel):
 
 
 class Record(BaseModel):
-    """One run of one section, for one dataset and seed."""
+    """One run of one section, for one dataset and seed.
+
+    Attributes:
+        schema_version: Version of this format.
+        experiment: Its name.
+        dataset: Its name.
+        section: The notebook's name.
+        seed: Seed of the split, the initial weights, the batches and the noise.
+        settings: The blocks of settings that the section's numbers depend on.
+        config_hash: Hash of those.
+        revision: Revision of the section's numbers (:data:`cdu.config.REVISIONS`).
+        split_hash: Hash of the forget, retain and test rows.
+        lock_hash: Hash of ``requirements.lock``; empty where there was none.
+        commit: Commit of the project.
+        dirty: Whether the working tree differed from it.
+        packages: Versions of the packages that can change a number.
+        machine: Where the run was made.
+        started: Date and time, UTC.
+        duration: Seconds from the opening of the run to its end.
+        metrics: All numbers.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -102,9 +122,9 @@ class Record(BaseModel):
     seed: int
     settings: dict[str, Any]
     config_hash: str
-    code_hash: str
+    revision: int
     split_hash: str
-    verdicts_hash: str
+    lock_hash: str
     commit: str
     dirty: bool
     packages: dict[str, str]
@@ -121,7 +141,7 @@ def record_path(folder: Path, experiment: str, dataset: str, seed: int, section:
 
 def write_record(record: Record, path: Path) -> None:
     """Write in one atomic step: temporary file, fsync, rename. A reader sees the old file or the new one."""
-    _write(_compact(record), path)
+    storage.write_text(path, _compact(record))
 
 
 def kept_metrics(path: Path, compute: Callable[[], list[Metric]]) -> list[Metric]:
@@ -130,27 +150,17 @@ def kept_metrics(path: Path, compute: Callable[[], list[Metric]]) -> list[Metric
     Raises:
         CduError: The file cannot be read.
     """
-    if path.exists():
+
+    def save(file: Path, metrics: list[Metric]) -> None:
+        storage.write_text(file, _METRICS.dump_json(metrics).decode())
+
+    def load(file: Path) -> list[Metric]:
         try:
-            return _METRICS.validate_json(path.read_bytes())
+            return _METRICS.validate_json(file.read_bytes())
         except (OSError, ValidationError) as error:
-            raise CduError(f"{path} cannot be read ({error}); delete it to compute its numbers again") from error
-    found = compute()
-    _write(_METRICS.dump_json(found).decode(), path)
-    return found
+            raise storage.unreadable(file, error, "to compute its numbers again") from error
 
-
-def _write(content: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return storage.kept(path, compute, save, load)
 
 
 def _compact(record: Record) -> str:
@@ -183,13 +193,37 @@ def read_record(path: Path) -> Record:
         raise CduError(f"{path} cannot be read as a record ({error}); delete it and make the run again") from error
 
 
-def is_current(path: Path, config_hash: str, code_hash: str) -> bool:
-    """Whether a readable record is there that was made with these settings by this code."""
+def is_current(path: Path, config_hash: str, revision: int) -> bool:
+    """Whether a readable record is there that was made with these settings, of this revision of the numbers."""
     try:
         record = read_record(path)
     except CduError:
         return False
-    return (record.config_hash, record.code_hash) == (config_hash, code_hash)
+    return (record.config_hash, record.revision) == (config_hash, revision)
+
+
+def mark_path(record: Path, config_hash: str, revision: int) -> Path:
+    """An empty file beside a record, whose name says which settings and revision the record is of.
+
+    Snakemake is told of it as an output: where settings or revision changed, that output is missing, and the record
+    stays until its successor is written.
+    """
+    return record.with_name(f".{record.stem}.settings-{config_hash}.revision-{revision}")
+
+
+def mark_current(record: Path, config_hash: str, revision: int) -> None:
+    """Leave the mark of a record and remove those of its predecessors."""
+    mark = mark_path(record, config_hash, revision)
+    mark.touch()
+    for other in record.parent.glob(f".{record.stem}.settings-*"):
+        if other != mark:
+            other.unlink()
+
+
+def lock_hash() -> str:
+    """Hash of ``requirements.lock``; empty where there is none."""
+    path = repository() / "requirements.lock"
+    return digest(path.read_text(encoding="utf-8")) if path.is_file() else ""
 
 
 def package_versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cdu import figures, ledger, statements, verdicts
-from cdu.config import BENCHMARKS, DEFAULT_EXPERIMENT, SECTIONS, code_hash, load_experiment, repository, section_hash
+from cdu.config import BENCHMARKS, DEFAULT_EXPERIMENT, REVISIONS, SECTIONS, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.figures import of_seeds, select
 from cdu.records import UNREACHED, Record, read_record
@@ -200,7 +200,8 @@ def collect(root: Path) -> list[Setup]:
 
 def _choose(section: str, candidates: list[Loaded]) -> Shown:
     latest = max(candidates, key=lambda one: (not outdated(one.record), one.run, one.record.started))
-    same = [loaded for loaded in candidates if loaded.record.config_hash == latest.record.config_hash]
+    kind = (latest.record.config_hash, latest.record.revision)
+    same = [loaded for loaded in candidates if (loaded.record.config_hash, loaded.record.revision) == kind]
     by_seed = {loaded.record.seed: loaded for loaded in sorted(same, key=lambda loaded: loaded.run)}
     return Shown(section, [by_seed[seed] for seed in sorted(by_seed)])
 
@@ -405,18 +406,19 @@ def _source_line(setup: Setup, shown: Shown) -> str:
     if outdated(records[0]):
         line += (
             f"\n\n:::{{warning}}\nThese records were made with other settings than `{setup.experiment}.yaml` has "
-            "now.\n:::"
+            "now, or are of an earlier revision of their numbers.\n:::"
         )
     return line
 
 
 def outdated(record: Record) -> bool:
-    """Whether a record was made with other settings than its experiment has now, or the experiment is gone."""
+    """Whether a record is of an earlier revision or of other settings than its experiment has now, or that is gone."""
     try:
         current = load_experiment(record.experiment).settings(record.dataset)
     except CduError:
         return True
-    return section_hash(current, record.dataset, record.section) != record.config_hash
+    settings = section_hash(current, record.dataset, record.section)
+    return (record.config_hash, record.revision) != (settings, REVISIONS[record.section])
 
 
 def _machine(record: Record) -> str:
@@ -830,6 +832,12 @@ def _absent(setups: list[Setup]) -> str:
     return "\n".join(lines)
 
 
+def _revision(record: Record) -> str:
+    """The revision of a record's numbers, and today's where that is another."""
+    now = REVISIONS[record.section]
+    return str(record.revision) + ("" if record.revision == now else f" (now {now})")
+
+
 def _provenance(setups: list[Setup]) -> str:
     rows = []
     for setup in setups:
@@ -842,15 +850,8 @@ def _provenance(setups: list[Setup]) -> str:
                     "seeds": f"{len(records)}",
                     "source": ", ".join(sorted({"run" if loaded.run else "reference" for loaded in shown.records})),
                     "commit": ", ".join(sorted({record.commit[:10] for record in records})),
-                    "settings": records[0].config_hash + (" (not current)" if outdated(records[0]) else ""),
-                    "code": ", ".join(sorted({record.code_hash for record in records}))
-                    + ("" if all(record.code_hash == code_hash(section) for record in records) else " (not current)"),
-                    "rules": ", ".join(sorted({record.verdicts_hash for record in records}))
-                    + (
-                        ""
-                        if all(record.verdicts_hash == verdicts.rules_hash() for record in records)
-                        else " (not current)"
-                    ),
+                    "settings": records[0].config_hash + (" (other than now)" if outdated(records[0]) else ""),
+                    "revision": ", ".join(sorted({_revision(record) for record in records})),
                     "machine": "; ".join(sorted({_machine(record) for record in records})),
                     "torch": ", ".join(sorted({record.packages["torch"] for record in records})),
                     "made": max(record.started for record in records)[:10],

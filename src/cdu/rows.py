@@ -1,6 +1,5 @@
 """Rows of a matrix that takes long to compute, in memory or in a file, so that an interrupted computation goes on."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cdu import storage
 from cdu.errors import CduError
 
 
@@ -59,12 +59,13 @@ class Rows:
 
     def _resume(self, path: Path, note: Path, shape: tuple[int, int]) -> NDArray[np.generic]:
         """Read the note and open the file."""
+        again = "to compute the matrix again"
+        content = storage.read_json(note, again)
         try:
-            content = json.loads(note.read_text(encoding="utf-8"))
             mark, self._bytes = content["mark"], int(content["bytes"])
             self.done, self.seconds = int(content["rows"]), float(content["seconds"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CduError(f"{note} cannot be read ({error}); delete it to compute the matrix again") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise storage.unreadable(note, error, again) from error
         if mark != self._mark:
             raise CduError(f"{note} belongs to another matrix than the one wanted; delete it or give another path")
         # NumPy would fill up a file that was cut off.
@@ -75,10 +76,8 @@ class Rows:
     def _save(self) -> None:
         if self._note is None:
             return
-        temporary = self._note.with_suffix(".tmp")
         content = {"mark": self._mark, "rows": self.done, "seconds": self.seconds, "bytes": self._bytes}
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        temporary.replace(self._note)
+        storage.write_json(self._note, content)
 
 
 def _symmetric(matrix: Tensor, block: int = 2048) -> Tensor:

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdu.config import digest, source_hash
+from cdu.config import REVISIONS, digest
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.expectations import expect
@@ -156,7 +155,7 @@ def answers(
 
 
 def keeper(scenario: Scenario, method: Method, count: int, sigma: float) -> Keep:
-    """Keeps a chain's updates beside the trained models, under a hash of all that determines them, the code included.
+    """Keeps a chain's updates beside the trained models, under a hash of all that determines them.
 
     Args:
         scenario: Data, models and settings.
@@ -164,7 +163,7 @@ def keeper(scenario: Scenario, method: Method, count: int, sigma: float) -> Keep
         count: How many requests there are.
         sigma: The noise that is carried on.
     """
-    origin = [scenario.origin(), source_hash(Path(__file__)), type(method).__name__, vars(method), count, sigma]
+    origin = [scenario.origin(), REVISIONS["07_sequential"], type(method).__name__, vars(method), count, sigma]
 
     def kept(number: int, function: Callable[[], Update]) -> Update:
         name = f"{scenario.name}-{scenario.seed}-{digest([*origin, number])}.safetensors"

@@ -1,8 +1,6 @@
 """Shadow models: hundreds of networks trained at once, and the likelihood-ratio attack that they make possible."""
 
 import hashlib
-import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,20 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from cdu import storage
 from cdu.config import TrainingSettings, digest
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import parameter_vector
 from cdu.scenario import fingerprint
 from cdu.seeding import generator
-from cdu.training import CHECKPOINT_SECONDS, RECIPE_VERSION, project
+from cdu.training import AGAIN, CHECKPOINT_SECONDS, RECIPE_VERSION, project
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -212,32 +209,18 @@ def _save(path: Path, groups: Sequence[_Group], progress: dict[str, Any]) -> Non
     tensors = {"w": torch.cat([group.w.detach() for group in groups])}
     states = [group.adam.state[group.w] for group in groups]
     tensors |= {f"adam.{key}": torch.cat([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq")}
-    _write(path, {**tensors, "adam.step": states[0]["step"]}, progress)
-
-
-def _write(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Write in one atomic step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        contiguous = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata={"state": json.dumps(progress)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    storage.write_tensors(path, {**tensors, "adam.step": states[0]["step"]}, progress)
 
 
 def _restore(path: Path, groups: Sequence[_Group], mark: str) -> tuple[int, float]:
     """Load a checkpoint into the groups' weights and Adams; returns the number of epochs done and their seconds."""
+    tensors, state = storage.read_tensors(path, AGAIN, groups[0].w.device)
     try:
-        with safe_open(str(path), framework="pt", device=str(groups[0].w.device)) as file:
-            state = json.loads(file.metadata()["state"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         found, epochs, seconds = state["mark"], int(state["epochs"]), float(state["seconds"])
         step = tensors.pop("adam.step")
         parts = {key: tensor.split([len(group.w) for group in groups]) for key, tensor in tensors.items()}
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CduError(f"checkpoint {path} cannot be read ({error}); delete it to train again") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise storage.unreadable(path, error, AGAIN) from error
     if found != mark:
         raise CduError(f"checkpoint {path} belongs to other shadow models; delete it or give another path")
     for number, group in enumerate(groups):
@@ -254,12 +237,9 @@ def keep(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tens
     Raises:
         CduError: The file cannot be read.
     """
-    if not path.exists():
-        _write(path, compute(), {})
-    try:
-        return load_file(path)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CduError(f"{path} cannot be read ({error}); delete it to compute it again") from error
+    return storage.kept(
+        path, compute, storage.write_tensors, lambda file: storage.read_tensors(file, "to compute it again")[0]
+    )
 
 
 # --- who is trained on what ----------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from torch.func import vmap
 
 from cdu.curvature import Hessian, extreme_eigenvalues, lanczos
 from cdu.errors import CduError
-from cdu.objective import CHUNK_BYTES
 
 Preconditioner = Callable[[Tensor], Tensor]
 
@@ -365,7 +364,7 @@ def _products_on(operator: Hessian, vectors: Tensor, rows: Tensor) -> Tensor:
     """
     objective, w = operator.objective, operator.w
     shift = objective.l2 + operator.damping
-    together = max(1, CHUNK_BYTES // max(1, rows.shape[1] * objective.bytes_per_sample(w, operator.samples)))
+    together = max(1, objective.chunk_bytes // max(1, rows.shape[1] * objective.bytes_per_sample(w, operator.samples)))
     images = []
     for part, chosen in zip(vectors.split(together), rows.split(together), strict=True):
         inputs, targets = operator.samples.batch(chosen)

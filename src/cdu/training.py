@@ -1,17 +1,14 @@
 """Training: Adam, then projection onto the ball ‖w‖₂ ≤ C, after every step. Interruptible and resumable."""
 
-import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cdu import storage
 from cdu.config import TrainingSettings
 from cdu.data import Samples
 from cdu.errors import CduError
@@ -20,6 +17,9 @@ from cdu.seeding import generator, seed_for
 
 #: Raised whenever the arithmetic of training changes, so that models kept from before are not taken for new ones.
 RECIPE_VERSION = 1
+
+#: What a damaged checkpoint is deleted for.
+AGAIN = "to train again"
 
 #: Seconds between two checkpoints of a training under way.
 CHECKPOINT_SECONDS = 10.0
@@ -166,27 +166,19 @@ def _save(path: Path, model: nn.Module, w: Tensor, adam: torch.optim.Adam, histo
     state = adam.state[w]
     tensors = {"w": w.detach(), **{f"adam.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}}
     tensors |= {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        contiguous = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata={"history": json.dumps(history)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    storage.write_tensors(path, tensors, history)
 
 
 def _restore(path: Path, model: nn.Module, w: Tensor, adam: torch.optim.Adam) -> list[dict[str, float]]:
     """Load a checkpoint into ``w``, the buffers and Adam; returns the history."""
+    history: list[dict[str, float]]
+    tensors, history = storage.read_tensors(path, AGAIN, w.device)
     try:
-        with safe_open(str(path), framework="pt", device=str(w.device)) as file:
-            history: list[dict[str, float]] = json.loads(file.metadata()["history"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         with torch.no_grad():
             w.copy_(tensors["w"])
             for name, buffer in model.named_buffers():
                 buffer.copy_(tensors[f"buffer.{name}"])
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CduError(f"checkpoint {path} cannot be read ({error}); delete it to train again") from error
+    except (KeyError, RuntimeError) as error:
+        raise storage.unreadable(path, error, AGAIN) from error
     adam.state[w] = {key.removeprefix("adam."): value for key, value in tensors.items() if key.startswith("adam.")}
     return history

@@ -1,20 +1,16 @@
 """What the methods make of a scenario: hyper-parameters chosen once, every method run once, both kept on disk."""
 
 import copy
-import json
-import os
-from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cdu import storage
 from cdu.certification import Bound, Certificate
-from cdu.config import Value, digest, source_hash
+from cdu.config import REVISIONS, Value, digest
 from cdu.errors import CduError
 from cdu.scenario import Rehearsal, Scenario
 from cdu.seeding import generator
@@ -33,7 +29,8 @@ class Unlearned:
     """The methods on one scenario, by the names they have in tables.
 
     Chapters that judge unlearned models take them from here, so that all judge the same ones. A result is kept under a
-    hash of all that determines it, the code included; the seconds in it are those of the run that made it.
+    hash of all that determines it, the revision of the numbers included; the
+    seconds in it are those of the run that made it.
 
     Args:
         scenario: Data, models and settings.
@@ -64,12 +61,12 @@ class Unlearned:
         wanted, delta = self._promise(epsilon)
         space, budget, seed = settings.spaces[name], settings.trials, self.scenario.seed
         path = self._path(".json", "trials", name, space, budget, settings.validation, wanted, delta)
-        if path.exists():
-            return _read_trials(path)
         make = partial(build, name, epsilon=wanted, delta=delta)
-        found = tune(self.rehearsal, name, make, space, budget, seed, wanted, delta)
-        _atomically(path, partial(_write_trials, found))
-        return found
+
+        def tried() -> list[Trial]:
+            return tune(self.rehearsal, name, make, space, budget, seed, wanted, delta)
+
+        return storage.kept(path, tried, _write_trials, _read_trials)
 
     def chosen(self, name: str, epsilon: float | None = None) -> dict[str, Value]:
         """The hyper-parameters that came nearest to retraining.
@@ -102,11 +99,7 @@ class Unlearned:
             constants = self.chosen(name, epsilon)
             method = build(name, constants, wanted, delta)
         path = self._path(".safetensors", "update", name, constants, wanted, delta)
-        if not path.exists():
-            found = method(self.problem, generator(seed, name))
-            _atomically(path, partial(_write, found))
-        # The one that was just computed is read again too: all chapters see what the file holds.
-        return self._read(path)
+        return storage.kept(path, lambda: method(self.problem, generator(seed, name)), _write, self._read)
 
     def release(self, name: str, noisy: bool = False) -> Release:
         """A method's result, projected; with the noise that certifies the experiment's ε if ``noisy``."""
@@ -126,14 +119,12 @@ class Unlearned:
 
     @cached_property
     def _origin(self) -> dict[str, object]:
-        return {**self.scenario.origin(), "code": source_hash(Path(__file__))}
+        return {**self.scenario.origin(), "revision": REVISIONS["03_methods"]}
 
     def _read(self, path: Path) -> Update:
-        device = str(self.scenario.device)
+        content: dict[str, Any]
+        tensors, content = storage.read_tensors(path, "to unlearn again", self.scenario.device)
         try:
-            with safe_open(str(path), framework="pt", device=device) as file:
-                content: dict[str, Any] = json.loads(file.metadata()["update"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             w = tensors.pop("w")
             bound, certificate = content.pop("bound"), content.pop("certificate")
             return Update(
@@ -143,8 +134,8 @@ class Unlearned:
                 certificate=None if certificate is None else Certificate.model_validate(certificate),
                 **content,
             )
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CduError(f"{path} cannot be read ({error}); delete it to unlearn again") from error
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise storage.unreadable(path, error, "to unlearn again") from error
 
     def _module(self, kind: str, buffers: dict[str, Tensor], w: Tensor) -> nn.Module | None:
         """The module that an update brought, made anew with its buffers."""
@@ -161,7 +152,7 @@ class Unlearned:
         return model.eval()
 
 
-def _write(update: Update, path: Path) -> None:
+def _write(path: Path, update: Update) -> None:
     model = update.model
     kind = "none" if model is None else "network"
     if isinstance(model, nn.Sequential) and isinstance(model[0], FixedFeatures):
@@ -173,28 +164,16 @@ def _write(update: Update, path: Path) -> None:
         "certificate": None if update.certificate is None else update.certificate.model_dump(mode="json"),
     }
     tensors = {"w": update.w, **({} if model is None else dict(model.named_buffers()))}
-    contiguous = {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}
-    save_file(contiguous, path, metadata={"update": json.dumps(content)})
+    storage.write_tensors(path, tensors, content)
 
 
-def _write_trials(trials: list[Trial], path: Path) -> None:
-    content = [{"values": trial.values, "gap": trial.gap, "note": trial.note} for trial in trials]
-    path.write_text(json.dumps(content), encoding="utf-8")
+def _write_trials(path: Path, trials: list[Trial]) -> None:
+    storage.write_json(path, [asdict(trial) for trial in trials])
 
 
 def _read_trials(path: Path) -> list[Trial]:
+    again = "to choose again"
     try:
-        return [Trial(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, TypeError, ValueError) as error:
-        raise CduError(f"{path} cannot be read ({error}); delete it to choose again") from error
-
-
-def _atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """A reader sees no file or a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return [Trial(**row) for row in storage.read_json(path, again)]
+    except TypeError as error:
+        raise storage.unreadable(path, error, again) from error

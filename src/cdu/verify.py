@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from cdu.config import Experiment, code_hash, section_hash
+from cdu.config import REVISIONS, Experiment, section_hash
 from cdu.errors import CduError
 from cdu.records import Record, is_current, read_record, record_path
 
@@ -239,7 +239,7 @@ def verify(experiment: Experiment, runs: Path, results: Path, elsewhere: bool = 
     problems: list[str] = []
     differences: list[Difference] = []
     hashes = {
-        (dataset, section): (section_hash(experiment.settings(dataset), dataset, section), code_hash(section))
+        (dataset, section): (section_hash(experiment.settings(dataset), dataset, section), REVISIONS[section])
         for dataset, section in {(dataset, section) for dataset, _, section in experiment.jobs()}
     }
     for dataset, seed, section in experiment.jobs():
@@ -261,15 +261,15 @@ def verify(experiment: Experiment, runs: Path, results: Path, elsewhere: bool = 
     return Verification(platforms, problems, differences)
 
 
-def _read(path: Path, made: tuple[str, str], what: str, remedy: str) -> Record:
-    """A record of today's settings and code, whose hashes are ``made``."""
+def _read(path: Path, made: tuple[str, int], what: str, remedy: str) -> Record:
+    """A record of today's settings and revision, which are ``made``."""
     if not path.exists():
         raise CduError(f"the {what} {path} is missing; {remedy}")
     record = read_record(path)
-    changed = {"settings": record.config_hash != made[0], "code": record.code_hash != made[1]}
-    if any(changed.values()):
-        other = " and ".join(name for name, differs in changed.items() if differs)
-        raise CduError(f"the {what} {path} was made with other {other} than those here; {remedy}")
+    if record.config_hash != made[0]:
+        raise CduError(f"the {what} {path} was made with other settings than those here; {remedy}")
+    if record.revision != made[1]:
+        raise CduError(f"the {what} {path} is of revision {record.revision} of its numbers, not {made[1]}; {remedy}")
     return record
 
 

@@ -9,7 +9,7 @@ from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy
 
 from cdu.data import Samples
-from cdu.objective import CHUNK_BYTES, Loss, Objective
+from cdu.objective import Loss, Objective
 from cdu.solvers import synchronise
 from cdu.unlearning.problem import Problem, Update
 
@@ -18,8 +18,8 @@ FLOOR = 1e-8
 
 
 def gradient_rows(objective: Objective, w: Tensor) -> int:
-    """Samples whose gradients are held at once: ``objective.chunk``, or as many as fit into ``CHUNK_BYTES``."""
-    return max(1, min(objective.chunk, CHUNK_BYTES // (w.numel() * w.element_size())))
+    """Samples whose gradients are held at once: ``objective.chunk``, or as many as fit into its memory."""
+    return max(1, min(objective.chunk, objective.chunk_bytes // (w.numel() * w.element_size())))
 
 
 def per_sample_gradients(objective: Objective, w: Tensor, inputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:

@@ -15,7 +15,9 @@ from cdu.unlearning.problem import Problem, Update
 MATRIX_BYTES = 2**31
 
 
-def solve_empirical_fisher(gradients: Tensor, vector: Tensor, damping: float) -> Tensor:
+def solve_empirical_fisher(
+    gradients: Tensor, vector: Tensor, damping: float, chunk_bytes: int = CHUNK_BYTES["cpu"]
+) -> Tensor:
     """(F + λI)⁻¹ v with F = GᵀG/N, exactly, by a system of N rows (Woodbury).
 
     (F + λI)⁻¹ v = (v − Gᵀ(GGᵀ + NλI)⁻¹Gv) / λ. The arithmetic is in float64, since the difference cancels most of v's
@@ -25,12 +27,13 @@ def solve_empirical_fisher(gradients: Tensor, vector: Tensor, damping: float) ->
         gradients: G, one gradient a row, shape (N, p).
         vector: v, shape (p,).
         damping: λ > 0.
+        chunk_bytes: Bytes that one block may take in float64.
 
     Returns:
         The solution in v's type, shape (p,).
     """
     count = len(gradients)
-    blocks = gradients.split(max(1, CHUNK_BYTES // (8 * count)), dim=1)
+    blocks = gradients.split(max(1, chunk_bytes // (8 * count)), dim=1)
     system = torch.zeros(count, count, dtype=torch.float64, device=vector.device)
     right = torch.zeros(count, 1, dtype=torch.float64, device=vector.device)
     first = 0
@@ -83,7 +86,7 @@ class InfluenceUnlearning:
         w, count = problem.w_star, min(self.gradients, len(problem.retain))
         gradients = self._matrix(problem, count, generator)
         gradient = problem.objective.gradient(w, problem.forget)
-        solution = solve_empirical_fisher(gradients, gradient, self.damping)
+        solution = solve_empirical_fisher(gradients, gradient, self.damping, problem.objective.chunk_bytes)
         result = w + len(problem.forget) / len(problem.retain) * solution
         synchronise(result)
         seconds = time.perf_counter() - began

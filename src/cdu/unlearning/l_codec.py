@@ -69,7 +69,9 @@ def _at_neighbours(values: Tensor, points: Tensor) -> Tensor:
     return (values * nearest).sum(1) / nearest.sum(1)
 
 
-def forward_selection(response: Tensor, candidates: Tensor, most: int) -> list[int]:
+def forward_selection(
+    response: Tensor, candidates: Tensor, most: int, chunk_bytes: int = CHUNK_BYTES["cpu"]
+) -> list[int]:
     """The columns that tell most about the response, one after the other (FOCI).
 
     Each time the column with the largest T(response, column | columns chosen so far) is added, until that is not
@@ -82,10 +84,11 @@ def forward_selection(response: Tensor, candidates: Tensor, most: int) -> list[i
         response: Shape (n,).
         candidates: Shape (n, k).
         most: Columns to choose at most.
+        chunk_bytes: Bytes that the distances of the columns tried at once may take; activations are on the CPU.
     """
     spread = candidates.std(0)
     scaled = torch.where(spread > 0, (candidates - candidates.mean(0)) / spread, 0.0)
-    together = max(1, CHUNK_BYTES // (8 * len(response) ** 2))
+    together = max(1, chunk_bytes // (8 * len(response) ** 2))
     chosen: list[int] = []
     while len(chosen) < min(most, candidates.shape[1]):
         given = scaled[:, chosen] if chosen else None

@@ -1,0 +1,133 @@
+"""Running a section's notebook: through papermill in a kernel of this environment, or cell by cell in this process."""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cdu.config import repository
+from cdu.errors import CduError
+
+#: The tag of the cell that parameters are injected after.
+PARAMETERS_TAG = "parameters"
+
+
+def read_notebook(section: str) -> Any:
+    """A section's Jupytext script as a notebook, with a kernel that names its language.
+
+    Raises:
+        CduError: The script is absent.
+    """
+    import jupytext
+
+    script = repository() / "notebooks" / f"{section}.py"
+    if not script.is_file():
+        raise CduError(f"{script} is absent; restore it from git")
+    content = jupytext.read(script)
+    content.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    content.metadata.pop("jupytext", None)
+    return content
+
+
+def write_notebook(section: str, target: Path) -> None:
+    """Convert a Jupytext script to a notebook."""
+    import jupytext
+
+    jupytext.write(read_notebook(section), target)
+
+
+def execute(section: str, executed: Path, parameters: dict[str, object]) -> None:
+    """Run a section through papermill.
+
+    Args:
+        section: The notebook's name.
+        executed: Where the executed copy is written; it stays when a cell fails.
+        parameters: What papermill injects.
+
+    Raises:
+        CduError: A cell failed, or the kernel died.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    source = executed.with_suffix(".source.ipynb")
+    write_notebook(section, source)
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    profile = tempfile.mkdtemp(prefix="cdu-ipython-")
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(executed),
+            parameters,
+            progress_bar=sys.stderr.isatty(),
+            cwd=str(repository()),
+            extra_arguments=[
+                "--log-level=50",
+                f"--IPKernelApp.ipython_dir={profile}",
+                "--IPKernelApp.exec_PYTHONSTARTUP=False",
+            ],
+            kernel_manager_class=_own_kernel(),
+        )
+    except papermill.PapermillExecutionError as error:
+        raise CduError(
+            f"{section} failed for {parameters['dataset']}, seed {parameters['seed']}: {error.ename}: {error.evalue} "
+            f"(the executed copy with the traceback is {executed})"
+        ) from error
+    except DeadKernelError as error:
+        raise CduError(
+            f"{section} failed for {parameters['dataset']}, seed {parameters['seed']}: the notebook's process died, "
+            "most often for lack of memory; run fewer jobs at once (CORES=1) or a smaller experiment"
+        ) from error
+    finally:
+        source.unlink(missing_ok=True)
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+def _own_kernel() -> Any:
+    """A kernel manager that starts this very Python, whatever kernels the user's machine has under the same name."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class OwnKernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=command, language="python", display_name="Python 3")
+
+    return OwnKernel
+
+
+def execute_here(section: str, parameters: dict[str, object]) -> None:
+    """Run a section's cells one after another in this process, without a kernel and without an executed copy.
+
+    Args:
+        section: The notebook's name.
+        parameters: Take the place of the notebook's own after the cell that sets them.
+    """
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for cell in read_notebook(section).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"notebooks/{section}.py", "exec"), namespace)
+        if PARAMETERS_TAG in cell.metadata.get("tags", []):
+            namespace.update(parameters)
+
+
+def same_code(executed: Path, section: str) -> bool:
+    """Whether an executed copy ran the cells that the section's script has now; so too where there is no copy.
+
+    Text, and values of parameters, make no difference.
+    """
+    import nbformat
+
+    if not executed.exists():
+        return True
+    return _code(nbformat.read(executed, as_version=4)) == _code(read_notebook(section))
+
+
+def _code(content: Any) -> list[str]:
+    """The code cells, but for parameters."""
+    named = {PARAMETERS_TAG, "injected-parameters"}
+    cells = [cell for cell in content.cells if cell.cell_type == "code"]
+    return [cell.source for cell in cells if not named & set(cell.metadata.get("tags", []))]
