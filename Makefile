@@ -8,7 +8,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # Every program of the environment is found first, by Snakemake's jobs too.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help report test lint batch book bench notebooks verify reference clean
+.PHONY: help report test lint batch book bench notebooks canaries verify reference clean
 
 help:
 	@echo "make report      install, run the experiment 'quick' on embedded real data, build the book"
@@ -18,7 +18,8 @@ help:
 	@echo "make book        build the book from what is there"
 	@echo "make notebooks   write notebooks/*.ipynb for papermill and Jupyter"
 	@echo "make bench EXPERIMENT=quick [OFFICIAL=path]   time the solvers; OFFICIAL is a clone of the authors' repository"
-	@echo "make verify [EXPERIMENT=quick]   run the experiment from scratch, compare every number with the committed reference"
+	@echo "make canaries    run every section in seconds: does a change of the code move any number?"
+	@echo "make verify [EXPERIMENT=quick] [EMULATE=1]   run the experiment from scratch, compare every number with the committed reference"
 	@echo "make reference EXPERIMENT=mnist   promote records from runs/ to results/"
 	@echo "make clean       delete the built book"
 
@@ -34,8 +35,8 @@ lint: $(VENV)/test.stamp
 	mypy
 
 batch: $(VENV)/report.stamp
-	snakemake --snakefile workflow/Snakefile --config experiment=$(EXPERIMENT) output=$(OUTPUT) device=$(DEVICE) --cores $(CORES) \
-		--keep-going --nolock --ignore-incomplete --rerun-triggers input --quiet rules host
+	snakemake --snakefile workflow/Snakefile --config 'experiment="$(EXPERIMENT)"' 'output="$(OUTPUT)"' device=$(DEVICE) --cores $(CORES) \
+		--keep-going --nolock --ignore-incomplete --rerun-triggers mtime --quiet rules host
 
 book: $(VENV)/report.stamp
 	jupyter-book build book/ $(BOOK_OPTIONS)
@@ -43,26 +44,34 @@ book: $(VENV)/report.stamp
 	@echo "The report: $(CURDIR)/_build/html/index.html"
 
 bench: $(VENV)/bench.stamp
-	cdu bench $(EXPERIMENT) --device $(DEVICE) $(if $(OFFICIAL),--official $(OFFICIAL))
+	cdu bench "$(EXPERIMENT)" --device $(DEVICE) $(if $(OFFICIAL),--official "$(OFFICIAL)")
 
 notebooks: $(VENV)/report.stamp
 	cdu notebooks
 
-# An interrupted one resumes. Nothing of other code, and nothing that was compared already, is found there.
-FRESH := runs/verify/$(notdir $(basename $(EXPERIMENT)))
+canaries: $(VENV)/test.stamp
+	cdu canaries
 
-verify: $(VENV)/report.stamp $(FRESH)/started
-	@$(MAKE) --no-print-directory batch OUTPUT=$(FRESH)
-	@rm $(FRESH)/started
-	cdu verify $(EXPERIMENT) --runs $(FRESH)
+# Libraries round as on the oldest processors that they know.
+ifdef EMULATE
+export ATEN_CPU_CAPABILITY := default
+export MKL_CBWR := COMPATIBLE
+export ONEDNN_MAX_CPU_ISA := SSE41
+export OPENBLAS_CORETYPE := Prescott
+endif
 
-$(FRESH)/started: $(wildcard src/cdu/*.py src/cdu/*/*.py notebooks/*.py experiments/*.yaml)
-	@rm -rf $(@D)
-	@mkdir -p $(@D)
-	@touch $@
+# An interrupted one resumes. Nothing of another commit, and nothing that was compared already, is found there.
+FRESH = runs/verify/$(shell git describe --always --dirty 2>/dev/null || echo unknown)$(if $(EMULATE),-emulated)
+
+verify: $(VENV)/report.stamp
+	@case "$(FRESH)" in *-dirty*|*unknown*) rm -rf "$(FRESH)";; esac
+	@if [ -e "$(FRESH)/compared" ]; then rm -rf "$(FRESH)"; fi
+	@$(MAKE) --no-print-directory batch OUTPUT="$(FRESH)"
+	@touch "$(FRESH)/compared"
+	cdu verify "$(EXPERIMENT)" --runs "$(FRESH)"
 
 reference: $(VENV)/report.stamp
-	cdu reference $(EXPERIMENT)
+	cdu reference "$(EXPERIMENT)"
 
 clean:
 	rm -rf _build book/_generated book/runs

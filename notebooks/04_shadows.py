@@ -160,7 +160,7 @@ def everything(name):
 
 def phi_of(name):
     """The same, from a file if it is there."""
-    path = place("phi", name, constants(name), noise.model_dump(mode="json"), run.code)
+    path = place("phi", name, constants(name), noise.model_dump(mode="json"), run.revision)
     return keep(path, partial(everything, name))
 
 

@@ -259,7 +259,7 @@ def fresh():
     return models.build(settings.model, shape, count, seed).to(scenario.device)
 
 
-folder = scenario.checkpoints / "departures" / f"{scenario.name}-{run.code}-{seed}"
+folder = scenario.checkpoints / "departures" / f"{scenario.name}-{run.revision}-{seed}"
 best, epoch = lowest_validation(fresh, part, validation, recipe, seed, folder)
 run.log("chosen_epoch", epoch)
 trained = {

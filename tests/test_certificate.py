@@ -1,7 +1,6 @@
 """Certificates: what follows from a bound, what is refused, how they are printed and read back."""
 
 import json
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -9,7 +8,6 @@ from typer.testing import CliRunner
 
 from cdu import certification as c
 from cdu.cli import app
-from cdu.config import code_hash
 from cdu.errors import CduError
 
 
@@ -201,18 +199,3 @@ def test_the_command_line_refuses_impossible_input_with_one_sentence(arguments, 
     with pytest.raises(CduError, match=message) as caught:
         command(*arguments)
     assert "\n" not in str(caught.value)
-
-
-def test_records_depend_on_the_code_of_the_whole_package(monkeypatch):
-    read = []
-    original = Path.read_text
-
-    def recording(path, *arguments, **options):
-        read.append(path)
-        return original(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "read_text", recording)
-    code_hash("03_unlearning")
-    assert {path.stem for path in read if path.parent.name == "certification"} == {
-        "__init__", "amplification", "bounds", "certificate", "checks", "gaussian",
-    }  # fmt: skip

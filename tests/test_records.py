@@ -31,9 +31,9 @@ def record(found=()):
         seed=0,
         settings={"training": {"epochs": 3}},
         config_hash="a" * 12,
-        code_hash="f" * 12,
+        revision=1,
         split_hash="b" * 12,
-        verdicts_hash="c" * 12,
+        lock_hash="c" * 12,
         commit="d" * 40,
         dirty=False,
         packages={"torch": "2"},
@@ -75,7 +75,7 @@ def test_an_interrupted_write_leaves_the_old_record_and_no_rubbish(tmp_path, mon
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(schema_version=99), "schema version 99, expected 1"),
+        (lambda c: c.update(schema_version=99), "schema version 99, expected 2"),
         (lambda c: c.pop("seed"), "seed: Field required"),
         (lambda c: c.update(extra=1), "extra: Extra inputs"),
         (lambda c: c.update(metrics=[{"metric": "x", "value": "high"}]), r"metrics.0.value"),

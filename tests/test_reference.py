@@ -7,7 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from cdu import cli, report
-from cdu.config import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS, code_hash, load_experiment, repository, section_hash
+from cdu.config import BENCHMARKS, BY_HAND, OPTIONAL, REVISIONS, SECTIONS, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.records import read_record, record_path, write_record
 from test_records import record
@@ -33,7 +33,7 @@ def batch(tmp_path, monkeypatch):
                 "section": section,
                 "settings": settings.model_dump(mode="json", include=set(SECTIONS[section])),
                 "config_hash": section_hash(settings, "digits", section),
-                "code_hash": code_hash(section),
+                "revision": REVISIONS[section],
             }
         )
         write_record(made, path)
@@ -112,7 +112,7 @@ def test_a_benchmark_is_promoted_by_itself_without_the_path_of_a_clone(batch):
         (lambda path: path.with_suffix(".ipynb").unlink(), "the executed notebook that goes with the record"),
         (lambda path: rewrite(path, dirty=True), "uncommitted changes"),
         (lambda path: rewrite(path, config_hash="0" * 12), "made with other settings"),
-        (lambda path: rewrite(path, code_hash="0" * 12), "made by other code"),
+        (lambda path: rewrite(path, revision=99), "revision 99 of its numbers, expected 1"),
     ],
 )
 def test_an_unfit_batch_is_refused_and_nothing_is_promoted(batch, change, message):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cdu import verify
 from cdu.cli import app
-from cdu.config import SECTIONS, code_hash, load_experiment, repository, section_hash
+from cdu.config import REVISIONS, SECTIONS, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.records import Metric, read_record, record_path, write_record
 from cdu.verify import Key, allowed, compare, numbers, platform_change
@@ -278,7 +278,6 @@ def project(tmp_path, monkeypatch):
         shutil.copytree(repository() / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.ipynb"))
     monkeypatch.chdir(tmp_path)
     chosen = QUICK.settings("digits")
-    codes = {section: code_hash(section) for section in BATCHED}
     for _, seed, section in QUICK.jobs():
         made = record([Metric(metric="accuracy", value=0.9 + 0.01 * seed), Metric(metric="seconds", value=1.0)])
         made = made.model_copy(
@@ -287,7 +286,7 @@ def project(tmp_path, monkeypatch):
                 "section": section,
                 "settings": chosen.model_dump(mode="json", include=set(SECTIONS[section])),
                 "config_hash": section_hash(chosen, "digits", section),
-                "code_hash": codes[section],
+                "revision": REVISIONS[section],
             }
         )
         for folder in ("runs", "results"):
@@ -342,9 +341,9 @@ def test_a_run_on_more_threads_is_compared_within_tolerances_and_says_so(project
 @pytest.mark.parametrize(
     ("folder", "update", "message"),
     [
-        ("runs", {"code_hash": "0" * 12}, "was made with other code than those here; run the batch"),
-        ("results", {"code_hash": "0" * 12}, "was made with other code than those here; 'make reference'"),
-        ("results", {"config_hash": "0" * 12, "code_hash": "0" * 12}, "with other settings and code than"),
+        ("runs", {"revision": 99}, "is of revision 99 of its numbers, not 1; run the batch"),
+        ("results", {"revision": 99}, "is of revision 99 of its numbers, not 1; 'make reference'"),
+        ("results", {"config_hash": "0" * 12}, "was made with other settings than those here; 'make reference'"),
         ("runs", {"split_hash": "0" * 12}, "other samples are forgotten"),
     ],
 )

@@ -1,8 +1,10 @@
 """The command ``cdu``: data, single sections, certificates, reference results."""
 
 import math
+import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -285,6 +287,36 @@ def verify(
         typer.echo(f"every number beside its reference: {everything}")
     typer.echo(found.text)
     if not found.passed:
+        raise SystemExit(1)
+
+
+@app.command()
+def canaries(
+    sections: Annotated[list[str] | None, typer.Argument(help="sections; all by default")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="commit numbers that moved with their revision")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    jobs: Annotated[int, typer.Option(min=1, help="how many at a time")] = os.cpu_count() or 1,
+) -> None:
+    """Run every section in seconds and tell whether any number moved; exit code 1 where one did."""
+    from cdu import canaries as birds
+
+    unknown = sorted(set(sections or ()) - set(SECTIONS))
+    if unknown:
+        raise CduError(f"unknown section '{unknown[0]}': known are {', '.join(SECTIONS)}")
+    chosen = [one for one in birds.all_canaries() if not sections or one.section in sections]
+    with tempfile.TemporaryDirectory(prefix="cdu-canaries-") as folder:
+        birds.run(chosen, Path(folder), device, jobs)
+        findings = birds.judge(chosen, Path(folder))
+        if accept:
+            accepted = birds.accept(findings, chosen, Path(folder))
+            typer.echo(f"accepted: {', '.join(accepted) or 'nothing'}")
+            findings = birds.judge(chosen, Path(folder))
+    complaints = [*filter(None, (finding.complaint for finding in findings)), *filter(None, [birds.judge_arithmetic()])]
+    for finding in findings:
+        typer.echo(f"{finding.section}: {len(finding.moved)} of {finding.numbers} numbers moved")
+    for complaint in complaints:
+        typer.echo(f"cdu: {complaint}", err=True)
+    if complaints:
         raise SystemExit(1)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -29,6 +30,9 @@ PACKAGES = (
     "papermill",
     "jupytext",
 )
+
+#: Variables by which PyTorch, MKL, oneDNN and OpenBLAS are told to compute like on another processor.
+ROUNDING = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
 
 #: How the note of a number begins that a run did not come to; all other reasons are a method's own.
 UNREACHED = "not computed"
@@ -78,6 +82,7 @@ class Machine(BaseModel):
         platform: Operating system and C library.
         python: Version.
         arithmetic: Precision and layout, in words; empty in records made before it was written down, all in float32.
+        emulation: The variables that made libraries round like those of another processor; empty where there were none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,6 +93,7 @@ class Machine(BaseModel):
     platform: str
     python: str
     arithmetic: str = ""
+    emulation: str = ""
 
 
 class Record(BaseModel):
@@ -245,6 +251,11 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def emulation() -> str:
+    """The variables of the environment that choose how libraries round, with their values."""
+    return ", ".join(f"{name}={os.environ[name]}" for name in ROUNDING if os.environ.get(name))
 
 
 def git_state() -> tuple[str, bool]:

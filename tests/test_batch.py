@@ -1,0 +1,122 @@
+"""What Snakemake sees of a batch, and that nothing done is lost."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cdu.config import REVISIONS, load_experiment, repository, section_hash
+from cdu.records import mark_current, mark_path, read_record, record_path, write_record
+from test_records import record
+
+pytestmark = pytest.mark.slow
+
+#: A name with all that breaks shells, YAML and URLs.
+NAME = "2024 ü & mehr"
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """A canary's experiment under a difficult name and path, one section long."""
+    content = yaml.safe_load((repository() / "tests" / "canaries" / "mlp.yaml").read_text())
+    content.update(name=NAME, sections=["02_training"])
+    path = tmp_path / "mit Platz" / f"{NAME}.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def stale(experiment, tmp_path):
+    """The record of other settings that an earlier batch left, with its mark."""
+    path = record_path(tmp_path / "läufe hier", NAME, "digits", 0, "02_training")
+    write_record(record().model_copy(update={"experiment": NAME}), path)
+    mark_current(path, "a" * 12, 1)
+    return path
+
+
+def batch(experiment, output, *options, **variables):
+    command = [
+        "snakemake", "--snakefile", "workflow/Snakefile", "--config",
+        f'experiment="{experiment}"', f'output="{output}"', "device=cpu", "--cores", "1", "--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime", *options,
+    ]  # fmt: skip
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables}
+    return subprocess.run(
+        command, cwd=repository(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+def tree(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_dry_run_changes_no_file_and_says_why_a_job_would_run(experiment, stale, tmp_path):
+    before = tree(tmp_path)
+    done = batch(experiment, tmp_path / "läufe hier", "--dry-run")
+    assert done.returncode == 0, done.stdout
+    settings = section_hash(load_experiment(str(experiment)).settings("digits"), "digits", "02_training")
+    mark = mark_path(stale, settings, REVISIONS["02_training"])
+    assert f"reason: Missing output files: {mark}" in done.stdout
+    assert "digits_0_02_training" in done.stdout
+    assert tree(tmp_path) == before
+
+
+def test_a_failed_run_leaves_the_stale_record(experiment, stale, tmp_path):
+    before = stale.read_bytes()
+    content = yaml.safe_load(experiment.read_text())
+    content["datasets"]["digits"]["training"]["learning_rate"] = 1.0e30
+    experiment.write_text(yaml.safe_dump(content))
+    done = batch(experiment, tmp_path / "läufe hier")
+    assert done.returncode != 0
+    assert "training diverged" in done.stdout
+    assert stale.read_bytes() == before
+
+
+def test_a_finished_run_replaces_it_whatever_kernels_and_startup_files_there_are(experiment, stale, tmp_path):
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["false"], "display_name": "x", "language": "python"}')
+    startup = tmp_path / "ipython" / "profile_default" / "startup" / "00.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("histfile = 'x'; epochs = 7; seed = 5")
+    variables = {
+        "JUPYTER_PATH": str(tmp_path / "jupyter"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "PYTHONSTARTUP": str(startup),
+    }
+    output = tmp_path / "läufe hier"
+    done = batch(experiment, output, **variables)
+    assert done.returncode == 0, done.stdout
+    assert read_record(stale).seed == 0
+    assert len(read_record(stale).metrics) > 20
+    assert len([*stale.parent.glob(".02_training.settings-*")]) == 1
+    before = tree(output)
+    again = batch(experiment, output, "--dry-run")
+    assert "Nothing to be done" in again.stdout
+    assert tree(output) == before
+
+
+def test_another_revision_and_another_notebook_are_reasons(experiment, stale, tmp_path):
+    settings = section_hash(load_experiment(str(experiment)).settings("digits"), "digits", "02_training")
+    mark_current(stale, settings, REVISIONS["02_training"])
+    output = tmp_path / "läufe hier"
+    assert "Nothing to be done" in batch(experiment, output, "--dry-run").stdout
+    os.utime(stale, (1, 1))
+    done = batch(experiment, output, "--dry-run")
+    assert "Updated input files" in done.stdout
+    assert "notebooks/02_training.py" in done.stdout
+    os.utime(stale)
+    mark_current(stale, settings, REVISIONS["02_training"] + 1)
+    assert f"revision-{REVISIONS['02_training']}" in batch(experiment, output, "--dry-run").stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_quotes_the_experiment(experiment, tmp_path):
+    command = ["make", "--dry-run", "batch", f"EXPERIMENT={experiment}"]
+    done = subprocess.run(command, cwd=repository(), capture_output=True, text=True, check=True)
+    assert f"'experiment=\"{experiment}\"'" in done.stdout
