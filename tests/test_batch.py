@@ -40,15 +40,19 @@ def stale(experiment, tmp_path):
 
 
 def batch(experiment, output, *options, **variables):
-    command = [
-        "snakemake", "--snakefile", "workflow/Snakefile", "--config",
-        f'experiment="{experiment}"', f'output="{output}"', "device=cpu", "--cores", "1", "--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime", *options,
-    ]  # fmt: skip
+    settings = (f'experiment="{experiment}"', f'output="{output}"', "device=cpu")
+    fixed = ("--cores", "1", "--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime")
+    command = ["snakemake", "--snakefile", "workflow/Snakefile", "--config", *settings, *fixed, *options]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables}
     return subprocess.run(
-        command, cwd=repository(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command,
+        cwd=repository(),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
 
 
 def tree(folder):
