@@ -21,7 +21,6 @@ run = notebook.begin("10_audit", globals())
 import math
 from dataclasses import replace
 from functools import partial
-from itertools import repeat
 
 import torch
 from tqdm import tqdm
@@ -35,7 +34,7 @@ from cdu.seeding import generator
 from cdu.shadows import scaled_logit
 from cdu.training import project
 from cdu.unlearned import Unlearned
-from cdu.unlearning import CERTIFIED, build, distance_bound, publish, publish_at
+from cdu.unlearning import CERTIFIED, build, distance_bound, publish, publish_at, trials
 from cdu.variants import hardest, one_class, varied
 
 scenario, settings = run.scenario, run.scenario.settings
@@ -75,26 +74,31 @@ def variant(kind):
 
 
 # %%
-def releases(problem, updates, sigma):
-    """Releases of what ``updates`` yields, each with its own noise."""
-    source = generator(seed, "audit noise", len(drawn))
-    drawn.append(sigma)
-    # The certificate of each is known already; without an excuse it would be computed for every trial.
-    return (publish(problem, replace(one, excuse="a trial"), source, sigma, delta) for one in updates)
+def stream():
+    """A stream of noise of its own for every set of trials."""
+    drawn.append(None)
+    return generator(seed, "audit noise", len(drawn) - 1)
 
 
-def seen(problem, updates, sigma):
-    """Weights and outputs of releases, one a row."""
-    weights, outputs, part = [], [], None
-    for one in releases(problem, updates, sigma):
-        # The features of a linear model are the same for all its releases.
-        part = part or trainable(one.objective, problem.forget)
-        objective, samples = part
-        weights.append(one.w.float())
-        outputs.append(scaled_logit(objective.outputs(one.w, samples), samples.targets).float())
-    views = {"weights": torch.stack(weights)}
+def seen(problem, objective, releases):
+    """Weights and outputs of releases, which come in blocks of one a row; ``objective`` is that of all."""
+    # The features of a linear model are the same for all its releases.
+    objective, samples = trainable(objective, problem.forget)
+    weights, outputs = [], []
+    for block in releases:
+        weights.append(block.float())
+        logits = torch.cat([objective.outputs(w, samples) for w in block])
+        outputs.append(scaled_logit(logits, samples.targets.repeat(len(block))).float().view(len(block), -1))
+    views = {"weights": torch.cat(weights)}
     # No certificate covers BatchNorm's running statistics, which outputs would show.
-    return views if any(True for _ in objective.model.buffers()) else views | {"outputs": torch.stack(outputs)}
+    return views if any(True for _ in objective.model.buffers()) else views | {"outputs": torch.cat(outputs)}
+
+
+def own_noise(problem, updates):
+    """Views of updates that bring their noise, so that none is added."""
+    source = stream()
+    released = [publish(problem, one, source) for one in updates]
+    return seen(problem, released[0].objective, (one.w[None] for one in released))
 
 
 def runs(problem, release, fresh, between, count):
@@ -103,7 +107,7 @@ def runs(problem, release, fresh, between, count):
         [release(generator(seed, "audit run", number)) for number in range(count)],
         [fresh(generator(seed, "audit reference", number)) for number in range(count)],
     ]
-    views = paired(*(seen(problem, updates, 0.0) for updates in pairs))
+    views = paired(*(own_noise(problem, updates) for updates in pairs))
     return views | {KNOWN: tuple((weights @ between.float())[:, None] for weights in views["weights"])}
 
 
@@ -120,10 +124,12 @@ def direction(problem, update, own):
 def fixed_pair(problem, update, own, sigma):
     """Trials of a release and its reference that differ in the last noise alone, by view."""
     few, many = settings.audit.estimated, settings.audit.trials
-    views = paired(*(seen(problem, repeat(one, few), sigma) for one in (update, own)))
+    objectives = [publish(problem, one, generator(seed, "noise")).objective for one in (update, own)]
+    sets = zip(objectives, (update, own), strict=True)
+    views = paired(*(seen(problem, of, trials(problem, one, stream(), sigma, few)) for of, one in sets))
     between = direction(problem, update, own)
     known = [
-        torch.stack([one.w @ between for one in releases(problem, repeat(base, many), sigma)])[:, None]
+        torch.stack([w @ between for block in trials(problem, base, stream(), sigma, many) for w in block])[:, None]
         for base in (update, own)
     ]
     return views | {KNOWN: tuple(known)}

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision import datasets
 
 from cdu import storage
 from cdu.config import ForgetSettings
@@ -298,6 +297,9 @@ def _digits(device: torch.device | str) -> Dataset:
 
 
 def _torchvision(name: str, root: Path, part: str) -> Any:
+    # Here and below where it is needed: the import takes seconds, and digits does without.
+    from torchvision import datasets
+
     if name == "svhn":
         return datasets.SVHN(str(root), split=part)
     kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
@@ -367,6 +369,8 @@ class DataFile:
 
 def _files(name: str, root: Path) -> list[DataFile]:
     """The files that torchvision's class reads, with their checksums."""
+    from torchvision import datasets
+
     if name == "mnist":
         return [DataFile(root / "MNIST" / "raw" / file, md5) for file, md5 in MNIST_RAW_MD5.items()]
     if name == "cifar10":
@@ -382,6 +386,8 @@ def _files(name: str, root: Path) -> list[DataFile]:
 
 def _downloads(name: str, root: Path) -> list[DataFile]:
     """The files that torchvision downloads, with their checksums."""
+    from torchvision import datasets
+
     if name == "mnist":
         return [DataFile(root / "MNIST" / "raw" / file, md5) for file, md5 in datasets.MNIST.resources]
     if name == "cifar10":
@@ -449,6 +455,8 @@ def fetch(name: str, root: Path | None = None) -> Path:
 
 def _download(name: str, folder: Path) -> None:
     """Let torchvision download into a temporary folder, then move the checked files into place."""
+    from torchvision import datasets
+
     with tempfile.TemporaryDirectory(prefix=".cdu-fetch-", dir=folder) as temporary:
         partial = Path(temporary)
         try:
@@ -475,6 +483,8 @@ def _download(name: str, folder: Path) -> None:
 
 def _unpack_mnist(folder: Path) -> None:
     """Unpack MNIST's compressed files where they are present and whole, which needs no network."""
+    from torchvision import datasets
+
     packed_md5 = dict(datasets.MNIST.resources)
     for file in _files("mnist", folder):
         packed = DataFile(file.path.with_name(file.path.name + ".gz"), packed_md5[file.path.name + ".gz"])

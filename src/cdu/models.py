@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cdu.config import ModelSettings
 from cdu.errors import CduError
-from cdu.seeding import seed_for
+from cdu.seeding import seed_for, seeded
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus}
 
@@ -137,8 +137,7 @@ def build(settings: ModelSettings, input_shape: tuple[int, ...], classes: int, s
     features = channels * height * width
     if settings.name in {"allcnn", "resnet18"} and min(height, width) < 8:
         raise CduError(f"{settings.name} needs images of at least 8×8 pixels; these are {height}×{width}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "initial weights"))
+    with seeded(seed_for(seed, "initial weights")):
         model: nn.Module
         if settings.name == "logistic":
             model = LogisticRegression(features, classes)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam as fused_adam
 from tqdm import tqdm
 
 from cdu import storage
@@ -13,7 +14,7 @@ from cdu.config import TrainingSettings
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
-from cdu.seeding import generator, seed_for
+from cdu.seeding import generator, seed_for, seeded
 
 #: Raised whenever the arithmetic of training changes, so that models kept from before are not taken for new ones.
 RECIPE_VERSION = 1
@@ -59,6 +60,40 @@ def project(w: Tensor, radius: float) -> Tensor:
     return inside
 
 
+class Adam:
+    """Adam on one vector: PyTorch's function behind ``torch.optim.Adam(fused=True)``.
+
+    That class imports the compiler with its first step, which takes seconds.
+
+    Args:
+        w: The vector, which is changed in place; on a CPU or a CUDA device.
+        learning_rate: α.
+        weight_decay: Weight of (weight_decay/2)‖w‖², whose gradient is added.
+
+    Attributes:
+        state: The moving averages ``exp_avg`` and ``exp_avg_sq``, and ``step``, the number of steps so far.
+    """
+
+    def __init__(self, w: Tensor, learning_rate: float, weight_decay: float = 0.0) -> None:
+        self.w = w
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.state = {
+            "exp_avg": torch.zeros_like(w, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(w, requires_grad=False),
+            "step": torch.zeros((), dtype=torch.float32, device=w.device),
+        }
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor) -> None:
+        """One step down ``gradient``."""
+        averages = [[self.state[key]] for key in ("exp_avg", "exp_avg_sq")]
+        fused_adam(
+            [self.w], [gradient], *averages, [], [self.state["step"]], lr=self.learning_rate, beta1=0.9, beta2=0.999,
+            weight_decay=self.weight_decay, eps=1e-8, amsgrad=False, maximize=False, foreach=False, fused=True,
+        )  # fmt: skip
+
+
 def train(
     model: nn.Module,
     samples: Samples,
@@ -88,12 +123,7 @@ def train(
     """
     objective = Objective(model)
     w = parameter_vector(model).requires_grad_()
-    adam = torch.optim.Adam(
-        [w],
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=w.device.type in {"cpu", "cuda"},
-    )
+    adam = Adam(w, settings.learning_rate, settings.weight_decay)
     history: list[dict[str, float]] = []
     partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
     for path in (checkpoint, partial, earlier):
@@ -121,7 +151,7 @@ def train(
 def _epoch(
     objective: Objective,
     w: Tensor,
-    adam: torch.optim.Adam,
+    adam: Adam,
     samples: Samples,
     settings: TrainingSettings,
     seed: int,
@@ -134,13 +164,11 @@ def _epoch(
     active = torch.zeros((), device=w.device)
     finite = torch.ones((), device=w.device, dtype=torch.bool)
     steps = order.split(settings.batch_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "layers", epoch))
+    with seeded(seed_for(seed, "layers", epoch)):
         for rows in steps:
             inputs, targets = samples.batch(rows)
             loss = objective.batch_loss(w, inputs, targets)
-            (w.grad,) = torch.autograd.grad(loss, w)
-            adam.step()
+            adam.step(*torch.autograd.grad(loss, w))
             with torch.no_grad():
                 norm = w.norm()
                 w.mul_((settings.radius / norm).clamp(max=1.0))
@@ -161,15 +189,14 @@ def _epoch(
     }
 
 
-def _save(path: Path, model: nn.Module, w: Tensor, adam: torch.optim.Adam, history: list[dict[str, float]]) -> None:
+def _save(path: Path, model: nn.Module, w: Tensor, adam: Adam, history: list[dict[str, float]]) -> None:
     """Write a checkpoint in one atomic step."""
-    state = adam.state[w]
-    tensors = {"w": w.detach(), **{f"adam.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}}
+    tensors = {"w": w.detach(), **{f"adam.{key}": value for key, value in adam.state.items()}}
     tensors |= {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
     storage.write_tensors(path, tensors, history)
 
 
-def _restore(path: Path, model: nn.Module, w: Tensor, adam: torch.optim.Adam) -> list[dict[str, float]]:
+def _restore(path: Path, model: nn.Module, w: Tensor, adam: Adam) -> list[dict[str, float]]:
     """Load a checkpoint into ``w``, the buffers and Adam; returns the history."""
     history: list[dict[str, float]]
     tensors, history = storage.read_tensors(path, AGAIN, w.device)
@@ -180,5 +207,5 @@ def _restore(path: Path, model: nn.Module, w: Tensor, adam: torch.optim.Adam) ->
                 buffer.copy_(tensors[f"buffer.{name}"])
     except (KeyError, RuntimeError) as error:
         raise storage.unreadable(path, error, AGAIN) from error
-    adam.state[w] = {key.removeprefix("adam."): value for key, value in tensors.items() if key.startswith("adam.")}
+    adam.state = {key.removeprefix("adam."): value for key, value in tensors.items() if key.startswith("adam.")}
     return history

@@ -18,7 +18,7 @@ from cdu.unlearning.noisy_fine_tuning import NoisyFineTuning
 from cdu.unlearning.original import Original
 from cdu.unlearning.problem import Method, Problem, Update
 from cdu.unlearning.random_labels import RandomLabels
-from cdu.unlearning.releases import Release, distance_bound, post_process, publish, publish_at, release
+from cdu.unlearning.releases import Release, distance_bound, post_process, publish, publish_at, release, trials
 from cdu.unlearning.retrain import Retrain
 from cdu.unlearning.rewind import Rewind, RewindAdam, RewindLinear
 from cdu.unlearning.salun import SalUn
@@ -29,7 +29,7 @@ SECOND_SEED = 1000
 
 __all__ = [
     "CERTIFIED", "SECOND_SEED", "TUNED", "Method", "NewtonStep", "Original", "Problem", "Release", "Retrain", "Update",
-    "build", "distance_bound", "methods", "post_process", "publish", "publish_at", "release",
+    "build", "distance_bound", "methods", "post_process", "publish", "publish_at", "release", "trials",
 ]  # fmt: skip
 
 #: Methods whose hyper-parameters an experiment gives or searches, by the name they have in tables.

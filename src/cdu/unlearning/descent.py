@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from cdu.objective import Objective
-from cdu.seeding import offshoot
+from cdu.seeding import offshoot, seeded
 from cdu.solvers import synchronise
-from cdu.training import project
+from cdu.training import Adam, project
 from cdu.unlearning.problem import Problem, Update
 
 
@@ -45,18 +45,12 @@ class Learner:
         self.gradient_samples = 0
         self._layers = offshoot(generator, "layers")
         self.w = (problem.w_star if start is None else start).detach().clone().requires_grad_()
-        self._adam = torch.optim.Adam(
-            [self.w],
-            lr=learning_rate,
-            weight_decay=original.l2,
-            fused=self.w.device.type in {"cpu", "cuda"},
-        )
+        self._adam = Adam(self.w, learning_rate, original.l2)
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """The network's outputs for a batch, shape (n, classes); differentiable in ``w``."""
         self.gradient_samples += len(inputs)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=self._layers)))
+        with seeded(int(torch.randint(2**62, (), generator=self._layers))):
             return self.objective.forward(self.w, inputs)
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -67,8 +61,7 @@ class Learner:
         """One step of Adam down the gradient of ``loss``, then projection onto the ball."""
         (gradient,) = torch.autograd.grad(loss, self.w)
         before = self.w.detach().clone() if self.mask is not None else None
-        self.w.grad = gradient
-        self._adam.step()
+        self._adam.step(gradient)
         with torch.no_grad():
             if before is not None and self.mask is not None:
                 # Adam's weight decay and momentum would move masked weights too.

@@ -12,7 +12,7 @@ from cdu.certification.amplification import noisy_fine_tuning_bound
 from cdu.certification.checks import require_count
 from cdu.errors import CduError
 from cdu.objective import Objective
-from cdu.seeding import offshoot
+from cdu.seeding import offshoot, seeded
 from cdu.solvers import synchronise
 from cdu.training import project
 from cdu.unlearning.problem import Problem, Update
@@ -82,8 +82,7 @@ class NoisyFineTuning:
         w, touched = project(problem.w_star.detach(), self.start_clip), 0
         for inputs, targets in islice(passes, self.steps):
             point = w.clone().requires_grad_()
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(2**62, (), generator=layers)))
+            with seeded(int(torch.randint(2**62, (), generator=layers))):
                 (gradient,) = torch.autograd.grad(objective.batch_loss(point, inputs, targets), point)
             noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
             descent = project(gradient, self.gradient_clip) + self.decay * w

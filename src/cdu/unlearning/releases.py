@@ -76,13 +76,59 @@ def publish(
         CduError: The weights or σ are not finite, the projection would leave what the method's bound is about, or there
             is nothing to certify by (see :func:`distance_bound`).
     """
+    original = problem.objective
+    w = _projected(problem, update, sigma)
+    objective = original if update.model is None else Objective(update.model, original.loss_of, original.l2)
+    if sigma == 0 or update.certificate is not None:
+        return Release(w, objective, update.certificate, update)
+    noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
+    certificate = None if update.excuse else certify(distance_bound(problem, update), sigma, delta)
+    return Release(w + sigma * noise, objective, certificate, update)
+
+
+def trials(
+    problem: Problem, update: Update, generator: torch.Generator, sigma: float, count: int, together: int = 64
+) -> Iterator[Tensor]:
+    """The weights of many releases of one update, bit for bit those of as many calls of :func:`publish`.
+
+    The update is checked and projected once for all, which is most of a call.
+
+    Args:
+        problem: What was unlearned.
+        update: A method's result, of one that adds no noise of its own.
+        generator: Draws the noise.
+        sigma: Standard deviation of the noise per coordinate, above 0.
+        count: How many releases.
+        together: Releases in a block.
+
+    Yields:
+        Blocks of releases, one a row, on the device of the update's weights.
+
+    Raises:
+        CduError: The method adds noise of its own, or as for :func:`publish`.
+    """
+    expect(
+        sigma > 0 and update.certificate is None,
+        "trials of a release differ in the noise that is added last; give sigma above 0 and a method without its own",
+    )
+    w = _projected(problem, update, sigma)
+    # Rows begin where vectors of their own would: a sum's last digits may depend on how its terms lie in memory.
+    width = -(-len(w) // 16) * 16
+    for first in range(0, count, together):
+        rows = torch.empty(min(together, count - first), width, dtype=w.dtype)[:, : len(w)]
+        for row in rows:
+            row.normal_(generator=generator)
+        yield rows.to(w.device).mul_(sigma).add_(w)
+
+
+def _projected(problem: Problem, update: Update, sigma: float) -> Tensor:
+    """An update's weights, checked and projected onto its ball."""
     expect(0 <= sigma < math.inf, f"sigma = {sigma} is not a finite number of at least 0")
     expect(
         bool(update.w.isfinite().all()) or not (sigma or update.certificate),
         "the unlearned weights hold NaN or infinite numbers, which no noise hides; lower the method's learning rate, "
         "raise its damping, or retrain",
     )
-    original = problem.objective
     expect(
         sigma == 0
         or update.certificate is not None
@@ -94,13 +140,7 @@ def publish(
         f"{update.w.double().norm():g} away from what the method's own bound is about; give the update a radius that "
         "its reference lies in, or math.inf",
     )
-    objective = original if update.model is None else Objective(update.model, original.loss_of, original.l2)
-    w = project(update.w, _radius(problem, update))
-    if sigma == 0 or update.certificate is not None:
-        return Release(w, objective, update.certificate, update)
-    noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
-    certificate = None if update.excuse else certify(distance_bound(problem, update), sigma, delta)
-    return Release(w + sigma * noise, objective, certificate, update)
+    return project(update.w, _radius(problem, update))
 
 
 def publish_at(
