@@ -87,10 +87,10 @@ class Adam:
     @torch.no_grad()
     def step(self, gradient: Tensor) -> None:
         """One step down ``gradient``."""
-        averages = [[self.state[key]] for key in ("exp_avg", "exp_avg_sq")]
+        mean, square, steps = ([self.state[key]] for key in ("exp_avg", "exp_avg_sq", "step"))
         fused_adam(
-            [self.w], [gradient], *averages, [], [self.state["step"]], lr=self.learning_rate, beta1=0.9, beta2=0.999,
-            weight_decay=self.weight_decay, eps=1e-8, amsgrad=False, maximize=False, foreach=False, fused=True,
+            [self.w], [gradient], mean, square, [], steps, foreach=False, fused=True, amsgrad=False, maximize=False,
+            lr=self.learning_rate, beta1=0.9, beta2=0.999, weight_decay=self.weight_decay, eps=1e-8,
         )  # fmt: skip
 
 
