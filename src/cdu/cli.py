@@ -275,8 +275,10 @@ def verify(
     elsewhere: Annotated[
         bool, typer.Option("--elsewhere", help="allow tolerances on the reference's platform too")
     ] = False,
+    note: Annotated[bool, typer.Option("--note", help="add the result to results/reproduced.json")] = False,
 ) -> None:
     """Compare the numbers of a batch that is there with the committed references; exit code 1 where they differ."""
+    from cdu import reproduced
     from cdu import verify as verification
 
     loaded = load_experiment(experiment)
@@ -288,6 +290,9 @@ def verify(
     typer.echo(found.text)
     if not found.passed:
         raise SystemExit(1)
+    if note:
+        noted = reproduced.note(loaded.name, found, repository() / runs, repository() / "results")
+        typer.echo(f"noted: {len(noted.runs)} runs at {noted.commit[:10]} on {noted.platform}")
 
 
 @app.command()

@@ -11,11 +11,12 @@ import nbformat
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cdu import figures, ledger, statements, verdicts
+from cdu import figures, ledger, reproduced, statements, verdicts
 from cdu.config import BENCHMARKS, DEFAULT_EXPERIMENT, REVISIONS, SECTIONS, load_experiment, repository, section_hash
 from cdu.errors import CduError
 from cdu.figures import of_seeds, select
 from cdu.records import UNREACHED, Record, read_record
+from cdu.reproduced import Reproduction
 from cdu.tables import equal_pairs, number, plus_minus, tables
 
 TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
@@ -276,7 +277,9 @@ def build(book: Path) -> None:
     files[book / "_generated" / "audited.md"] = "\n".join(filter(None, map(_audited, setups))).encode()
     files[book / "_generated" / "setups.md"] = _setups(setups).encode()
     files[book / "_generated" / "absent.md"] = _absent(setups).encode()
-    files[book / "_generated" / "provenance.md"] = _provenance(setups).encode()
+    known = reproduced.read(repository() / "results")
+    files[book / "_generated" / "provenance.md"] = _provenance(setups, known).encode()
+    files[book / "_generated" / "platforms.md"] = _platforms(known).encode()
     _synchronise(files, [book / "_generated", book / "runs"])
 
 
@@ -471,52 +474,8 @@ def _run_pages(setup: Setup) -> dict[str, bytes]:
 # --- claims --------------------------------------------------------------------------------------------------------
 
 
-#: Claims about the Newton step or the model that it releases.
-_ABOUT_THE_STEP = ("C1", "C4", "C5", "C6", "C9")
-
-_NOT_ITS_SECTION = verdicts.Verdict("not yet tested", "The section that tests this was not run on this set-up.")
-
-
 def _decide(setup: Setup) -> dict[str, verdicts.Verdict]:
-    metrics = setup.metrics
-    if not setup.consistent:
-        mixed = verdicts.Verdict(
-            "not yet tested", "The sections shown were made with different settings; run them again."
-        )
-        return dict.fromkeys(verdicts.CLAIMS, mixed)
-    tested = set(metrics["section"])
-    decided = {
-        identifier: verdicts.decide(identifier, metrics) if claim.chapter in tested else _NOT_ITS_SECTION
-        for identifier, claim in verdicts.CLAIMS.items()
-    }
-    undefined = _undefined(setup)
-    if undefined is None:
-        return decided
-    return {
-        identifier: undefined
-        if identifier in _ABOUT_THE_STEP and verdict.word == "not yet tested" and verdict != _NOT_ITS_SECTION
-        else verdict
-        for identifier, verdict in decided.items()
-    }
-
-
-def _undefined(setup: Setup) -> verdicts.Verdict | None:
-    """What a set-up says of the claims about a release where no seed's Newton step could be taken; else None."""
-    metrics = setup.metrics
-    steps = select(metrics, section="03_unlearning", metric="accuracy", method="newton")
-    steps = steps[~steps["note"].str.startswith(UNREACHED)]
-    if steps.empty or steps["value"].notna().any():
-        return None
-    first = steps.iloc[0]
-    text = f"On none of {len(steps)} seeds could the Newton step be taken. Seed {first['seed']}: {first['note']}."
-    nothing = {name: select(metrics, section="03_unlearning", metric=name) for name in ("epsilon", "sigma_needed")}
-    usual = select(nothing["epsilon"], method=verdicts.NOTHING)["value"]
-    if not usual.empty:
-        text += (
-            f" Whatever lies in the ball is certified alike: the σ used in practice for ε = {number(usual.mean())}, "
-            f"and a meaningful ε needs σ = {number(nothing['sigma_needed']['value'].mean())}."
-        )
-    return verdicts.Verdict("assumption violated", text, seeds=len(steps))
+    return verdicts.decide_all(setup.metrics, setup.consistent)
 
 
 def _plain(text: str) -> str:
@@ -678,7 +637,7 @@ def _worth(setup: Setup) -> str | None:
     first = shown.records[0].record.settings
     epsilon, delta = first["unlearning"]["epsilon"], first["unlearning"]["delta"]
     # Where the Newton step is undefined the original stands in: the certificate is the same.
-    undefined = _undefined(setup) is not None
+    undefined = verdicts.undefined_step(setup.metrics) is not None
     released = "original" if undefined else "newton"
 
     def mean(metric: str, method: str) -> float:
@@ -838,7 +797,55 @@ def _revision(record: Record) -> str:
     return str(record.revision) + ("" if record.revision == now else f" (now {now})")
 
 
-def _provenance(setups: list[Setup]) -> str:
+def _reproduced(records: list[Record], known: list[Reproduction]) -> str:
+    """Where the records of a section were last computed again, and how exactly."""
+    latest: dict[str, list[reproduced.Run]] = {}
+    for record in records:
+        runs = [
+            (one, run)
+            for one in known
+            for run in one.runs
+            if (one.experiment, run.dataset, run.seed, run.section)
+            == (record.experiment, record.dataset, record.seed, record.section)
+        ]
+        if runs:
+            one, run = runs[-1]
+            latest.setdefault(f"{one.commit[:10]}, {one.platform}", []).append(run)
+    words = []
+    for place, found in latest.items():
+        total, equal = sum(run.numbers for run in found), sum(run.equal for run in found)
+        exactly = "to the bit" if total == equal else f"{equal:,} of {total:,} numbers to the bit"
+        seeds = f"{len(found)} of {len(records)} seeds, " if len(found) < len(records) else ""
+        words.append(f"{place}: {seeds}{exactly}")
+    return "; ".join(words) or "—"
+
+
+def _platforms(known: list[Reproduction]) -> str:
+    """What comes out differently on other processors, by experiment, platform and section."""
+    rows, changes = [], []
+    for one in known:
+        for section in dict.fromkeys(run.section for run in one.runs):
+            runs = [run for run in one.runs if run.section == section]
+            total, equal = sum(run.numbers for run in runs), sum(run.equal for run in runs)
+            rows.append(
+                {
+                    "experiment": one.experiment,
+                    "on": one.platform,
+                    "section": section,
+                    "seeds": str(len(runs)),
+                    "numbers": f"{total:,}",
+                    "equal to the bit (%)": f"{100 * equal / total:.1f}",
+                    "largest relative move": number(max(run.largest_move for run in runs)),
+                }
+            )
+        said = "; ".join(one.changed) or "no verdict changed its word"
+        changes.append(f"- {one.experiment} on {one.platform}, commit {one.commit[:10]}: {said}.")
+    if not rows:
+        return "Nothing was computed again since the records were made."
+    return _markdown(pd.DataFrame(rows)) + "\n\n" + "\n".join(changes)
+
+
+def _provenance(setups: list[Setup], known: list[Reproduction]) -> str:
     rows = []
     for setup in setups:
         for section, shown in setup.sections.items():
@@ -853,6 +860,7 @@ def _provenance(setups: list[Setup]) -> str:
                     "settings": records[0].config_hash + (" (other than now)" if outdated(records[0]) else ""),
                     "revision": ", ".join(sorted({_revision(record) for record in records})),
                     "machine": "; ".join(sorted({_machine(record) for record in records})),
+                    "last reproduced": _reproduced(records, known),
                     "torch": ", ".join(sorted({record.packages["torch"] for record in records})),
                     "made": max(record.started for record in records)[:10],
                     "time (s), sum": f"{sum(record.duration for record in records):,.0f}",

@@ -1,4 +1,4 @@
-"""The claims, and for each the test that decides it. Written before the results; the file's hash is in every record.
+"""The claims, and for each the test that decides it; the claims' page prints the hash of this file.
 
 A verdict is one of five words. *Holds but says nothing* is for a claim whose test is passed, but would also be passed
 by something worthless: a bound above the trivial one, or a model on which nothing was done. *Does not hold* needs the
@@ -23,6 +23,7 @@ import pandas as pd
 from scipy import stats
 
 from cdu.certification import gaussian_epsilon, trivial_bound
+from cdu.records import UNREACHED
 
 Word = Literal[
     "holds", "holds but says nothing", "does not hold", "assumption violated", "not testable here", "not yet tested"
@@ -187,6 +188,52 @@ def decide(claim: str, metrics: pd.DataFrame) -> Verdict:
     if rule is None:
         return Verdict("not yet tested", "No run tests this claim yet.")
     return rule(Evidence(metrics))
+
+
+#: Claims about the released model, which is not there where no Newton step could be taken.
+_ABOUT_THE_STEP = ("C1", "C4", "C5", "C6", "C9")
+
+
+def decide_all(metrics: pd.DataFrame, consistent: bool = True) -> dict[str, Verdict]:
+    """The verdict on every claim for one dataset and experiment.
+
+    Args:
+        metrics: As for :func:`decide`.
+        consistent: Whether all sections were made with the same shared settings, so that they decide together.
+    """
+    if not consistent:
+        mixed = Verdict("not yet tested", "The sections shown were made with different settings; run them again.")
+        return dict.fromkeys(CLAIMS, mixed)
+    tested = set(metrics["section"])
+    undefined = undefined_step(metrics)
+    found = {}
+    for identifier, claim in CLAIMS.items():
+        if claim.chapter not in tested:
+            found[identifier] = Verdict("not yet tested", "The section that tests this was not run on this set-up.")
+            continue
+        verdict = decide(identifier, metrics)
+        missing = undefined is not None and verdict.word == "not yet tested" and identifier in _ABOUT_THE_STEP
+        found[identifier] = undefined if missing and undefined is not None else verdict
+    return found
+
+
+def undefined_step(metrics: pd.DataFrame) -> Verdict | None:
+    """What a set-up says of the claims about a release where no seed's Newton step could be taken; else None."""
+    evidence, rows = Evidence(metrics), metrics
+    rows = rows[(rows["section"] == "03_unlearning") & (rows["metric"] == "accuracy") & (rows["method"] == "newton")]
+    rows = rows[~rows["note"].str.startswith(UNREACHED)]
+    if rows.empty or rows["value"].notna().any():
+        return None
+    first = rows.iloc[0]
+    text = f"On none of {len(rows)} seeds could the Newton step be taken. Seed {first['seed']}: {first['note']}."
+    usual = evidence.values("03_unlearning", "epsilon", method=NOTHING)
+    needed = evidence.values("03_unlearning", "sigma_needed", method=NOTHING)
+    if not usual.empty:
+        text += (
+            f" Whatever lies in the ball is certified alike: the σ used in practice for ε = {usual.mean():.3g}, and a "
+            f"meaningful ε needs σ = {needed.mean():.3g}."
+        )
+    return Verdict("assumption violated", text, seeds=len(rows))
 
 
 @dataclass(frozen=True)
