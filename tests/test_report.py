@@ -4,7 +4,7 @@ import sys
 import pandas as pd
 import pytest
 
-from cdu import ledger, report, statements
+from cdu import ledger, report, statements, verdicts
 from cdu.figures import FIGURES
 from cdu.records import UNREACHED, Metric, record_path, write_record
 from cdu.tables import plus_minus, tables
@@ -304,7 +304,7 @@ def test_one_seed_with_a_step_is_enough_to_judge_by_the_rules(tmp_path):
     for one in (refused(0, -22), stepped.model_copy(update={"metrics": [*stepped.metrics, step]})):
         write_record(one, record_path(tmp_path / "results", "paper-cpu", "cifar10", one.seed, "11_scale"))
     (setup,) = report.collect(tmp_path)
-    assert report._undefined(setup) is None
+    assert verdicts.undefined_step(setup.metrics) is None
     assert "assumption violated" not in {verdict.word for verdict in report._decide(setup).values()}
 
 
@@ -362,7 +362,7 @@ def test_a_step_that_no_run_came_to_is_not_called_undefined(tmp_path):
     late = Metric(metric="accuracy", value=None, method="newton", note=f"{UNREACHED}: too late")
     record = large().model_copy(update={"metrics": [late]})
     write_record(record, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "11_scale"))
-    assert report._undefined(report.collect(tmp_path)[0]) is None
+    assert verdicts.undefined_step(report.collect(tmp_path)[0].metrics) is None
 
 
 def test_the_noise_that_costs_a_point_and_what_it_certifies_are_of_the_same_seeds(tmp_path):

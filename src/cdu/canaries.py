@@ -244,9 +244,7 @@ class Finding:
         if self.before is None:
             return f"{self.section} has no committed canary; {accept}"
         if self.now < self.before:
-            return (
-                f"the revision of {self.section} is {self.now}, but {self.before} is committed; a revision only rises"
-            )
+            return f"the revision of {self.section} is {self.now}, but {self.before} is committed; it only rises"
         if self.moved and self.now == self.before:
             return (
                 f"{len(self.moved)} of {self.numbers} numbers of {self.section} moved: {self._named}. Undo that; or, "
@@ -315,7 +313,8 @@ def judge_arithmetic() -> str:
     """What is wrong with the arithmetic of devices, which only a GPU's numbers would show; empty if nothing is."""
     path = repository() / FOLDER / "arithmetic.json"
     now, known = arithmetic(), json.loads(path.read_text(encoding="utf-8"))
-    changes = [f"{device}: {known.get(device)} → {now.get(device)}" for device in now | known if now != known]
+    changed = [device for device in now | known if now.get(device) != known.get(device)]
+    changes = [f"{device}: {known.get(device)} → {now.get(device)}" for device in changed]
     if not changes:
         return ""
     return (

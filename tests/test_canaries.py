@@ -1,0 +1,184 @@
+"""The canaries, and that they sing when they should."""
+
+import json
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from cdu import arithmetic, canaries, notebook
+from cdu.canaries import all_canaries, judge, moves
+from cdu.config import REVISIONS, SECTIONS, repository
+from cdu.records import Metric, read_record, write_record
+from cdu.seeding import generator
+from cdu.verify import numbers
+from test_records import record
+
+CANARIES = all_canaries()
+
+
+def complaints(chosen, output):
+    return [finding.complaint for finding in judge(chosen, output) if finding.complaint]
+
+
+# Slow: a section with all its solvers and methods takes seconds, in a process of its own.
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SECTIONS)
+def test_no_number_moved(section, tmp_path):
+    chosen = [one for one in CANARIES if one.section == section]
+    canaries.run(chosen, tmp_path)
+    assert complaints(chosen, tmp_path) == []
+
+
+@pytest.mark.slow
+def test_another_seed_of_a_method_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "generator", lambda seed, *purpose: generator(seed + 1, *purpose))
+    chosen = [one for one in CANARIES if one.section == "03_unlearning"]
+    canaries.run(chosen, tmp_path)
+    (complaint,) = complaints(chosen, tmp_path)
+    assert "numbers of 03_unlearning moved" in complaint
+
+
+def test_the_committed_arithmetic_is_that_of_the_code():
+    assert canaries.judge_arithmetic() == ""
+
+
+@pytest.mark.parametrize("change", ["tf32", "fastest_convolutions", "flush_denormals"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_another_arithmetic_of_a_device_is_seen_without_one(monkeypatch, device, change):
+    known = arithmetic.ARITHMETIC[device]
+    monkeypatch.setitem(arithmetic.ARITHMETIC, device, replace(known, **{change: not getattr(known, change)}))
+    assert f"the arithmetic of a device changed ({device}: " in canaries.judge_arithmetic()
+
+
+def test_every_section_has_a_canary_and_both_kinds_of_network_are_among_them():
+    assert {one.section for one in CANARIES} == set(SECTIONS)
+    models = {one.experiment.settings(one.dataset).model.name for one in CANARIES}
+    assert models == {"mlp", "allcnn"}
+
+
+def test_every_method_and_every_solver_has_a_number():
+    from cdu.unlearning import TUNED
+
+    folder = repository() / canaries.FOLDER
+    methods = next(one for one in CANARIES if one.section == "03_methods")
+    named = {metric.method for metric in read_record(methods.record(folder)).metrics}
+    assert set(TUNED) <= named
+    solvers = next(one for one in CANARIES if one.section == "03_unlearning")
+    kept = [metric for metric in read_record(solvers.record(folder)).metrics if metric.metric == "residual"]
+    assert {"newton", "newton, lissa", "newton, exact"} <= {one.method for one in kept if one.value is not None}
+
+
+# --- judging --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """One canary with a committed record, and the folder where it is run again."""
+    canary = next(one for one in CANARIES if one.section == "05_relearn")
+    kept, output = tmp_path / "kept", tmp_path / "run"
+    write(canary, kept, 0.5)
+    monkeypatch.setattr(canaries, "FOLDER", kept)
+
+    def found(value, revision=1):
+        monkeypatch.setitem(REVISIONS, "05_relearn", revision)
+        write(canary, output, value, revision)
+        (finding,) = judge([canary], output)
+        return finding
+
+    return canary, found, output
+
+
+def write(canary, folder, value, revision=1):
+    metrics = [Metric(metric="distance", value=value, method="newton"), Metric(metric="seconds", value=1.0)]
+    made = record(metrics).model_copy(update={"section": canary.section, "revision": revision, "experiment": "mlp"})
+    write_record(made, canary.record(folder))
+
+
+def test_numbers_that_stay_need_nothing(committed):
+    _, found, _ = committed
+    assert found(0.5).complaint == ""
+    assert found(0.5 * (1 + 1e-6)).complaint == ""
+
+
+def test_moved_numbers_need_a_revision_and_the_sentence_says_which_and_by_how_much(committed):
+    _, found, _ = committed
+    finding = found(0.6)
+    assert not finding.acceptable
+    assert finding.complaint.startswith(
+        "1 of 2 numbers of 05_relearn moved: mlp, distance, newton: 0.5 → 0.6. Undo that; or, if they are meant to "
+        "move, set REVISIONS['05_relearn'] to 2"
+    )
+
+
+def test_a_raised_revision_needs_moved_numbers(committed):
+    _, found, _ = committed
+    finding = found(0.5, revision=2)
+    assert not finding.acceptable
+    assert "raised from 1 to 2, but none of its 2 numbers moved" in finding.complaint
+
+
+def test_a_revision_only_rises(committed):
+    _, found, _ = committed
+    assert "it only rises" in found(0.6, revision=0).complaint
+
+
+def test_a_raised_revision_needs_a_line_in_the_changelog_before_it_is_accepted(committed, monkeypatch):
+    canary, found, output = committed
+    finding = found(0.6, revision=2)
+    assert "CHANGELOG.md has no line on 05_relearn, revision 2" in finding.complaint
+    assert canaries.accept([finding], [canary], output) == []
+    monkeypatch.setattr(canaries, "_changelog", lambda: {("05_relearn", 2)})
+    finding = found(0.6, revision=2)
+    assert "is of revision 2 now, and its numbers moved" in finding.complaint
+    assert canaries.accept([finding], [canary], output) == ["05_relearn"]
+    assert found(0.6, revision=2).complaint == ""
+
+
+def test_the_changelog_s_lines_are_read(tmp_path, monkeypatch):
+    (tmp_path / "CHANGELOG.md").write_text("- `03_methods`, revision 2: what moved\n- `05_relearn`, revision 3:\n")
+    monkeypatch.setattr(canaries, "repository", lambda: tmp_path)
+    assert canaries._changelog() == {("03_methods", 2)}
+
+
+def test_a_number_on_one_side_alone_has_moved_and_times_have_not():
+    known = numbers(record([Metric(metric="accuracy", value=0.9), Metric(metric="seconds", value=1.0)]))
+    fewer = numbers(record([Metric(metric="seconds", value=7.0)]))
+    none = numbers(record([Metric(metric="accuracy", value=None), Metric(metric="seconds", value=7.0)]))
+    for found in (fewer, none):
+        assert moves("02_training", found, known) == ["accuracy: 0.9 → none"]
+    assert moves("02_training", known, known) == []
+
+
+# --- migration ------------------------------------------------------------------------------------------------------
+
+#: The last commit with records of schema 1.
+BEFORE = "87789d0"
+
+
+def test_the_migrated_records_have_the_numbers_that_they_had():
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=repository(), capture_output=True, text=True, check=False)
+
+    listed = git("ls-tree", "-r", "--name-only", BEFORE, "results")
+    if listed.returncode != 0:
+        pytest.skip(f"git does not know commit {BEFORE} here: the clone is shallow, or no clone")
+    paths = [path for path in listed.stdout.split() if path.endswith(".json")]
+    assert len(paths) == 117
+    request = "".join(f"{BEFORE}:{path}\n" for path in paths)
+    command = ["git", "cat-file", "--batch"]
+    stream = subprocess.run(command, cwd=repository(), input=request.encode(), capture_output=True, check=True).stdout
+    compared = 0
+    for path in paths:
+        head, _, stream = stream.partition(b"\n")
+        size = int(head.split()[-1])
+        old, stream = json.loads(stream[:size]), stream[size + 1 :]
+        new = repository() / path
+        if not new.exists() or read_record(new).revision != 1:
+            continue
+        content = json.loads(new.read_text())
+        if content["started"] == old["started"]:
+            unchanged = set(old) - {"schema_version", "code_hash", "verdicts_hash", "machine"}
+            assert {name: content[name] for name in unchanged} == {name: old[name] for name in unchanged}
+            compared += 1
+    assert compared > 0
