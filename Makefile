@@ -8,11 +8,12 @@ BIN := $(CURDIR)/$(VENV)/bin
 # Every program of the environment is found first, by Snakemake's jobs too.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help report test lint batch book bench notebooks canaries verify reference clean
+.PHONY: help report test test-fast lint batch book bench notebooks canaries verify reference clean
 
 help:
 	@echo "make report      install, run the experiment 'quick' on embedded real data, build the book"
 	@echo "make test        install, run the tests"
+	@echo "make test-fast   the same without the slow ones, which run whole batches and build the book"
 	@echo "make lint        ruff and mypy"
 	@echo "make batch EXPERIMENT=mnist [CORES=2] [DEVICE=auto]   run an experiment; resumes after any interruption"
 	@echo "make book        build the book from what is there"
@@ -26,8 +27,14 @@ help:
 report: batch
 	@$(MAKE) --no-print-directory book
 
+# One process for each core, each with one thread; slow tests first, the tests of a file together (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+
 test: $(VENV)/test.stamp
-	pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/test.stamp
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/test.stamp
 	ruff check .

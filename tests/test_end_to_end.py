@@ -22,6 +22,9 @@ from cdu.unlearning import CERTIFIED, TUNED
 from cdu.verify import TIMES
 
 pytestmark = pytest.mark.slow
+#: Tests that share the batch, or the book, run in one process; all others in another at the same time.
+shares_batch = pytest.mark.xdist_group("batch")
+shares_book = pytest.mark.xdist_group("book")
 
 #: What a batch runs.
 BATCHED = set(SECTIONS) - {*BENCHMARKS, *BY_HAND, *OPTIONAL}
@@ -136,10 +139,10 @@ def test_an_unknown_parameter_fails_the_notebook(environment, notebooks, tiny, t
     assert not list(tmp_path.glob("tiny/**/*.json"))
 
 
-def start_batch(environment, tiny, output):
+def start_batch(environment, tiny, output, cores=2):
     command = [
         "snakemake", "--snakefile", "workflow/Snakefile", "--config", f"experiment={tiny}", f"output={output}",
-        "device=cpu", "--cores", "2", "--keep-going", "--nolock", "--ignore-incomplete", "--rerun-triggers",
+        "device=cpu", "--cores", str(cores), "--keep-going", "--nolock", "--ignore-incomplete", "--rerun-triggers",
         "input", "--quiet", "rules", "host",
     ]  # fmt: skip
     return subprocess.Popen(
@@ -157,17 +160,18 @@ def killed_batch(environment, tiny, tmp_path_factory):
     """A batch whose Snakemake is killed with SIGKILL while its jobs live on, then started again."""
     output = tmp_path_factory.mktemp("runs")
     batch = start_batch(environment, tiny, output)
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while len(records_under(output)) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
     batch.send_signal(signal.SIGKILL)
     batch.wait()
     early = {name: path.stat().st_mtime_ns for name, path in records_under(output).items()}
     again = start_batch(environment, tiny, output)
-    log, _ = again.communicate(timeout=400)
+    log, _ = again.communicate(timeout=900)
     return output, early, again.returncode, log
 
 
+@shares_batch
 def test_a_killed_batch_completes_and_repeats_nothing(killed_batch):
     output, early, code, log = killed_batch
     assert code == 0, log
@@ -176,11 +180,12 @@ def test_a_killed_batch_completes_and_repeats_nothing(killed_batch):
     assert {name: records_under(output)[name].stat().st_mtime_ns for name in early} == early
 
 
+@shares_batch
 def test_a_complete_batch_has_nothing_to_do(environment, tiny, killed_batch):
     output, *_ = killed_batch
     before = {name: path.stat().st_mtime_ns for name, path in records_under(output).items()}
     again = start_batch(environment, tiny, output)
-    log, _ = again.communicate(timeout=100)
+    log, _ = again.communicate(timeout=300)
     assert again.returncode == 0, log
     assert {name: path.stat().st_mtime_ns for name, path in records_under(output).items()} == before
 
@@ -188,18 +193,24 @@ def test_a_complete_batch_has_nothing_to_do(environment, tiny, killed_batch):
 def test_a_failing_section_does_not_stop_the_others(environment, tiny, tmp_path):
     content = yaml.safe_load(tiny.read_text())
     content["datasets"]["digits"]["sequential"] = {"requests": 200, "long_requests": 200, "retrained_at": [1]}
+    # One at a time, in the order of their priorities: the failing one before the last.
+    content["sections"] = ["02_training", "03_unlearning", "07_sequential"]
     content["name"] = "partly"
     path = tmp_path / "partly.yaml"
     path.write_text(yaml.safe_dump(content))
-    batch = start_batch(environment, path, tmp_path)
-    log, _ = batch.communicate(timeout=400)
+    batch = start_batch(environment, path, tmp_path, cores=1)
+    log, _ = batch.communicate(timeout=900)
     assert batch.returncode != 0
     assert "cannot be cut into 200 requests" in log
-    found = {record.stem for record in tmp_path.glob("partly/digits/seed-0/*.json")}
-    assert found == BATCHED - {"07_sequential"}
-    assert "CduError" in (tmp_path / "partly" / "digits" / "seed-0" / "07_sequential.ipynb").read_text()
+    found = {record.stem: record for record in tmp_path.glob("partly/digits/seed-0/*.json")}
+    assert set(found) == {"02_training", "03_unlearning"}
+    executed = tmp_path / "partly" / "digits" / "seed-0" / "07_sequential.ipynb"
+    # It was not too late to stop the other.
+    assert executed.stat().st_mtime_ns < found["03_unlearning"].with_suffix(".ipynb").stat().st_mtime_ns
+    assert "CduError" in executed.read_text()
 
 
+@shares_batch
 def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tmp_path):
     output, *_ = killed_batch
     for section in (
@@ -221,6 +232,7 @@ def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tm
         assert len(kept[0]) > 5
 
 
+@shares_batch
 def test_every_method_has_its_rows_and_one_that_cannot_run_its_reason(killed_batch):
     output, *_ = killed_batch
     record = read_record(output / "tiny" / "digits" / "seed-0" / "03_methods.json")
@@ -239,6 +251,7 @@ def test_every_method_has_its_rows_and_one_that_cannot_run_its_reason(killed_bat
     assert record.settings["methods"]["spaces"]["fine-tuning"]["epochs"] == [1, 2, 5]
 
 
+@shares_batch
 def test_every_method_is_attacked_and_relearned(killed_batch):
     output, *_ = killed_batch
     for section, metric in (("04_attacks", "auc"), ("05_relearn", "epochs")):
@@ -251,6 +264,7 @@ def test_every_method_is_attacked_and_relearned(killed_batch):
         assert "5 of 3 epochs cannot be rewound" in found["rewind, Adam"].note
 
 
+@shares_batch
 def test_every_certified_method_is_audited(killed_batch):
     output, *_ = killed_batch
     record = read_record(output / "tiny" / "digits" / "seed-0" / "10_audit.json")
@@ -459,6 +473,7 @@ PAGES = [
 ]
 
 
+@shares_book
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_is_built_and_needs_no_network(built_book, page):
     content = (built_book / f"{page}.html").read_text()
@@ -467,6 +482,7 @@ def test_every_page_is_built_and_needs_no_network(built_book, page):
     assert "Traceback" not in content
 
 
+@shares_book
 def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_book):
     unlearning = (built_book / "unlearning.html").read_text()
     for title in ("Results: MNIST", "Results: digits"):
@@ -482,6 +498,7 @@ def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_
             assert (built_book / "runs" / f"{dataset}-{experiment}-seed-{first}-{section}.html").exists()
 
 
+@shares_book
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium is installed")
 def test_formulas_are_set_in_a_browser_without_the_network(built_book, tmp_path):
     command = [

@@ -1,9 +1,17 @@
 """Records → tables, figures and pages of the book. Reads records and nothing else, and imports no torch."""
 
+import hashlib
 import io
+import json
+import multiprocessing
+import os
+import platform
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +20,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cdu import figures, ledger, reproduced, statements, verdicts
-from cdu.config import BENCHMARKS, DEFAULT_EXPERIMENT, REVISIONS, SECTIONS, load_experiment, repository, section_hash
+from cdu.config import (
+    BENCHMARKS,
+    DEFAULT_EXPERIMENT,
+    REVISIONS,
+    SECTIONS,
+    DatasetSettings,
+    load_experiment,
+    repository,
+    section_hash,
+)
 from cdu.errors import CduError
 from cdu.figures import of_seeds, select
 from cdu.records import UNREACHED, Record, read_record
@@ -127,11 +144,12 @@ class Shown:
     section: str
     records: list[Loaded]
 
-    @property
+    @cached_property
     def frame(self) -> pd.DataFrame:
-        """All metrics in long form, with columns ``section``, ``dataset`` and ``seed``."""
+        """All metrics in long form, with columns ``section``, ``dataset`` and ``seed``; made once, never changed."""
         rows = [
-            {**metric.model_dump(), "seed": loaded.record.seed, "dataset": loaded.record.dataset}
+            # A metric is flat, and there are a hundred thousand: its own dictionary is all that a dump would give.
+            {**metric.__dict__, "seed": loaded.record.seed, "dataset": loaded.record.dataset}
             for loaded in self.records
             for metric in loaded.record.metrics
         ]
@@ -168,7 +186,7 @@ class Setup:
                     return False
         return True
 
-    @property
+    @cached_property
     def metrics(self) -> pd.DataFrame:
         """All sections' metrics in long form; those of the section on large networks stand for what it combines."""
         frames = [shown.frame for shown in self.sections.values()]
@@ -176,6 +194,11 @@ class Setup:
             combined = self.sections["11_scale"].frame
             frames += [combined.assign(section=name) for name in COMBINED if name not in self.sections]
         return pd.concat(frames, ignore_index=True)
+
+    @cached_property
+    def decided(self) -> dict[str, verdicts.Verdict]:
+        """The verdict on every claim."""
+        return verdicts.decide_all(self.metrics, self.consistent)
 
 
 def collect(root: Path) -> list[Setup]:
@@ -185,6 +208,8 @@ def collect(root: Path) -> list[Setup]:
     made with the settings of the latest run, or else of the latest reference. Among them a run replaces the reference
     of the same seed.
     """
+    # Since the last collection an experiment may have been changed.
+    _current_settings.cache_clear()
     found: dict[tuple[str, str], dict[str, list[Loaded]]] = {}
     for folder, run in (("results", False), ("runs", True)):
         for path in sorted((root / folder).glob("*/*/seed-*/*.json")):
@@ -249,19 +274,29 @@ def reasons(frame: pd.DataFrame) -> list[str]:
 def build(book: Path) -> None:
     """Write everything that the book includes: ``_generated/`` and the executed notebooks under ``runs/``.
 
-    Files whose content did not change are left alone, so that the book is rebuilt incrementally.
+    Files whose content did not change are left alone, so that the book is rebuilt incrementally. Where nothing that
+    the files are made from changed since they were written, and neither did they, nothing is made again.
 
     Args:
         book: The book's folder.
     """
+    inputs = _inputs()
+    folders = [book / "_generated", book / "runs"]
+    if _up_to_date(book, inputs, folders):
+        return
     setups = collect(repository())
     if not setups:
         raise CduError("there are no records under results/ or runs/; run 'make report', which makes some")
     files: dict[Path, bytes] = {}
     pages = {page: content for setup in setups for page, content in _run_pages(setup).items()}
     files |= {book / "runs" / page: content for page, content in pages.items()}
+    made = iter(_fragments(setups, book, pages))
     for name in figures.FIGURES:
-        fragments = [_section_fragment(setup, name, files, book, pages) for setup in setups]
+        fragments = []
+        for _ in setups:
+            fragment, drawn = next(made)
+            fragments.append(fragment)
+            files |= drawn
         files[book / "_generated" / f"{name}.md"] = "\n\n".join(filter(None, fragments)).encode()
     files[book / "_generated" / "statements.md"] = _statements_table(setups).encode()
     ledgers = _ledgers(setups)
@@ -280,7 +315,82 @@ def build(book: Path) -> None:
     known = reproduced.read(repository() / "results")
     files[book / "_generated" / "provenance.md"] = _provenance(setups, known).encode()
     files[book / "_generated" / "platforms.md"] = _platforms(known).encode()
-    _synchronise(files, [book / "_generated", book / "runs"])
+    outputs = {str(path.relative_to(book)): _digest(content) for path, content in files.items()}
+    files[book / _MADE_FROM] = json.dumps({"inputs": inputs, "outputs": outputs}, indent=1).encode()
+    _synchronise(files, folders)
+
+
+#: What the generated files were made from, and what they were when they were written.
+_MADE_FROM = Path("_generated") / "made-from.json"
+
+#: Packages whose versions can change a generated file.
+_DRAWING = ("matplotlib", "nbformat", "numpy", "pandas", "scipy", "tabulate")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _inputs() -> str:
+    """Hash of all that the generated files depend on: records, executed notebooks, settings, this package, versions.
+
+    Contents count and not times, which a checkout sets anew.
+    """
+    root, package = repository(), Path(__file__).parent
+    found = [root / "results" / name for name in ("paper.csv", reproduced.FILE)]
+    for folder in ("results", "runs"):
+        for ending in ("json", "ipynb"):
+            found += (root / folder).glob(f"*/*/seed-*/*.{ending}")
+    for folder, pattern in (("experiments", "*.yaml"), ("notebooks", "*.py"), ("benchmarks", "*.py")):
+        found += (root / folder).glob(pattern)
+    parts = [f"{path.relative_to(root)} {_digest(path.read_bytes())}" for path in sorted(found) if path.is_file()]
+    parts += [f"{path.relative_to(package)} {_digest(path.read_bytes())}" for path in sorted(package.rglob("*.py"))]
+    parts += [platform.python_version(), *(f"{name} {version(name)}" for name in _DRAWING)]
+    return _digest("\n".join(parts).encode())
+
+
+def _up_to_date(book: Path, inputs: str, folders: Iterable[Path]) -> bool:
+    """Whether the generated files are what these inputs make; if so, files that are not among them are deleted."""
+    try:
+        known = json.loads((book / _MADE_FROM).read_bytes())
+        if known["inputs"] != inputs:
+            return False
+        contents = {book / name: (book / name).read_bytes() for name in known["outputs"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        # Never written, or not whole: making all again is always right.
+        return False
+    if any(_digest(content) != known["outputs"][str(path.relative_to(book))] for path, content in contents.items()):
+        return False
+    _synchronise(contents | {book / _MADE_FROM: (book / _MADE_FROM).read_bytes()}, folders)
+    return True
+
+
+#: What the processes that draw share with the one that forked them: pickling it would cost more than it saves.
+_SHARED: list[tuple[Setup, str, Path, dict[str, bytes]]] = []
+
+
+def _fragments(setups: list[Setup], book: Path, pages: dict[str, bytes]) -> list[tuple[str | None, dict[Path, bytes]]]:
+    """Every section of every set-up with its files, by section, drawn on all cores where processes can be forked."""
+    for setup in setups:
+        # Once, before the processes divide.
+        _ = setup.decided
+    _SHARED[:] = [(setup, name, book, pages) for name in figures.FIGURES for setup in setups]
+    try:
+        # Elsewhere a process that has used the system's libraries cannot be forked safely.
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+        if cores == 1:
+            return [_fragment(number) for number in range(len(_SHARED))]
+        with multiprocessing.get_context("fork").Pool(cores) as pool:
+            return pool.map(_fragment, range(len(_SHARED)), chunksize=1)
+    finally:
+        _SHARED.clear()
+
+
+def _fragment(number: int) -> tuple[str | None, dict[Path, bytes]]:
+    """One of the shared pieces of work: the text of a section of a set-up, and the files beside it."""
+    setup, name, book, pages = _SHARED[number]
+    files: dict[Path, bytes] = {}
+    return _section_fragment(setup, name, files, book, pages), files
 
 
 def _synchronise(files: dict[Path, bytes], folders: Iterable[Path]) -> None:
@@ -416,12 +526,20 @@ def _source_line(setup: Setup, shown: Shown) -> str:
 
 def outdated(record: Record) -> bool:
     """Whether a record is of an earlier revision or of other settings than its experiment has now, or that is gone."""
-    try:
-        current = load_experiment(record.experiment).settings(record.dataset)
-    except CduError:
+    current = _current_settings(record.experiment, record.dataset)
+    if current is None:
         return True
     settings = section_hash(current, record.dataset, record.section)
     return (record.config_hash, record.revision) != (settings, REVISIONS[record.section])
+
+
+@cache
+def _current_settings(experiment: str, dataset: str) -> DatasetSettings | None:
+    """An experiment's settings as they are now; None where it is gone. Kept, since every record is asked about."""
+    try:
+        return load_experiment(experiment).settings(dataset)
+    except CduError:
+        return None
 
 
 def _machine(record: Record) -> str:
@@ -475,7 +593,7 @@ def _run_pages(setup: Setup) -> dict[str, bytes]:
 
 
 def _decide(setup: Setup) -> dict[str, verdicts.Verdict]:
-    return verdicts.decide_all(setup.metrics, setup.consistent)
+    return setup.decided
 
 
 def _plain(text: str) -> str:
