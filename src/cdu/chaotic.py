@@ -2,20 +2,21 @@
 
 Three seeds tell almost nothing about one number's spread, but thousands of numbers tell each other's. The variance of a
 series (one number over seeds) is moderated, as in Smyth (2004, *Linear models and empirical Bayes methods for assessing
-differential expression in microarray experiments*): with s² on d degrees of freedom from within both batches, and the
-mean variance s₀² of its family, which counts as d₀ further ones,
+differential expression in microarray experiments*): with s² on d degrees of freedom from within both batches and the
+further seeds of :mod:`cdu.spreads`, and the mean variance s₀² of its family without the run, which counts as d₀ more,
 
     s̃² = (d₀ s₀² + d s²)/(d₀ + d),    t = (mean of the run − mean of the reference)/(s̃ √(1/n₁ + 1/n₂)),
 
-and t is judged by Student's distribution with d₀ + d degrees of freedom, at the level α/N for each of N series
+and t is judged by Student's distribution with d₀ + d degrees of freedom, :data:`MOST` at most, at the level α/N for each of N series
 (Bonferroni; Holm 1979 rejects the same smallest p, so that both raise an alarm in the same cases). Smyth estimates d₀
 from the variances; here most are either tiny or large, the estimate is below one, and alarms are frequent. With
-:data:`PRIOR` and the arithmetic mean, which the large ones dominate, ``benchmarks/false_alarms.py`` finds the stated
+:data:`PRIOR` and the arithmetic mean, which the large ones dominate, ``python -m cdu.false_alarms`` finds the stated
 rate held between disjoint sets of seeds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,14 @@ from cdu.kinds import SHARES, Key
 Array = NDArray[np.float64]
 
 #: d₀: as how many degrees of freedom the family's mean variance counts.
-PRIOR = 4.0
+PRIOR = 3.0
 
-#: Series that a family needs; smaller ones join all of their section on the same scale.
-FAMILY = 10
+#: As how many degrees of freedom a variance counts at most, however many seeds it is from: seeds' numbers have heavier
+#: tails than normal ones, which a quantile for more degrees cuts off.
+MOST = 8.0
+
+#: Series that a family needs; smaller ones join wider ones.
+FAMILY = 5
 
 #: Counts of epochs: compared as they are, like shares, in steps of one.
 STEPPED = SHARES | {"chosen_epoch", "epochs"}
@@ -80,27 +85,34 @@ class Families:
 
     Attributes:
         share: Whether a series is of shares or epochs, which are compared as they are, in steps.
-        exact: Its family, as a number: section, metric and split.
-        wide: All of its section.
-        step: The smallest difference between two values of a family of shares, such as 0.01 for 100 samples.
+        levels: Families as numbers, from wide to narrow: all of a section on a logarithmic scale; a metric in all
+            sections; a metric in its section; a metric and split in its section.
+        step: The smallest difference between two values of a metric and split, such as 0.01 for 100 samples.
     """
 
     share: NDArray[np.bool_]
-    exact: NDArray[np.int64]
-    wide: NDArray[np.int64]
+    levels: tuple[NDArray[np.int64], ...]
     step: Array
 
     @classmethod
     def of(cls, series: list[Series], values: Array) -> "Families":
         """The families of series whose ``values`` have the shape (series, seeds)."""
         share = np.array([one.key.metric in STEPPED for one in series], dtype=bool)
-        exact = _numbered([(*one[:2], one.key.metric, one.key.split.partition(",")[0]) for one in series])
-        wide = _numbered([one[:2] for one in series])
-        steps = np.array([_step(values[exact == number]) for number in range(exact.max(initial=-1) + 1)])
-        return cls(share, exact, wide, np.where(share, steps[exact], 0.0) if len(series) else np.zeros(0))
+        levels = (
+            _numbered([one[:2] for one in series]),
+            _numbered([(one.dataset, one.key.metric) for one in series]),
+            _numbered([(*one[:2], one.key.metric) for one in series]),
+            _numbered([(*one[:2], one.key.metric, one.key.split.partition(",")[0]) for one in series]),
+        )
+        order = np.argsort(levels[-1], kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(levels[-1][order])) + 1)
+        step = np.zeros(len(series))
+        for rows in parts:
+            step[rows] = _step(values[rows])
+        return cls(share, levels, np.where(share, step, 0.0))
 
 
-def _numbered(names: list[Any]) -> NDArray[np.int64]:
+def _numbered(names: Sequence[object]) -> NDArray[np.int64]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], dtype=np.int64)
 
@@ -111,31 +123,40 @@ def _step(values: Array) -> float:
     return float(gaps.min(initial=np.inf)) if len(gaps) else 0.0
 
 
-def shifts(reference: Array, run: Array, families: Families) -> Shifts:
+def shifts(reference: Array, run: Array, families: Families, others: Array | None = None) -> Shifts:
     """How far means lie apart, with moderated standard errors.
 
     Args:
         reference: Values of the shape (series, seeds), NaN where there is none.
         run: The same; the seeds need be neither the same nor as many.
         families: Which series lend each other their spread.
+        others: The values of further seeds, where there are any, from which the spread is estimated too.
     """
+    others = np.full((len(reference), 0), np.nan) if others is None else others
     both = np.concatenate([reference, run], axis=1)
-    logarithmic = ~families.share & ~(both <= 0).any(axis=1) & np.isfinite(both).any(axis=1)
-    ours, theirs = (_scaled(values, logarithmic) for values in (run, reference))
-    (count, mean, square), (known, usual, other) = _moments(ours), _moments(theirs)
-    freedom = np.maximum(count - 1, 0) + np.maximum(known - 1, 0)
+    positive = ~(np.concatenate([both, others], axis=1) <= 0).any(axis=1)
+    logarithmic = ~families.share & positive & np.isfinite(both).any(axis=1)
+    found = [_moments(_scaled(values, logarithmic)) for values in (run, reference, others)]
+    (count, mean, _), (known, usual, _), _ = found
+    freedom = sum((np.maximum(one[0] - 1, 0) for one in found), np.zeros(len(both)))
+    squares = sum((one[2] for one in found), np.zeros(len(both)))
     tested = (count > 1) & (known > 1)
     size = np.nanmax(np.abs(both), axis=1, initial=0.0)
     floor = np.where(logarithmic, SMALLEST, np.where(families.share, families.step, SMALLEST * size))
     floor = np.maximum(floor, np.where(families.share, SMALLEST, 1e-9))
-    variance = np.maximum((square + other) / np.maximum(freedom, 1), floor**2)
+    variance = np.maximum(squares / np.maximum(freedom, 1), floor**2)
     # Series that never vary would make their families look quieter than the others are.
     varies = tested & (np.nanmax(both, axis=1, initial=-np.inf) > np.nanmin(both, axis=1, initial=np.inf))
-    prior, weight = _prior(variance, varies, families, logarithmic)
+    # Not from the run: an error that scatters its numbers would widen what it is judged by.
+    before = [np.maximum(found[side][0] - 1, 0) for side in (1, 2)]
+    usually = np.maximum((found[1][2] + found[2][2]) / np.maximum(before[0] + before[1], 1), floor**2)
+    prior, weight = _prior(usually, varies & (before[0] + before[1] > 0), families, logarithmic)
     moderated = (weight * prior + freedom * variance) / np.maximum(weight + freedom, 1)
     scale = np.sqrt(moderated * (1 / np.maximum(count, 1) + 1 / np.maximum(known, 1)))
     back = [np.where(logarithmic, np.exp(np.where(logarithmic, one, 0.0)), one) for one in (usual, mean)]
-    return Shifts(back[0], back[1], mean - usual, scale, np.where(tested, weight + freedom, 0.0), logarithmic)
+    return Shifts(
+        back[0], back[1], mean - usual, scale, np.where(tested, np.minimum(weight + freedom, MOST), 0.0), logarithmic
+    )
 
 
 def _scaled(values: Array, logarithmic: NDArray[np.bool_]) -> Array:
@@ -155,13 +176,15 @@ def _moments(values: Array) -> tuple[Array, Array, Array]:
 def _prior(
     variance: Array, varies: NDArray[np.bool_], families: Families, logarithmic: NDArray[np.bool_]
 ) -> tuple[Array, Array]:
-    """s₀² and d₀ of every series: of its family, or of its section where that is small, or none where that is too.
+    """s₀² and d₀ of every series, of the narrowest of its families that is large enough; none where none is.
 
-    Absolute variances compare only within a family: those of a section may have different units.
+    Variances of logarithms compare between all metrics, those of shares within one metric, and others, which have a
+    unit and a size, only within one metric of one section.
     """
     prior, weight = np.zeros(len(variance)), np.zeros(len(variance))
     kind = np.where(families.share, 2, logarithmic)
-    for numbers, comparable in ((families.wide, kind > 0), (families.exact, kind >= 0)):
+    section, metric, *narrow = families.levels
+    for numbers, comparable in ((section, kind == 1), (metric, kind > 0), *((one, kind >= 0) for one in narrow)):
         label = 3 * numbers + kind
         chosen = varies & comparable
         counts = np.bincount(label[chosen], minlength=label.max(initial=-1) + 1)

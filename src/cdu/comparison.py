@@ -74,12 +74,36 @@ class Difference:
         return abs(self.value - self.reference) / max(abs(self.value), abs(self.reference))
 
 
+#: What a record's note says where a Newton step or a bound needs H + λI to be positive definite and it is not.
+INDEFINITE = ("so the Newton step is undefined", "needs H + λI positive definite")
+
+
+class Undefined(NamedTuple):
+    """A method that had no number, at a point of an axis or anywhere."""
+
+    method: str
+    axis: str
+    point: float | None
+
+    def covers(self, key: Key) -> bool:
+        """Whether a number belongs to it, or to what was made from it."""
+        there = not self.axis or (self.axis, self.point) == (key.axis, key.point)
+        return there and bool(self.method) and key.method.startswith(self.method)
+
+
 @dataclass(frozen=True)
 class Batch:
-    """The numbers of one section of one dataset in two batches, seed by seed."""
+    """The numbers of one section of one dataset in two batches, seed by seed.
+
+    Attributes:
+        runs: The run's.
+        references: The reference's.
+        others: Those of further seeds, for the spread alone.
+    """
 
     runs: list[Numbers] = field(default_factory=list)
     references: list[Numbers] = field(default_factory=list)
+    others: list[Numbers] = field(default_factory=list)
 
 
 def numbers(record: Record) -> dict[Key, float | None]:
@@ -97,6 +121,15 @@ def numbers(record: Record) -> dict[Key, float | None]:
     return found
 
 
+def undefined(record: Record) -> frozenset[Undefined]:
+    """The methods that had no Newton step or bound, by the reason that the record gives: H + λI is indefinite."""
+    return frozenset(
+        Undefined(one.method, one.axis, one.point)
+        for one in record.metrics
+        if one.value is None and any(reason in one.note for reason in INDEFINITE)
+    )
+
+
 def compare(
     place: Place,
     run: Numbers,
@@ -104,6 +137,7 @@ def compare(
     seeds: Sequence[Numbers],
     elsewhere: bool,
     samples: int | None = None,
+    missing: frozenset[Undefined] = frozenset(),
 ) -> list[Difference]:
     """All numbers of a run beside its reference's, but for what only means over seeds can tell.
 
@@ -114,6 +148,7 @@ def compare(
         seeds: Those of all seeds' references, this one's among them.
         elsewhere: Whether the platform is another, so that tolerances apply.
         samples: How many samples are forgotten, where that is known.
+        missing: What was undefined in the run or in the reference (:func:`undefined`).
     """
     unsettled = set(_unsettled(seeds)) if elsewhere else set()
     grid = kinds.gridded(seeds, samples) if elsewhere else set()
@@ -125,18 +160,42 @@ def compare(
             kind = BITWISE
         tolerance, rule = _allowed(kind, key, reference)
         size = _distance(known, value)
-        if key not in run or key not in reference or known is None or value is None:
+        if known is None or value is None:
             excess = (key in run) != (key in reference) or (known is None) != (value is None)
-            if excess and _series(key) in unsettled:
-                tolerance, rule, excess = math.inf, "not at every seed of the reference either", False
-            elif excess and elsewhere and key.metric in kinds.INTERVAL:
-                tolerance, rule, excess = math.inf, "infinite where all trials are on one side", False
+            reason = _absence(key, run, reference, missing, unsettled) if excess and elsewhere else ""
+            if reason:
+                tolerance, rule, excess = math.inf, reason, False
         elif (key.metric, key.split, key.axis) in grid and not kinds.whole(value, samples or 1):
             tolerance, rule, excess = 0.0, f"a whole number of the {samples} forgotten samples", True
         else:
-            excess = (tolerance is not None and not size <= tolerance) or not math.isfinite(value)
+            excess = kind != Kind.TIME and not (size <= tolerance if tolerance is not None else math.isfinite(value))
         found.append(Difference(place, kind, key, known, value, size, tolerance, rule, excess))
     return found
+
+
+def _absence(
+    key: Key,
+    run: Numbers,
+    reference: Numbers,
+    missing: frozenset[Undefined],
+    unsettled: set[tuple[str, str, str, str]],
+) -> str:
+    """Why one side may lack a number on another platform; empty where it may not."""
+    if _series(key) in unsettled:
+        return "not at every seed of the reference either"
+    if key.metric in kinds.INTERVAL:
+        return "infinite where all trials are on one side"
+    if any(one.covers(key) for one in missing):
+        return "on one side H + λI is indefinite, as its record says"
+    if all(_ends(key, numbers) for numbers in (run, reference)):
+        return "a curve as long as its own count of epochs"
+    return ""
+
+
+def _ends(key: Key, numbers: Numbers) -> bool:
+    """Whether a curve over epochs has a point there exactly if its record's count of epochs reaches so far."""
+    epochs = numbers.get(Key("epochs", key.method, "", "", None))
+    return key.axis == "epoch" and epochs is not None and (key in numbers) == ((key.point or 0.0) <= epochs)
 
 
 def _allowed(kind: str, key: Key, reference: Numbers) -> tuple[float | None, str]:
@@ -160,7 +219,8 @@ def means(experiment: str, batches: Mapping[tuple[str, str], Batch]) -> list[Dif
     level = ERROR / max(len(series), 1)
     references = _values(series, {place: batch.references for place, batch in batches.items()})
     runs = _values(series, {place: batch.runs for place, batch in batches.items()})
-    found = chaotic.shifts(references, runs, chaotic.Families.of(series, references))
+    others = _values(series, {place: batch.others for place, batch in batches.items()})
+    found = chaotic.shifts(references, runs, chaotic.Families.of(series, references), others)
     allowed = found.allowed(level)
     differences = []
     for row, one in enumerate(series):

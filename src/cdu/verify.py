@@ -4,7 +4,7 @@ On another platform numbers are of three kinds (:mod:`cdu.kinds`). Exact and con
 Chaotic ones are compared as a reader uses them: by their means over seeds (:mod:`cdu.chaotic`), all of an experiment
 together, so that a batch in which nothing is wrong raises an alarm at most once in a hundred times even if its platform
 moves every trained network as far as another seed would. So are the verdicts (:mod:`cdu.words`).
-``benchmarks/false_alarms.py`` counts the alarms between sets of seeds.
+``python -m cdu.false_alarms`` counts the alarms between sets of seeds.
 """
 
 import math
@@ -16,11 +16,13 @@ from pathlib import Path
 import pandas as pd
 
 from cdu import words
-from cdu.comparison import ERROR, MEAN, Batch, Difference, Place, compare, means, numbers
+from cdu.comparison import ERROR, MEAN, Batch, Difference, Place, compare, means, numbers, undefined
 from cdu.config import Experiment, code_hash, section_hash
 from cdu.errors import CduError
 from cdu.kinds import BITWISE, Kind, Numbers
+from cdu.kinds import TIMES as TIMES
 from cdu.records import Record, is_current, read_record, record_path
+from cdu.spreads import read_spread
 
 #: How many excesses are printed at most, and of what lies within its tolerance. A file holds all.
 PRINTED, CLOSEST = 200, 10
@@ -185,12 +187,16 @@ def verify(experiment: Experiment, runs: Path, results: Path, elsewhere: bool = 
             reason = "as asked for" if elsewhere else platform_change(run, reference)
             known = _known(experiment, results, dataset, section)
             samples = experiment.settings(dataset).forget.size
-            differences += compare(place, numbers(run), numbers(reference), known, bool(reason), samples)
+            missing = undefined(run) | undefined(reference)
+            differences += compare(place, numbers(run), numbers(reference), known, bool(reason), samples, missing)
         except CduError as error:
             problems.append(f"{place.words}: {error}")
             continue
         platforms[place.words] = f"within tolerances: {reason}" if reason else f"{BITWISE}: on the reference's platform"
-        batch = batches.setdefault((dataset, section), Batch())
+        if (dataset, section) not in batches:
+            others = read_spread(results, experiment.name, dataset).get(section, [])
+            batches[dataset, section] = Batch(others=others)
+        batch = batches[dataset, section]
         batch.runs.append(numbers(run))
         batch.references.append(numbers(reference))
         records.append((reference, run))

@@ -34,7 +34,7 @@ class Changed:
         """Whether one passes the test and the other fails it.
 
         A move into or out of "not testable here", and one between passing and passing for nothing, happens between
-        other seeds of the same code: ``benchmarks/false_alarms.py`` counts how often. Those are shown and no alarm.
+        other seeds of the same code: ``python -m cdu.false_alarms`` counts how often. Those are shown and no alarm.
         """
         return any(self.reference in one and self.here in other for one, other in _OPPOSED)
 
