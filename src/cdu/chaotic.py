@@ -7,11 +7,11 @@ further seeds of :mod:`cdu.spreads`, and the mean variance s₀² of its family 
 
     s̃² = (d₀ s₀² + d s²)/(d₀ + d),    t = (mean of the run − mean of the reference)/(s̃ √(1/n₁ + 1/n₂)),
 
-and t is judged by Student's distribution with d₀ + d degrees of freedom, :data:`MOST` at most, at the level α/N for each of N series
-(Bonferroni; Holm 1979 rejects the same smallest p, so that both raise an alarm in the same cases). Smyth estimates d₀
-from the variances; here most are either tiny or large, the estimate is below one, and alarms are frequent. With
-:data:`PRIOR` and the arithmetic mean, which the large ones dominate, ``python -m cdu.false_alarms`` finds the stated
-rate held between disjoint sets of seeds.
+and t is judged by Student's distribution with d₀ + d degrees of freedom, :data:`MOST` at most, at the level α/N for
+each of N series (Bonferroni; Holm 1979 rejects the same smallest p: both raise an alarm in the same cases). Smyth
+estimates d₀ from the variances; here most are either tiny or large, the estimate is below one, and alarms are frequent.
+With :data:`PRIOR` and the arithmetic mean, which the large ones dominate, ``python -m cdu.false_alarms`` finds the
+stated rate held between disjoint sets of seeds.
 """
 
 from collections.abc import Sequence
