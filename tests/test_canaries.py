@@ -8,10 +8,10 @@ import pytest
 
 from cdu import arithmetic, canaries, notebook
 from cdu.canaries import all_canaries, judge, moves
+from cdu.comparison import numbers
 from cdu.config import REVISIONS, SECTIONS, repository
 from cdu.records import Metric, read_record, write_record
 from cdu.seeding import generator
-from cdu.verify import numbers
 from test_records import record
 
 CANARIES = all_canaries()

@@ -16,10 +16,10 @@ import yaml
 from safetensors.torch import load_file
 
 from cdu.config import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS, load_experiment, repository
+from cdu.kinds import TIMES
 from cdu.records import read_record
 from cdu.training import project
 from cdu.unlearning import CERTIFIED, TUNED
-from cdu.verify import TIMES
 
 pytestmark = pytest.mark.slow
 #: Tests that share the batch, or the book, run in one process; all others in another at the same time.

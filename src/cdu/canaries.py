@@ -19,16 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdu import verify
+from cdu import kinds
+from cdu.comparison import numbers
 from cdu.config import BENCHMARKS, REVISIONS, SECTIONS, Experiment, load_experiment, repository
 from cdu.errors import CduError
+from cdu.kinds import Key, Numbers
 from cdu.records import Record, read_record, record_path, write_record
-from cdu.verify import Key, Numbers
 
 #: Where the canaries' experiments lie, and their records beside them.
 FOLDER = Path("tests") / "canaries"
 
-#: What benchmarks measure of the machine, beside the times of :data:`cdu.verify.TIMES`.
+#: What benchmarks measure of the machine, beside the times of :data:`cdu.kinds.TIMES`.
 MEASURED = frozenset({
     "gradients", "memory", "rate_share", "ratio", "seconds_high", "seconds_low", "slope", "speedup",
     # Its points are computed eigenvalues, which rounding moves.
@@ -190,7 +191,7 @@ def moves(section: str, found: Numbers, committed: Numbers, tolerance: float = T
         committed: Its committed numbers.
         tolerance: By how much most numbers may differ, relatively.
     """
-    left_out = verify.TIMES | (MEASURED if section in BENCHMARKS else set())
+    left_out = kinds.TIMES | (MEASURED if section in BENCHMARKS else set())
     largest = _largest(committed)
     moved = []
     for key in dict.fromkeys([*committed, *found]):
@@ -220,11 +221,11 @@ def _allowed(key: Key, value: float, largest: Mapping[str, float], tolerance: fl
         return 2 * abs(value) + 1e-9
     if key.metric == WORK:
         return WORK_TOLERANCE * abs(value) + 1e-9
-    if key.metric in verify.EXACT:
+    if key.metric in kinds.COUNTS:
         return 1e-12
-    if key.metric in verify.CLOSED_FORMS:
-        return verify.CLOSED_TOLERANCE * abs(value) + 1e-15
-    if key.metric in verify.SHARES or "accuracy" in key.metric:
+    if key.metric in kinds.CLOSED_FORMS:
+        return kinds.CLOSED_TOLERANCE * abs(value) + 1e-15
+    if key.metric in kinds.SHARES or "accuracy" in key.metric:
         return SHARE_TOLERANCE
     return tolerance * abs(value) + FLOOR * largest[key.metric] + 1e-12
 
@@ -321,8 +322,8 @@ def judge(canaries: Sequence[Canary], output: Path, committed: Path | None = Non
                     for new, old in known
                     for one in moves(
                         section,
-                        verify.numbers(new),
-                        verify.numbers(old),
+                        numbers(new),
+                        numbers(old),
                         BATCHNORM_TOLERANCE if new.experiment in loose else TOLERANCE,
                     )
                 ],

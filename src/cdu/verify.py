@@ -1,92 +1,28 @@
-"""Does a batch give the committed numbers again? Bit for bit on the same platform, within tolerances elsewhere."""
+"""Does a batch give the committed numbers again? Bit for bit on the same platform; elsewhere by kinds of numbers.
+
+On another platform numbers are of three kinds (:mod:`cdu.kinds`). Exact and continuous ones are compared one by one.
+Chaotic ones are compared as a reader uses them: by their means over seeds (:mod:`cdu.chaotic`), all of an experiment
+together, so that a batch in which nothing is wrong raises an alarm at most once in a hundred times even if its platform
+moves every trained network as far as another seed would. So are the verdicts (:mod:`cdu.words`).
+``python -m cdu.false_alarms`` counts the alarms between sets of seeds.
+"""
 
 import math
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
+from cdu import words
+from cdu.comparison import ERROR, MEAN, Batch, Difference, Place, compare, means, numbers, undefined
 from cdu.config import REVISIONS, Experiment, section_hash
 from cdu.errors import CduError
+from cdu.kinds import BITWISE, Kind, Numbers
+from cdu.kinds import TIMES as TIMES
 from cdu.records import Record, is_current, read_record, record_path
-
-#: Never compared: times and rates. They measure the machine and what else it does, not the method.
-TIMES = frozenset({"seconds", "training_seconds", "images_per_second", "matrix_rate", "matrix_share"})
-
-#: Counts and yes-or-no answers: exactly. The next value of one is another answer.
-EXACT = frozenset({
-    "batch_condition", "certified", "contradicted", "converged", "default_exceeds_norm", "fallback",
-    "gradient_samples", "hvp_samples", "members", "trials",
-})  # fmt: skip
-
-#: Formulas of the settings alone, and the settings: they need no training, so that only libraries' rounding differs.
-CLOSED_FORMS = frozenset({
-    "certified_epsilon", "control_sigma", "crossover", "default_damping", "delta", "detectable", "epsilon",
-    "epsilon_classical", "epsilon_wanted", "failure", "gaussian_detectable", "known_hessian_lipschitz",
-    "known_lipschitz", "sensitivity", "sigma", "sigma_needed", "sigma_ratio", "trivial_bound",
-})  # fmt: skip
-
-#: Closed forms, relatively: a thousand times the rounding of the searches behind them, 1e-12.
-CLOSED_TOLERANCE = 1e-9
-
-#: Shares of samples, and sums of gaps between them. Seeds can agree in one by chance.
-SHARES = frozenset({
-    "accuracy", "attack_accuracy", "attack_auc", "attack_tpr", "auc", "auc_half", "chosen_gap", "final_projected",
-    "later_accuracy", "projected", "tpr", "tpr_high", "tpr_low", "trial_gap",
-})  # fmt: skip
-
-#: Shares: three of the hundred samples of D_u on digits, the smallest set that one is taken of.
-SHARE_FLOOR = 0.03
-
-#: A share that moves farther is another result, however much it varies between seeds.
-SHARE_CEILING = 0.15
-
-#: Estimates from trials, by half of their own interval: where the best threshold lies is up to the last digit.
-INTERVAL = ("mu_low", "mu_high")
-ESTIMATES = frozenset({"mu", *INTERVAL})
-
-#: Lower bounds on ε from trials: whether one contradicts its certificate is compared exactly.
-LOWER_BOUNDS = frozenset({"audit_epsilon", "audit_gaussian"})
-
-#: Theirs: half of the ε that the audited releases are certified for.
-LOWER_BOUND_FLOOR = 0.5
-
-#: Everything else of trained networks: rounding, amplified by 50 epochs, moves a number as another seed would at most.
-DEVIATIONS = 3.0
-
-#: The same relatively, since three seeds can lie close together by chance.
-TRAINED_FLOOR = 0.05
-
-#: The same where fewer than :data:`ENOUGH` seeds have the number, so that they tell no spread.
-ALONE_FLOOR = 0.25
-
-#: Eigenvalues from ARPACK, and what is computed from them. Its rounding changes from call to call within one process,
-#: and products in float32 amplify that; the largest difference seen was 7e-7 of the number on digits and 2e-7 of the
-#: largest eigenvalue on MNIST.
-ITERATED = frozenset({
-    "batch_lambda_max", "batch_lambda_min", "bound", "gradient_lipschitz", "hessian_lipschitz", "lambda_max",
-    "lambda_min", "lissa_bound", "lissa_term",
-})  # fmt: skip
-
-#: Theirs, relatively (to the largest eigenvalue for the smallest), on the same platform too.
-ITERATED_TOLERANCE = 1e-5
-
-#: The residual that Lanczos stopped at, and the eigenvalue that it belongs to.
-RESIDUAL, EIGENVALUE = "lambda_min_error", "lambda_min"
-
-#: The residual, relatively to its eigenvalue: ten times the accuracy that is asked of ARPACK.
-RESIDUAL_TOLERANCE = 1e-2
-
-#: Seeds that a spread needs.
-ENOUGH = 3
-
-#: Below this a difference is the rounding of numbers of order one: residuals of exact solutions differ by all they are.
-ROUNDING = 1e-9
-
-BITWISE = "bit for bit"
+from cdu.spreads import read_spread
 
 #: How many excesses are printed at most, and of what lies within its tolerance. A file holds all.
 PRINTED, CLOSEST = 200, 10
@@ -96,60 +32,6 @@ REMADE = "'make reference' after a batch makes new ones"
 RERUN = "run the batch to its end"
 
 
-class Key(NamedTuple):
-    """What tells a number from the others of its record."""
-
-    metric: str
-    method: str
-    split: str
-    axis: str
-    point: float | None
-
-    @property
-    def words(self) -> str:
-        """The key as it is printed."""
-        where = "" if self.point is None else f"{self.axis} {self.point:g}"
-        return ", ".join(filter(None, (self.metric, self.method, self.split, where)))
-
-
-Numbers = Mapping[Key, float | None]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One number of one run beside the reference's.
-
-    Attributes:
-        run: Dataset, seed and section.
-        key: Which number.
-        reference: The committed value; None where it has none.
-        value: The run's; None where it has none.
-        tolerance: The largest difference allowed; None where the number is not compared.
-        rule: Why it is that.
-        excess: Whether the difference exceeds it, or one side lacks the number.
-    """
-
-    run: str
-    key: Key
-    reference: float | None
-    value: float | None
-    tolerance: float | None
-    rule: str
-    excess: bool
-
-    @property
-    def size(self) -> float:
-        """How far apart the values are: 0 where neither is there, infinite where one is not."""
-        return _distance(self.reference, self.value)
-
-    @property
-    def used(self) -> float:
-        """Which share of the tolerance the difference takes."""
-        if not self.size or self.tolerance in (None, math.inf):
-            return 0.0
-        return self.size / self.tolerance if self.tolerance else math.inf
-
-
 @dataclass(frozen=True)
 class Verification:
     """An experiment's runs beside its references.
@@ -157,35 +39,78 @@ class Verification:
     Attributes:
         platforms: For every run compared, which comparison applies and why.
         problems: Sentences about runs that could not be compared.
-        differences: All numbers of the others.
+        differences: All numbers of the others, and of those on another platform the means over seeds.
+        changed: Verdicts that are others.
     """
 
     platforms: dict[str, str]
     problems: list[str]
     differences: list[Difference]
+    changed: list[words.Changed] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether every run was compared and nothing exceeds its tolerance."""
-        return not self.problems and not any(one.excess for one in self.differences)
+        """Whether every run was compared, nothing exceeds its tolerance, and no verdict contradicts the reference's."""
+        alarms = any(one.excess for one in self.differences) or any(one.contradicts for one in self.changed)
+        return not self.problems and not alarms
+
+    @property
+    def numbers(self) -> list[Difference]:
+        """All but the means over seeds."""
+        return [one for one in self.differences if one.kind != MEAN]
 
     @property
     def summary(self) -> str:
         """One line: how many numbers were compared how, and the largest difference."""
-        compared = [one for one in self.differences if one.tolerance is not None]
-        exact = sum(one.rule == BITWISE for one in compared)
-        equal = sum(one.size == 0 and not one.excess for one in compared)
+        compared = [one for one in self.numbers if one.kind != Kind.TIME]
+        bitwise = sum(one.kind == BITWISE for one in compared)
         excess = sum(one.excess for one in self.differences)
         parts = [
             f"{len(self.platforms)} runs, {len(compared):,} metrics",
-            f"{exact:,} compared bit for bit, {len(compared) - exact:,} within tolerances",
-            f"{equal:,} are equal",
-            _largest(compared),
-            f"{len(self.differences) - len(compared):,} times are not compared",
+            f"{bitwise:,} compared bit for bit, {len(compared) - bitwise:,} within tolerances",
+            f"{sum(_equal(one) for one in compared):,} are equal",
+            _largest(self.differences),
+            f"{len(self.numbers) - len(compared):,} times are not compared",
             f"{excess:,} exceed their tolerance",
+            f"{sum(one.contradicts for one in self.changed)} verdicts contradict the reference's",
             f"{len(self.problems)} runs could not be compared",
         ]
         return "; ".join(parts)
+
+    @property
+    def kinds(self) -> pd.DataFrame:
+        """Of every kind how many numbers there are, how many equal to the bit, and the largest move."""
+        rows = []
+        for kind in dict.fromkeys(one.kind for one in self.differences if one.kind != Kind.TIME):
+            found = [one for one in self.differences if one.kind == kind]
+            excess = sum(one.excess for one in found)
+            largest = "compared by their means" if kind == Kind.CHAOTIC and not excess else _largest(found)
+            rows.append([str(kind), len(found), sum(map(_equal, found)), excess, largest])
+        return pd.DataFrame(rows, columns=["kind", "numbers", "equal", "excesses", "largest move"])
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """Per run: numbers compared, equal to the bit, the largest relative move, and excesses.
+
+        A move is relative to the larger of the two numbers. A mean over seeds that exceeds its tolerance counts in
+        every run that it is of.
+        """
+        means = Counter(one.place[:2] + one.place[3:] for one in self.differences if one.kind == MEAN and one.excess)
+        found: dict[Place, list[Difference]] = {}
+        for one in self.numbers:
+            if one.kind != Kind.TIME:
+                found.setdefault(one.place, []).append(one)
+        rows = [
+            {
+                **place._asdict(),
+                "numbers": len(rows),
+                "equal": sum(map(_equal, rows)),
+                "largest_move": max(one.relative for one in rows),
+                "excesses": sum(one.excess for one in rows) + means[place[:2] + place[3:]],
+            }
+            for place, rows in found.items()
+        ]
+        return pd.DataFrame(rows)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -196,13 +121,21 @@ class Verification:
 
     @property
     def text(self) -> str:
-        """What is printed: how each run was compared, what could not be, the table, the summary in the last line."""
+        """What is printed: how each run was compared, what could not be, the tables, the summary in the last line."""
         lines = [f"{run}: {comparison}" for run, comparison in self.platforms.items()]
         lines += [f"not compared: {problem}" for problem in self.problems]
         if not self.table.empty:
-            digits = ("", "", ".9g", ".9g", ".3g", ".3g")
+            digits = ("", "", "", ".9g", ".9g", ".3g", ".3g")
             lines += ["", str(self.table.to_markdown(index=False, floatfmt=digits, missingval="—")), ""]
-        if any(one.excess and one.rule == BITWISE for one in self.differences):
+        if not self.kinds.empty:
+            lines += ["", str(self.kinds.to_markdown(index=False, intfmt=",")), ""]
+        lines += [f"verdict changed: {one.words}" for one in self.changed]
+        if any(one.kind == MEAN for one in self.differences):
+            lines.append(
+                f"means over seeds: all tests together raise an alarm in {ERROR:g} of comparisons in which nothing is "
+                "wrong, or fewer, if another platform moves a trained network no farther than another seed does"
+            )
+        if any(one.excess and one.kind == BITWISE for one in self.differences):
             lines.append(
                 "numbers differ although the platform is called the same: in a virtual machine another processor can "
                 "bear the same name, which --elsewhere allows for; otherwise the code computes something else"
@@ -212,9 +145,12 @@ class Verification:
 
 def frame(differences: Sequence[Difference]) -> pd.DataFrame:
     """Differences as a table, one a row: run, number, both values, how far apart, the tolerance and its rule."""
-    columns = ["run", "metric", "reference", "here", "difference", "tolerance", "rule", "excess"]
+    columns = ["run", "kind", "metric", "reference", "here", "difference", "tolerance", "rule", "excess"]
     rows = [
-        [one.run, one.key.words, one.reference, one.value, one.size, one.tolerance, one.rule, one.excess]
+        [
+            *(one.place.words, str(one.kind), one.key.words, one.reference, one.value),
+            *(one.size, one.tolerance, one.rule, one.excess),
+        ]
         for one in differences
     ]
     return pd.DataFrame(rows, columns=columns)
@@ -238,27 +174,44 @@ def verify(experiment: Experiment, runs: Path, results: Path, elsewhere: bool = 
     platforms: dict[str, str] = {}
     problems: list[str] = []
     differences: list[Difference] = []
-    hashes = {
-        (dataset, section): (section_hash(experiment.settings(dataset), dataset, section), REVISIONS[section])
-        for dataset, section in {(dataset, section) for dataset, _, section in experiment.jobs()}
-    }
+    batches: dict[tuple[str, str], Batch] = {}
+    apart: set[tuple[str, str]] = set()
+    records: list[tuple[Record, Record]] = []
     for dataset, seed, section in experiment.jobs():
-        name, made = f"{dataset}, seed {seed}, {section}", hashes[dataset, section]
-        paths = [
-            record_path(results, experiment.name, dataset, number, section) for number in experiment.seeds_of(section)
-        ]
+        place, made = Place(experiment.name, dataset, seed, section), _made(experiment, dataset, section)
         try:
             reference = _read(record_path(results, experiment.name, dataset, seed, section), made, "reference", REMADE)
             run = _read(record_path(runs, experiment.name, dataset, seed, section), made, "run", RERUN)
             if run.split_hash != reference.split_hash:
                 raise CduError("other samples are forgotten than in the reference: the hashes of their splits differ")
             reason = "as asked for" if elsewhere else platform_change(run, reference)
-            seeds = [numbers(read_record(path)) for path in paths if is_current(path, *made)]
-            differences += compare(name, numbers(run), numbers(reference), seeds, bool(reason))
-            platforms[name] = f"within tolerances: {reason}" if reason else f"{BITWISE}: on the reference's platform"
+            known = _known(experiment, results, dataset, section)
+            samples = experiment.settings(dataset).forget.size
+            missing = undefined(run) | undefined(reference)
+            differences += compare(place, numbers(run), numbers(reference), known, bool(reason), samples, missing)
         except CduError as error:
-            problems.append(f"{name}: {error}")
-    return Verification(platforms, problems, differences)
+            problems.append(f"{place.words}: {error}")
+            continue
+        platforms[place.words] = f"within tolerances: {reason}" if reason else f"{BITWISE}: on the reference's platform"
+        if (dataset, section) not in batches:
+            others = read_spread(results, experiment.name, dataset).get(section, [])
+            batches[dataset, section] = Batch(others=others)
+        batch = batches[dataset, section]
+        batch.runs.append(numbers(run))
+        batch.references.append(numbers(reference))
+        records.append((reference, run))
+        if reason:
+            apart.add((dataset, section))
+    if not apart:
+        return Verification(platforms, problems, differences)
+    differences += means(experiment.name, {place: batch for place, batch in batches.items() if place in apart})
+    changed = words.changed([reference for reference, _ in records], [run for _, run in records])
+    return Verification(platforms, problems, differences, changed)
+
+
+def _made(experiment: Experiment, dataset: str, section: str) -> tuple[str, int]:
+    """What a record of today's settings and revision says: the hash of the ones and the number of the other."""
+    return section_hash(experiment.settings(dataset), dataset, section), REVISIONS[section]
 
 
 def _read(path: Path, made: tuple[str, int], what: str, remedy: str) -> Record:
@@ -271,6 +224,13 @@ def _read(path: Path, made: tuple[str, int], what: str, remedy: str) -> Record:
     if record.revision != made[1]:
         raise CduError(f"the {what} {path} is of revision {record.revision} of its numbers, not {made[1]}; {remedy}")
     return record
+
+
+def _known(experiment: Experiment, results: Path, dataset: str, section: str) -> list[Numbers]:
+    """The numbers of all seeds' references of a section, of those of today's settings and revision."""
+    made = _made(experiment, dataset, section)
+    paths = [record_path(results, experiment.name, dataset, number, section) for number in experiment.seeds_of(section)]
+    return [numbers(read_record(path)) for path in paths if is_current(path, *made)]
 
 
 def platform_change(run: Record, reference: Record) -> str:
@@ -294,6 +254,7 @@ def _platform(record: Record) -> dict[str, str]:
     return {
         "device": machine.device,
         "processor": machine.cpu,
+        "emulation": machine.emulation or "none",
         "threads": str(machine.threads),
         "system": system if system != "Linux" else " ".join([system, *rest.split("-")[-3:]]),
         "Python": machine.python,
@@ -301,131 +262,15 @@ def _platform(record: Record) -> dict[str, str]:
     }
 
 
-def numbers(record: Record) -> dict[Key, float | None]:
-    """A record's numbers by what tells them apart.
-
-    Raises:
-        CduError: Two cannot be told apart, so that neither could be compared.
-    """
-    found: dict[Key, float | None] = {}
-    for one in record.metrics:
-        key = Key(one.metric, one.method, one.split, one.axis, one.point)
-        if key in found:
-            raise CduError(f"'{key.words}' was logged twice; give the numbers keys that tell them apart")
-        found[key] = one.value
-    return found
-
-
-def compare(name: str, run: Numbers, reference: Numbers, seeds: Sequence[Numbers], elsewhere: bool) -> list[Difference]:
-    """All numbers of a run beside its reference's.
-
-    Args:
-        name: The run's.
-        run: Its numbers.
-        reference: Those of the same seed's reference.
-        seeds: Those of all seeds' references, this one's among them.
-        elsewhere: Whether the platform is another, so that tolerances apply.
-    """
-    unsettled = set(_unsettled(seeds)) if elsewhere else set()
-    found = []
-    for key in dict.fromkeys([*reference, *run]):
-        known, value = reference.get(key), run.get(key)
-        if key.metric in TIMES:
-            excess = key not in run or key not in reference or (known is None) != (value is None)
-            found.append(Difference(name, key, known, value, None, "a time, not compared", excess))
-            continue
-        tolerance, rule = allowed(key, reference, seeds) if elsewhere else repeated(key, reference)
-        if key not in run or key not in reference or known is None or value is None:
-            lacking = (key in run) != (key in reference) or (known is None) != (value is None)
-            if lacking and _series(key) in unsettled:
-                tolerance, rule, lacking = math.inf, "not at every seed of the reference either", False
-            elif lacking and elsewhere and key.metric in INTERVAL:
-                tolerance, rule, lacking = math.inf, "infinite where all trials are on one side", False
-            found.append(Difference(name, key, known, value, tolerance, rule, lacking))
-            continue
-        found.append(Difference(name, key, known, value, tolerance, rule, not _distance(known, value) <= tolerance))
-    return found
-
-
-def repeated(key: Key, reference: Numbers) -> tuple[float, str]:
-    """By how much a number may differ on the same platform, and why: not at all, but for what ARPACK computes.
-
-    Args:
-        key: Which number.
-        reference: The committed numbers of the same seed.
-    """
-    if key.metric == RESIDUAL:
-        return _residual(key, reference)
-    if key.metric in ITERATED:
-        # The smallest eigenvalue is known as well as the largest is, and can be much smaller.
-        largest = key._replace(metric=key.metric.replace("lambda_min", "lambda_max"))
-        size = max(abs(reference.get(one) or 0.0) for one in (key, largest))
-        return ITERATED_TOLERANCE * size, f"by Lanczos, {ITERATED_TOLERANCE:g} of it or of the largest eigenvalue"
-    return 0.0, BITWISE
-
-
-def _residual(key: Key, reference: Numbers) -> tuple[float, str]:
-    eigenvalue = reference.get(key._replace(metric=EIGENVALUE)) or 0.0
-    return RESIDUAL_TOLERANCE * abs(eigenvalue), f"a residual, {RESIDUAL_TOLERANCE:g} of its eigenvalue"
-
-
-def allowed(key: Key, reference: Numbers, seeds: Sequence[Numbers]) -> tuple[float, str]:
-    """By how much a number may differ on another platform, and why.
-
-    Args:
-        key: Which number.
-        reference: The committed numbers of the same seed.
-        seeds: Those of all seeds.
-    """
-    metric, value = key.metric, reference.get(key) or 0.0
-    if metric == RESIDUAL:
-        return _residual(key, reference)
-    known = [found for one in seeds if (found := one.get(key)) is not None]
-    size = abs(value)
-    closed = CLOSED_TOLERANCE * size
-    # Of a formula or count that is computed from a trained model, the seeds' own differences tell.
-    agree = all(abs(one - value) <= closed for one in known)
-    if metric in EXACT and agree:
-        return 0.0, "a count, exactly"
-    if metric in CLOSED_FORMS and agree:
-        return closed, f"closed form, relative {CLOSED_TOLERANCE:g}"
-    low, high = (reference.get(key._replace(metric=end)) for end in INTERVAL)
-    if metric in ESTIMATES and low is not None and high is not None:
-        return (high - low) / 2, "half of its own interval"
-    if len(known) < ENOUGH:
-        spread, why = ALONE_FLOOR * size, f"fewer than {ENOUGH} seeds, relative {ALONE_FLOOR:g}"
-    else:
-        spread, why = DEVIATIONS * statistics.stdev(known), f"{DEVIATIONS:g} deviations over {len(known)} seeds"
-    if metric in SHARES and spread > SHARE_CEILING:
-        return SHARE_CEILING, f"at most {SHARE_CEILING:g} for a share"
-    floor, least = max(TRAINED_FLOOR * size, ROUNDING), f"at least relative {TRAINED_FLOOR:g}"
-    if metric in SHARES:
-        floor, least = SHARE_FLOOR, f"at least {SHARE_FLOOR:g} for a share"
-    if metric in LOWER_BOUNDS:
-        floor, least = LOWER_BOUND_FLOOR, f"at least {LOWER_BOUND_FLOOR:g} for a lower bound from trials"
-    return max(spread, floor), why if spread > floor else least
-
-
-def _series(key: Key) -> tuple[str, str, str, str]:
-    return key.metric, key.method, key.split, key.axis
-
-
-def _unsettled(seeds: Sequence[Numbers]) -> Iterator[tuple[str, str, str, str]]:
-    """Series that have a number at some seeds and none at others: where an epoch count ends, say, is up to training."""
-    for key in {key for one in seeds for key in one}:
-        if len({one.get(key) is None for one in seeds}) > 1:
-            yield _series(key)
-
-
-def _distance(one: float | None, other: float | None) -> float:
-    if one is None or other is None:
-        return 0.0 if one is other else math.inf
-    return abs(one - other)
+def _equal(one: Difference) -> bool:
+    return one.reference == one.value and not one.excess
 
 
 def _largest(compared: Sequence[Difference]) -> str:
-    worst = max(compared, key=lambda one: (one.excess, one.used), default=None)
+    tested = [one for one in compared if one.tolerance is not None or one.excess]
+    worst = max(tested, key=lambda one: (one.excess, one.used), default=None)
     if worst is None or not (worst.used or worst.excess):
         return "no difference"
-    where = f"{worst.run}, {worst.key.words}"
-    return f"the largest difference beside its tolerance is {worst.size:.3g} beside {worst.tolerance:.3g} ({where})"
+    where = f"{worst.place.words}, {worst.key.words}"
+    tolerance = math.nan if worst.tolerance is None else worst.tolerance
+    return f"the largest difference beside its tolerance is {worst.size:.3g} beside {tolerance:.3g} ({where})"

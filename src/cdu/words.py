@@ -1,0 +1,80 @@
+"""Do a batch and its references come to the same verdicts? The claims' and the statements' words beside each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdu.records import Record
+
+#: Claims about times: their verdicts compare machines.
+TIMED = ("C3", "C4")
+
+#: Verdicts that say the same of a claim's test: passed, or failed. The others say that it could not be decided.
+PASSED, FAILED = ("holds", "holds but says nothing"), ("does not hold", "assumption violated")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A claim or statement whose verdict is another.
+
+    Attributes:
+        dataset: Of which dataset.
+        identifier: Of the claim or statement.
+        reference: The reference's word.
+        here: The run's.
+    """
+
+    dataset: str
+    identifier: str
+    reference: str
+    here: str
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether one passes the test and the other fails it.
+
+        A move into or out of "not testable here", and one between passing and passing for nothing, happens between
+        other seeds of the same code: ``python -m cdu.false_alarms`` counts how often. Those are shown and no alarm.
+        """
+        return any(self.reference in one and self.here in other for one, other in _OPPOSED)
+
+    @property
+    def words(self) -> str:
+        """As it is printed."""
+        alarm = "a contradiction" if self.contradicts else "no contradiction"
+        return f"{self.dataset}, {self.identifier}: '{self.here}' here, '{self.reference}' in the reference, {alarm}"
+
+
+_OPPOSED = ((PASSED, FAILED), (FAILED, PASSED))
+
+
+def decided(records: Sequence[Record]) -> dict[tuple[str, str], str]:
+    """The verdict on every claim that is not about times, and on every statement, by dataset and identifier."""
+    # Here, since it loads what draws figures, which comparing numbers does not need.
+    from cdu import report, statements
+
+    sections: dict[tuple[str, str], dict[str, list[report.Loaded]]] = {}
+    for record in sorted(records, key=lambda one: one.seed):
+        found = sections.setdefault((record.experiment, record.dataset), {})
+        found.setdefault(record.section, []).append(report.Loaded(record, Path(), run=True))
+    words: dict[tuple[str, str], str] = {}
+    for (experiment, dataset), found in sections.items():
+        shown = {name: report.Shown(name, loaded) for name, loaded in found.items()}
+        setup = report.Setup(experiment, dataset, shown)
+        claims = {name: one.word for name, one in report._decide(setup).items() if name not in TIMED}
+        metrics = setup.metrics
+        theory = {
+            name: statements.decide(name, metrics).word for name in statements.STATEMENTS if statements.SECTION in found
+        }
+        words |= {(dataset, name): word for name, word in {**claims, **theory}.items()}
+    return words
+
+
+def changed(reference: Sequence[Record], run: Sequence[Record]) -> list[Changed]:
+    """The verdicts that differ between two batches of the same sections."""
+    ours, theirs = decided(run), decided(reference)
+    return [
+        Changed(*place, theirs[place], ours[place])
+        for place in theirs
+        if place in ours and theirs[place] != ours[place]
+    ]
