@@ -29,6 +29,34 @@ def direct_products(objective, w, samples, vectors):
     return torch.stack([jvp(grad(loss), (w,), (v,))[1] for v in vectors])
 
 
+class Shared(torch.nn.Module):
+    """One matrix used by two layers, and a layer that fails when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.fails = False
+
+    def forward(self, inputs):
+        if self.fails:
+            raise RuntimeError("told to fail")
+        return self.second(torch.tanh(self.first(inputs)))
+
+
+def test_weights_are_put_in_place_as_functional_call_does_and_the_modules_own_come_back():
+    model = Shared().double()
+    objective, own = Objective(model), dict(model.named_parameters())
+    w, inputs = draws(0, objective.size), draws(1, 5, 4)
+    expected = functional_call(model, objective.tensors(w), (inputs,))
+    assert torch.equal(objective.forward(w, inputs), expected)
+    model.fails = True
+    with pytest.raises(RuntimeError, match="told to fail"):
+        objective.forward(w, inputs)
+    assert all(parameter is own[name] for name, parameter in model.named_parameters())
+    assert model.second.weight is model.first.weight
+
+
 def draws(seed, *shape):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -196,20 +224,20 @@ def test_a_first_product_that_fails_spoils_no_later_one():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_little_memory_makes_small_chunks_and_the_same_results(name):
+def test_little_memory_makes_small_chunks_and_the_same_results(monkeypatch, name):
     objective, w, samples = network(name, count=8, chunk=1000)
     vectors = draws(0, 2, len(w))
     assert objective.rows(w, samples) == 1000
     gradient, product = objective.gradient(w, samples), objective.hvp(w, samples, vectors)
     size = objective.bytes_per_sample(w, samples)
     for room, rows in ((4 * size - 1, 3), (size, 1)):
-        objective.chunk_bytes = room
+        monkeypatch.setattr("cdu.objective.CHUNK_BYTES", room)
         assert objective.rows(w, samples) == rows
         assert torch.allclose(objective.gradient(w, samples), gradient, atol=1e-10)
         linearised = Linearised(objective, w, samples, 2 * rows * size)
         for _ in range(2):
             assert torch.allclose(linearised.product(vectors), product, atol=1e-10)
-    objective.chunk_bytes = 1
+    monkeypatch.setattr("cdu.objective.CHUNK_BYTES", 1)
     assert objective.rows(w, samples) == 1
 
 
@@ -218,7 +246,7 @@ def test_several_vectors_are_taken_together_as_far_as_memory_allows(monkeypatch)
     vectors = draws(0, 5, len(w))
     product = objective.hvp(w, samples, vectors)
     for together, passes in ((5, 1), (2, 3), (1, 5)):
-        objective.chunk_bytes = together * chunk_bytes(objective, w, samples)
+        monkeypatch.setattr("cdu.objective.CHUNK_BYTES", together * chunk_bytes(objective, w, samples))
         with monkeypatch.context() as patch:
             calls = counted(patch, objective, "batch_loss")
             assert torch.allclose(objective.hvp(w, samples, vectors), product, atol=1e-12)

@@ -13,6 +13,22 @@ from conftest import random_samples
 SETTINGS = TrainingSettings(epochs=6, batch_size=32, radius=4.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_adam_is_pytorchs_bit_for_bit(dtype, decay):
+    stream = torch.Generator().manual_seed(0)
+    start, *gradients = (torch.randn(1001, generator=stream, dtype=dtype) for _ in range(6))
+    ours, theirs = (start.clone().requires_grad_() for _ in range(2))
+    adam = training.Adam(ours, 1e-2, decay)
+    reference = torch.optim.Adam([theirs], lr=1e-2, weight_decay=decay, fused=True)
+    for gradient in gradients:
+        adam.step(gradient)
+        theirs.grad = gradient
+        reference.step()
+    assert torch.equal(ours, theirs)
+    assert all(torch.equal(value, reference.state[theirs][key]) for key, value in adam.state.items())
+
+
 def digits():
     return load("digits").train.subset(torch.arange(300))
 

@@ -28,6 +28,7 @@ from cdu.unlearning import (
     publish,
     publish_at,
     release,
+    trials,
 )
 from conftest import network, random_samples
 
@@ -154,6 +155,30 @@ def test_the_noise_has_the_declared_distribution():
     draws = torch.cat([publish(problem, update, generator(1, n), 0.2).w - plain for n in range(200)])
     assert stats.kstest(draws.numpy() / 0.2, "norm").pvalue > 1e-3
     assert not torch.equal(publish(problem, update, generator(1), 0.2).w, publish(problem, update, generator(2), 0.2).w)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_trials_are_releases_bit_for_bit(dtype):
+    problem = logistic_problem(radius=2.0)
+    w = problem.w_star
+    update = Update(w.to(dtype) * 5, 0.0)
+    blocks = list(trials(problem, update, generator(1), 0.2, 7, together=3))
+    assert [len(block) for block in blocks] == [3, 3, 1]
+    source = generator(1)
+    along = torch.randn(len(w), generator=generator(2), dtype=dtype)
+    for row in (row for block in blocks for row in block):
+        one = publish(problem, replace(update, excuse="a trial"), source, 0.2).w
+        assert torch.equal(row, one)
+        assert torch.equal(row @ along, one @ along)
+
+
+def test_trials_without_noise_at_the_end_are_refused():
+    problem = logistic_problem()
+    w = problem.w_star
+    certificate = certify(budget_bound(1.0), 1.0, 1e-5)
+    for sigma, update in ((0.0, Update(w, 0.0)), (1.0, Update(w, 0.0, certificate=certificate))):
+        with pytest.raises(CduError, match="differ in the noise that is added last"):
+            next(trials(problem, update, generator(0), sigma, 1))
 
 
 def test_no_method_changes_the_retained_samples_or_the_original():
