@@ -27,8 +27,8 @@ help:
 report: batch
 	@$(MAKE) --no-print-directory book
 
-# One process for each core, each with one thread; slow tests first, the tests of a file together (tests/conftest.py).
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+# One process for each core, each with one thread; the tests of a file together, so that its fixtures are made once.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/test.stamp
 	$(PYTEST)

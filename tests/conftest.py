@@ -18,15 +18,8 @@ NETWORKS = {
 NARROWEST = {"allcnn": 0.01, "resnet18": 0.001}
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Slow tests start first, and a file's tests run in one process, so that its fixtures are made once.
-
-    A file that is better divided says so with marks of its own.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Slow tests start first: the longest file keeps one process busy while the others run in the rest."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

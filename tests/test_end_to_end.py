@@ -22,9 +22,6 @@ from cdu.training import project
 from cdu.unlearning import CERTIFIED, TUNED
 
 pytestmark = pytest.mark.slow
-#: Tests that share the batch, or the book, run in one process; all others in another at the same time.
-shares_batch = pytest.mark.xdist_group("batch")
-shares_book = pytest.mark.xdist_group("book")
 
 #: What a batch runs.
 BATCHED = set(SECTIONS) - {*BENCHMARKS, *BY_HAND, *OPTIONAL}
@@ -171,7 +168,6 @@ def killed_batch(environment, tiny, tmp_path_factory):
     return output, early, again.returncode, log
 
 
-@shares_batch
 def test_a_killed_batch_completes_and_repeats_nothing(killed_batch):
     output, early, code, log = killed_batch
     assert code == 0, log
@@ -180,7 +176,6 @@ def test_a_killed_batch_completes_and_repeats_nothing(killed_batch):
     assert {name: records_under(output)[name].stat().st_mtime_ns for name in early} == early
 
 
-@shares_batch
 def test_a_complete_batch_has_nothing_to_do(environment, tiny, killed_batch):
     output, *_ = killed_batch
     before = {name: path.stat().st_mtime_ns for name, path in records_under(output).items()}
@@ -210,7 +205,6 @@ def test_a_failing_section_does_not_stop_the_others(environment, tiny, tmp_path)
     assert "CduError" in executed.read_text()
 
 
-@shares_batch
 def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tmp_path):
     output, *_ = killed_batch
     for section in (
@@ -232,7 +226,6 @@ def test_the_same_seed_gives_the_same_record(environment, tiny, killed_batch, tm
         assert len(kept[0]) > 5
 
 
-@shares_batch
 def test_every_method_has_its_rows_and_one_that_cannot_run_its_reason(killed_batch):
     output, *_ = killed_batch
     record = read_record(output / "tiny" / "digits" / "seed-0" / "03_methods.json")
@@ -251,7 +244,6 @@ def test_every_method_has_its_rows_and_one_that_cannot_run_its_reason(killed_bat
     assert record.settings["methods"]["spaces"]["fine-tuning"]["epochs"] == [1, 2, 5]
 
 
-@shares_batch
 def test_every_method_is_attacked_and_relearned(killed_batch):
     output, *_ = killed_batch
     for section, metric in (("04_attacks", "auc"), ("05_relearn", "epochs")):
@@ -264,7 +256,6 @@ def test_every_method_is_attacked_and_relearned(killed_batch):
         assert "5 of 3 epochs cannot be rewound" in found["rewind, Adam"].note
 
 
-@shares_batch
 def test_every_certified_method_is_audited(killed_batch):
     output, *_ = killed_batch
     record = read_record(output / "tiny" / "digits" / "seed-0" / "10_audit.json")
@@ -473,7 +464,6 @@ PAGES = [
 ]
 
 
-@shares_book
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_is_built_and_needs_no_network(built_book, page):
     content = (built_book / f"{page}.html").read_text()
@@ -482,7 +472,6 @@ def test_every_page_is_built_and_needs_no_network(built_book, page):
     assert "Traceback" not in content
 
 
-@shares_book
 def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_book):
     unlearning = (built_book / "unlearning.html").read_text()
     for title in ("Results: MNIST", "Results: digits"):
@@ -498,7 +487,6 @@ def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_
             assert (built_book / "runs" / f"{dataset}-{experiment}-seed-{first}-{section}.html").exists()
 
 
-@shares_book
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium is installed")
 def test_formulas_are_set_in_a_browser_without_the_network(built_book, tmp_path):
     command = [
