@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, rankdata
+from sklearn import config_context
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -205,23 +206,26 @@ def membership_attack(
     make = partial(_of(CLASSIFIERS, classifier), seed % 2**32)
     scores, fold = np.empty(len(labels)), np.empty(len(labels), dtype=int)
     groups = labels if strata is None else labels + 2 * np.asarray(strata, dtype=int)
-    for number, (fit, held_out) in enumerate(_folds(groups, folds, seed)):
-        model = make()
-        with warnings.catch_warnings():
-            # An MLP of a fixed number of epochs is what is wanted, not one that has converged.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(rows[fit], labels[fit])
-        scores[held_out] = model.predict_proba(rows[held_out])[:, 1]
-        fold[held_out] = number
-    right = int(((scores > 0.5) == labels).sum())
-    parts = [(labels[fold == number], scores[fold == number]) for number in range(folds)]
-    aucs = [float(roc_auc_score(*part)) for part in parts]
+    # Everything was checked above; scikit-learn's checks take longer than fitting a few hundred rows.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        for number, (fit, held_out) in enumerate(_folds(tuple(groups.tolist()), folds, seed)):
+            model = make()
+            with warnings.catch_warnings():
+                # An MLP of a fixed number of epochs is what is wanted, not one that has converged.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(rows[fit], labels[fit])
+            scores[held_out] = model.predict_proba(rows[held_out])[:, 1]
+            fold[held_out] = number
+        right = int(((scores > 0.5) == labels).sum())
+        parts = [(labels[fold == number], scores[fold == number]) for number in range(folds)]
+        aucs = [float(roc_auc_score(*part)) for part in parts]
     variance = sum(delong_variance(*part) for part in parts) / folds**2
     half = float(norm.ppf((1 + CONFIDENCE) / 2)) * variance**0.5
     return AttackResult(right / len(labels), float(np.mean(aucs)), half, true_positive_rates(labels, scores, levels))
 
 
-def _folds(groups: NDArray[Any], folds: int, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+@cache
+def _folds(groups: tuple[int, ...], folds: int, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Rows to fit on and rows to score, as many of every group in each fold as can be."""
     with warnings.catch_warnings():
         # A group smaller than the number of folds is absent from some, which is all that can be done.
@@ -244,9 +248,14 @@ def true_positive_rates(labels: NDArray[Any], scores: Matrix, levels: tuple[floa
     found = {}
     for level in levels:
         value = float(np.interp(level, false, true))
-        bounds = binomtest(round(value * members), members).proportion_ci(CONFIDENCE, "exact")
-        found[level] = Rate(value, float(bounds.low), float(bounds.high))
+        found[level] = Rate(value, *_clopper_pearson(round(value * members), members))
     return found
+
+
+@cache
+def _clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
+    bounds = binomtest(successes, trials).proportion_ci(CONFIDENCE, "exact")
+    return float(bounds.low), float(bounds.high)
 
 
 def delong_variance(labels: NDArray[Any], scores: Matrix) -> float:
