@@ -66,7 +66,7 @@ def test_a_dry_run_changes_no_file_and_says_why_a_job_would_run(experiment, stal
     settings = section_hash(load_experiment(str(experiment)).settings("digits"), "digits", "02_training")
     mark = mark_path(stale, settings, REVISIONS["02_training"])
     assert f"reason: Missing output files: {mark}" in done.stdout
-    assert "digits_0_02_training" in done.stdout
+    assert "digits_02_training_seed_0" in done.stdout
     assert tree(tmp_path) == before
 
 

@@ -20,7 +20,7 @@ from cdu.config import (
     section_hash,
 )
 from cdu.errors import CduError
-from cdu.execution import execute, same_code, write_notebook
+from cdu.execution import Kernel, execute, same_code, write_notebook
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Certified deep unlearning, reproduced.")
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: what is here, and fetching what is not.")
@@ -58,20 +58,34 @@ def notebooks() -> None:
 def section(
     name: Annotated[str, typer.Argument(help="01_theory, 02_training, ...")],
     dataset: Annotated[str, typer.Option(help="digits, mnist, cifar10 or svhn")] = "digits",
-    seed: Annotated[int, typer.Option(min=0, help="seed of split, weights, batches and noise")] = 0,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option("--seed", min=0, help="seed of split, weights, batches and noise; 0 if none; may be repeated"),
+    ] = None,
     experiment: Annotated[str, typer.Option(help="empty: the one made for the dataset")] = "",
     output: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     official: Annotated[str, typer.Option(help="a clone of the authors' repository, for 09_official_code")] = "",
 ) -> None:
-    """Run one section's notebook through papermill, unless its record is there, of today's settings and revision."""
-    run_section(name, dataset, seed, experiment, output, device, official)
+    """Run one section's notebook through papermill, unless its record is there, of today's settings and revision.
+
+    Several seeds run one after another in one process. One that fails does not stop the others.
+    """
+    failed = []
+    with Kernel() as kernel:
+        for seed in seeds or [0]:
+            try:
+                run_section(name, dataset, seed, experiment, output, device, kernel, official)
+            except CduError as error:
+                failed.append(str(error))
+    if failed:
+        raise CduError("\ncdu: ".join(failed))
 
 
 def run_section(
-    name: str, dataset: str, seed: int, experiment: str, output: Path, device: str, official: str = ""
+    name: str, dataset: str, seed: int, experiment: str, output: Path, device: str, kernel: Kernel, official: str = ""
 ) -> Path:
-    """Execute one section; returns the record's path.
+    """Execute one section for one seed; returns the record's path.
 
     A lock held by the process keeps two batches from computing the same record: the second waits, then finds it done.
     With a clone of the authors' code a record that is there is made again, since it may be without.
@@ -112,7 +126,7 @@ def run_section(
         }
         if official:
             parameters["official"] = str(Path(official).resolve())
-        execute(name, record.with_suffix(".ipynb"), parameters)
+        execute(name, record.with_suffix(".ipynb"), parameters, kernel)
         mark_current(record, wanted, REVISIONS[name])
     return record
 
@@ -142,8 +156,8 @@ def bench(
             "device": device,
             "official": str(Path(official).resolve()) if official else "",
         }
-        with FileLock(record.with_suffix(".lock")):
-            execute(name, record.with_suffix(".ipynb"), parameters)
+        with FileLock(record.with_suffix(".lock")), Kernel() as kernel:
+            execute(name, record.with_suffix(".ipynb"), parameters, kernel)
         typer.echo(f"{record}")
 
 

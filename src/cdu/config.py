@@ -446,6 +446,8 @@ class Experiment(Settings):
         seeds: Seeds of every section.
         section_seeds: Sections that are run with other seeds.
         sections: Sections that a batch runs; all when empty.
+        seeds_together: Whether a batch runs all seeds of a section in one process, one after another: worth it where
+            starting a process takes as long as a section.
         datasets: Settings by dataset.
     """
 
@@ -454,6 +456,7 @@ class Experiment(Settings):
     seeds: Seeds
     section_seeds: dict[str, Seeds] = {}
     sections: tuple[str, ...] = ()
+    seeds_together: bool = False
     datasets: dict[DatasetName, DatasetSettings]
 
     @field_validator("name", mode="before")
@@ -478,6 +481,15 @@ class Experiment(Settings):
     def jobs(self) -> list[tuple[DatasetName, int, str]]:
         """Every run of a batch: dataset, seed, section."""
         return [job for job in self._all_jobs() if job[2] not in (*BENCHMARKS, *BY_HAND)]
+
+    def batches(self) -> list[tuple[DatasetName, tuple[int, ...], str]]:
+        """The runs of a batch as processes take them: dataset, seeds, section."""
+        if not self.seeds_together:
+            return [(dataset, (seed,), section) for dataset, seed, section in self.jobs()]
+        return [
+            (dataset, tuple(seed for other, seed, name in self.jobs() if (other, name) == (dataset, section)), section)
+            for dataset, section in dict.fromkeys((dataset, section) for dataset, _, section in self.jobs())
+        ]
 
     def benchmarks(self) -> list[tuple[DatasetName, int, str]]:
         """Every run that is made by itself, since it times things: dataset, seed, section."""

@@ -38,13 +38,57 @@ def write_notebook(section: str, target: Path) -> None:
     jupytext.write(read_notebook(section), target)
 
 
-def execute(section: str, executed: Path, parameters: dict[str, object]) -> None:
+class Kernel:
+    """A process of this very Python in which notebooks run one after another, each in an empty namespace.
+
+    Kernels and startup files of the user's machine make no difference. What a notebook imports is there at once for the
+    next. Used as a context manager, it ends its process.
+    """
+
+    def __init__(self) -> None:
+        self._profile = tempfile.mkdtemp(prefix="cdu-ipython-")
+        self._manager: Any = None
+
+    def __enter__(self) -> "Kernel":
+        """Nothing is started before it is needed."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the process."""
+        self.stop()
+        shutil.rmtree(self._profile, ignore_errors=True)
+
+    def options(self) -> dict[str, Any]:
+        """What papermill is given to run a notebook here, the namespace emptied."""
+        if self._manager is None:
+            self._manager = _this_python()
+        else:
+            _emptied(self._manager)
+        arguments = [
+            "--log-level=50",
+            f"--IPKernelApp.ipython_dir={self._profile}",
+            "--IPKernelApp.exec_PYTHONSTARTUP=False",
+        ]
+        # On a loaded machine the last output of a cell can take longer than the four seconds that are usual.
+        return {"km": self._manager, "extra_arguments": arguments, "iopub_timeout": 60}
+
+    def stop(self) -> None:
+        """End the process; the next notebook starts another."""
+        from jupyter_core.utils import run_sync
+
+        if self._manager is not None and self._manager.has_kernel:
+            run_sync(self._manager.shutdown_kernel)(now=True)
+        self._manager = None
+
+
+def execute(section: str, executed: Path, parameters: dict[str, object], kernel: Kernel) -> None:
     """Run a section through papermill.
 
     Args:
         section: The notebook's name.
         executed: Where the executed copy is written; it stays when a cell fails.
         parameters: What papermill injects.
+        kernel: Where it runs.
 
     Raises:
         CduError: A cell failed, or the kernel died.
@@ -55,20 +99,10 @@ def execute(section: str, executed: Path, parameters: dict[str, object]) -> None
     source = executed.with_suffix(".source.ipynb")
     write_notebook(section, source)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    profile = tempfile.mkdtemp(prefix="cdu-ipython-")
+    bar, folder = sys.stderr.isatty(), str(repository())
     try:
         papermill.execute_notebook(
-            str(source),
-            str(executed),
-            parameters,
-            progress_bar=sys.stderr.isatty(),
-            cwd=str(repository()),
-            extra_arguments=[
-                "--log-level=50",
-                f"--IPKernelApp.ipython_dir={profile}",
-                "--IPKernelApp.exec_PYTHONSTARTUP=False",
-            ],
-            kernel_manager_class=_own_kernel(),
+            str(source), str(executed), parameters, progress_bar=bar, cwd=folder, **kernel.options()
         )
     except papermill.PapermillExecutionError as error:
         raise CduError(
@@ -76,27 +110,43 @@ def execute(section: str, executed: Path, parameters: dict[str, object]) -> None
             f"(the executed copy with the traceback is {executed})"
         ) from error
     except DeadKernelError as error:
+        kernel.stop()
         raise CduError(
             f"{section} failed for {parameters['dataset']}, seed {parameters['seed']}: the notebook's process died, "
             "most often for lack of memory; run fewer jobs at once (CORES=1) or a smaller experiment"
         ) from error
     finally:
         source.unlink(missing_ok=True)
-        shutil.rmtree(profile, ignore_errors=True)
 
 
-def _own_kernel() -> Any:
-    """A kernel manager that starts this very Python, whatever kernels the user's machine has under the same name."""
+def _this_python() -> Any:
+    """A kernel manager that starts this Python, whatever kernels there are under its name."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    class OwnKernel(AsyncKernelManager):
+    class ThisPython(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             return KernelSpec(argv=command, language="python", display_name="Python 3")
 
-    return OwnKernel
+    return ThisPython()
+
+
+def _emptied(manager: Any) -> None:
+    """Forget the names and the history of the notebook before; modules stay imported."""
+    from jupyter_core.utils import run_sync
+
+    async def reset() -> None:
+        client = manager.client()
+        client.start_channels()
+        try:
+            await client.wait_for_ready(timeout=60)
+            await client.execute_interactive("get_ipython().reset(new_session=True)", silent=True, timeout=60)
+        finally:
+            client.stop_channels()
+
+    run_sync(reset)()
 
 
 def execute_here(section: str, parameters: dict[str, object]) -> None:
