@@ -1,3 +1,7 @@
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -21,6 +25,16 @@ NARROWEST = {"allcnn": 0.01, "resnet18": 0.001}
 def pytest_collection_modifyitems(items):
     """Slow tests start first: the longest file keeps one process busy while the others run in the rest."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """Programs of this environment first, one thread."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from cdu.comparison import numbers
 from cdu.config import REVISIONS, SECTIONS, repository
 from cdu.records import Metric, read_record, write_record
 from cdu.seeding import generator
+from cdu.unlearning import CERTIFIED, TUNED
 from test_records import record
 
 CANARIES = all_canaries()
@@ -58,8 +59,6 @@ def test_every_section_has_a_canary_and_both_kinds_of_network_are_among_them():
 
 
 def test_every_method_and_every_solver_has_a_number():
-    from cdu.unlearning import TUNED
-
     folder = repository() / canaries.FOLDER
     methods = next(one for one in CANARIES if one.section == "03_methods")
     named = {metric.method for metric in read_record(methods.record(folder)).metrics}
@@ -67,6 +66,87 @@ def test_every_method_and_every_solver_has_a_number():
     solvers = next(one for one in CANARIES if one.section == "03_unlearning")
     kept = [metric for metric in read_record(solvers.record(folder)).metrics if metric.metric == "residual"]
     assert {"newton", "newton, lissa", "newton, exact"} <= {one.method for one in kept if one.value is not None}
+
+
+# --- what a section's record holds ----------------------------------------------------------------------------------
+
+
+def held(section, experiment="mlp"):
+    """The numbers that a committed canary holds."""
+    canary = next(one for one in CANARIES if (one.section, one.experiment.name) == (section, experiment))
+    return read_record(canary.record(repository() / canaries.FOLDER))
+
+
+def test_every_method_has_its_rows_and_one_that_cannot_run_its_reason():
+    record = held("03_methods")
+    accuracy = {m.method: m for m in record.metrics if m.metric == "accuracy"}
+    assert accuracy["rewind, Adam"].value is None
+    assert "5 of 3 epochs cannot be rewound" in accuracy["rewind, Adam"].note
+    tried = {m.method: m for m in record.metrics if m.metric == "trial_gap"}
+    assert set(tried) == set(TUNED)
+    assert [name for name, trial in tried.items() if trial.value is None] == ["rewind, Adam"]
+    assert "5 of 3 epochs cannot be rewound" in tried["rewind, Adam"].note
+    for name in set(CERTIFIED):
+        epsilon = next(m.value for m in record.metrics if (m.metric, m.method) == ("epsilon", f"{name}, ε = 1"))
+        assert 0 < epsilon <= 1 + 1e-12
+    later = {(m.method, m.split, m.point) for m in record.metrics if m.metric == "later_accuracy"}
+    assert {("from scratch", "test, no noise", 1.0), ("output perturbation", "test, ε = 1", 1.0)} <= later
+    assert record.settings["methods"]["spaces"]["fine-tuning"]["epochs"] == [1, 2, 5]
+
+
+def test_every_method_is_attacked_and_relearned():
+    for section, metric in (("04_attacks", "auc"), ("05_relearn", "epochs")):
+        found = {m.method: m for m in held(section).metrics if m.metric == metric}
+        own_noise = {"noisy fine-tuning", "Langevin, linear", "output perturbation"}
+        assert set(TUNED) - own_noise <= set(found)
+        assert {f"{name}, ε = 1" for name in CERTIFIED} <= set(found)
+        assert {"original + noise", "newton + noise", "retrain", "second retraining"} <= set(found)
+        assert "5 of 3 epochs cannot be rewound" in found["rewind, Adam"].note
+
+
+def test_every_certified_method_is_audited():
+    record = held("10_audit")
+    audited = {(m.method, m.split) for m in record.metrics if m.metric == "audit_epsilon"}
+    assert {(name, f"random, {view}") for name in CERTIFIED for view in ("weights", "outputs")} <= audited
+    assert ("Newton step", "mislabelled, weights, direction known") in audited
+    distances = {(m.method, m.split): m.value for m in record.metrics if m.metric == "pair_distance"}
+    bounds = {(m.method, m.split): m.value for m in record.metrics if m.metric == "sensitivity"}
+    assert all(distances[pair] <= bounds[pair] for pair in distances)
+    assert len(distances) == 2 * (len(CERTIFIED) - 2)
+
+
+def test_a_network_with_batchnorm_has_everything_in_one_record():
+    record = held("11_scale", "batchnorm")
+    assert record.machine.arithmetic == "float32, denormals flushed, channels last"
+    found = {(m.metric, m.method, m.split): m.value for m in record.metrics}
+    released = [
+        f"{name}{noise}"
+        for name in ("original", "newton", "retrain")
+        for noise in ("", " + noise", " + noise for ε = 1e+06")
+    ]
+    for label in (*released, "second retraining", "negative gradient"):
+        for metric in ("accuracy", "recalibrated_accuracy"):
+            assert {split for kind, method, split in found if (kind, method) == (metric, label)} == {
+                "forget", "retain", "test",
+            }  # fmt: skip
+        assert "ε" in label or found["auc", label, ""] is not None
+        assert 0 <= found["epochs", label, ""] <= 3
+    assert found["hessian_samples", "", ""] == 200
+    assert found["lambda_min", "", ""] < found["lambda_max", "", ""]
+    assert found["distance_to_retrained", "retrain", ""] == 0
+    assert found["epsilon", "newton + noise for ε = 1e+06", ""] == pytest.approx(1e6)
+    assert found["hvp_samples", "newton", ""] % 200 == 0
+    # The step at the λ that other work used, and after the statistics were taken anew.
+    anew = ", statistics of D_r first"
+    for step in ("newton, λ = 200", f"newton{anew}", f"newton, λ = 200{anew}"):
+        assert found["residual", step, ""] <= 1e-3
+        assert 0 < found["distance_to_original", step, ""] < 1
+    assert found["distance_to_original", "newton, λ = 200", ""] < found["distance_to_original", "newton", ""]
+    for ends in ("lambda_min", "lambda_max"):
+        assert found[ends, f"newton{anew}", ""] != found[ends, "", ""]
+    for split in ("forget", "retain", "test"):
+        fresh = found["accuracy", f"newton, λ = 200{anew}", split]
+        assert fresh == pytest.approx(found["recalibrated_accuracy", "newton, λ = 200", split], abs=0.02)
 
 
 # --- judging --------------------------------------------------------------------------------------------------------

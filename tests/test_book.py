@@ -1,0 +1,96 @@
+"""The built book: every page is there, and needs no network."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from cdu.config import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS, load_experiment, repository
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def built_book(environment, tmp_path_factory):
+    """The book, built with warnings as errors from a copy of the tracked files: what a fresh clone holds."""
+    copy = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=repository(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (repository() / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(repository() / name, copy / name)
+    command = ["jupyter-book", "build", "book/", "-W", "--keep-going"]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return copy / "_build" / "html"
+
+
+PAGES = [
+    "index",
+    "claims",
+    "theory",
+    "theory-noise",
+    "theory-newton",
+    "theory-bound",
+    "theory-lissa",
+    "theory-requests",
+    "theory-control",
+    "training",
+    "unlearning",
+    "attacks",
+    "attacks-shadows",
+    "relearn",
+    "audit",
+    "ablations",
+    "ablations-noise",
+    "ablations-setup",
+    "ablations-lissa",
+    "efficiency",
+    "efficiency-solvers",
+    "efficiency-peers",
+    "efficiency-scaling",
+    "efficiency-retraining",
+    "scale",
+    "runs",
+    "setups",
+    "provenance",
+    "api",
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_is_built_and_needs_no_network(built_book, page):
+    content = (built_book / f"{page}.html").read_text()
+    loaded = re.findall(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=\"(https?:)?//[^\"]*\"", content)
+    assert loaded == []
+    assert "Traceback" not in content
+
+
+def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_book):
+    unlearning = (built_book / "unlearning.html").read_text()
+    for title in ("Results: MNIST", "Results: digits"):
+        assert title in unlearning
+    for dataset, experiment in (("digits", "quick"), ("mnist", "mnist")):
+        for section in SECTIONS:
+            first = load_experiment(experiment).seeds_of(section)[0]
+            record = repository() / "results" / experiment / dataset / f"seed-{first}" / f"{section}.json"
+            alone = section in BENCHMARKS or section in BY_HAND or section in OPTIONAL
+            if alone and not record.exists():
+                # No batch makes these, so that an experiment may have references without them.
+                continue
+            assert (built_book / "runs" / f"{dataset}-{experiment}-seed-{first}-{section}.html").exists()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium is installed")
+def test_formulas_are_set_in_a_browser_without_the_network(built_book, tmp_path):
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--dump-dom", f"file://{built_book}/theory-bound.html",
+    ]  # fmt: skip
+    page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert page.count("<mjx-container") >= 10
