@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from cdu.data import Dataset, Samples
 from cdu.objective import Objective, parameter_vector
@@ -110,6 +109,9 @@ def training_operations(objective: Objective, samples: Samples, batch_size: int)
 
     Counted while a batch goes forward and backward, in evaluation mode; the optimiser's are not among them.
     """
+    # Here, since it takes longer to import than many a section to run.
+    from torch.utils.flop_counter import FlopCounterMode
+
     rows = slice(0, min(batch_size, len(samples)))
     inputs, targets = samples.batch(rows)
     w = parameter_vector(objective.model).requires_grad_()

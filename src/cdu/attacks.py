@@ -14,10 +14,9 @@ from sklearn import config_context
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import auc, roc_curve
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor
@@ -147,14 +146,36 @@ FEATURES: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
     "sorted concatenation": sorted_concatenation,
 }
 
+
+class Standardised:
+    """A classifier of features of mean 0 and variance 1, as they are on the rows that it is fitted on.
+
+    Scikit-learn's pipeline of the two does the same; for a few hundred rows it takes as long again as the fit.
+
+    Args:
+        classifier: One of scikit-learn's.
+    """
+
+    def __init__(self, classifier: Any) -> None:
+        self._scaler = StandardScaler()
+        self._classifier = classifier
+
+    def fit(self, rows: Matrix, labels: NDArray[Any]) -> None:
+        """Fit both on rows of features and their labels."""
+        self._classifier.fit(self._scaler.fit_transform(rows), labels)
+
+    def predict_proba(self, rows: Matrix) -> Matrix:
+        """Probabilities of the labels, one column each."""
+        found: Matrix = self._classifier.predict_proba(self._scaler.transform(rows))
+        return found
+
+
 #: Attack models, by what a seed makes of them; the same four as in that paper, small ones.
 CLASSIFIERS: dict[str, Callable[[int], Any]] = {
-    "logistic regression": lambda seed: make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+    "logistic regression": lambda seed: Standardised(LogisticRegression(max_iter=2000)),
     "decision tree": lambda seed: DecisionTreeClassifier(min_samples_leaf=5, random_state=seed),
     "random forest": lambda seed: RandomForestClassifier(20, min_samples_leaf=2, random_state=seed),
-    "MLP": lambda seed: make_pipeline(
-        StandardScaler(), MLPClassifier((16,), learning_rate_init=1e-2, max_iter=20, random_state=seed)
-    ),
+    "MLP": lambda seed: Standardised(MLPClassifier((16,), learning_rate_init=1e-2, max_iter=20, random_state=seed)),
 }
 
 #: The paper's choice, as later work describes it.
@@ -218,7 +239,7 @@ def membership_attack(
             fold[held_out] = number
         right = int(((scores > 0.5) == labels).sum())
         parts = [(labels[fold == number], scores[fold == number]) for number in range(folds)]
-        aucs = [float(roc_auc_score(*part)) for part in parts]
+        aucs = [float(auc(*roc_curve(*part)[:2])) for part in parts]
     variance = sum(delong_variance(*part) for part in parts) / folds**2
     half = float(norm.ppf((1 + CONFIDENCE) / 2)) * variance**0.5
     return AttackResult(right / len(labels), float(np.mean(aucs)), half, true_positive_rates(labels, scores, levels))

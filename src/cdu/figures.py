@@ -5,6 +5,7 @@ seeds, bars and bands one standard deviation. The colours are those of Okabe and
 can tell apart; lines also differ in their markers.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -37,6 +38,21 @@ STYLE: dict[Any, Any] = {
 def style() -> AbstractContextManager[None]:
     """The style that figures are both made and saved in."""
     return matplotlib.rc_context(STYLE)
+
+
+def image(figure: Figure, **options: Any) -> bytes:
+    """A figure as a file's content; the layout is found once, not in every pass of drawing.
+
+    Args:
+        figure: The figure, whose layout is fixed by this.
+        options: As for ``Figure.savefig``, such as ``format``.
+    """
+    engine, buffer = figure.get_layout_engine(), io.BytesIO()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    figure.savefig(buffer, **options)
+    return buffer.getvalue()
 
 
 def _figure(panels: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:

@@ -1,7 +1,6 @@
 """What a notebook's first and last cells call: check the parameters, open the run, write its record."""
 
 import ast
-import io
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ import torch
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from cdu import data
+from cdu import data, figures
 from cdu.arithmetic import prepare
 from cdu.certification import Bound
 from cdu.config import DEFAULT_EXPERIMENT, REVISIONS, SECTIONS, digest, load_experiment, repository, section_hash
@@ -262,6 +261,4 @@ def _assigned(cell: str) -> set[str]:
 
 def show(figure: Figure) -> None:
     """Display a figure below the cell, as PNG, so that executed notebooks stay readable anywhere."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    display(Image(buffer.getvalue(), format="png"))  # type: ignore[no-untyped-call]  # IPython has no types
+    display(Image(figures.image(figure, format="png", dpi=110), format="png"))  # type: ignore[no-untyped-call]  # IPython has no types

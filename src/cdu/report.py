@@ -1,7 +1,6 @@
 """Records → tables, figures and pages of the book. Reads records and nothing else, and imports no torch."""
 
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -558,10 +557,8 @@ def _caption(name: str, seeds: int) -> str:
 
 
 def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
     with figures.style():
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+        return figures.image(figure, format="svg", metadata={"Date": None})
 
 
 def _page_name(loaded: Loaded) -> str:
