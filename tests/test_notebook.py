@@ -11,7 +11,6 @@ GIVEN = {"dataset": "digits", "seed": 0, "experiment": "", "output": "runs", "de
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 3}, "unknown parameter 'epochs': this notebook takes dataset, seed"),
         ({"dataset": "imagenet"}, "unknown dataset 'imagenet': known are digits, mnist"),
         ({"dataset": ["digits"]}, "unknown dataset"),
         ({"experiment": "slow"}, "no experiment 'slow'"),

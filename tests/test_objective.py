@@ -224,20 +224,20 @@ def test_a_first_product_that_fails_spoils_no_later_one():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_little_memory_makes_small_chunks_and_the_same_results(monkeypatch, name):
+def test_little_memory_makes_small_chunks_and_the_same_results(name):
     objective, w, samples = network(name, count=8, chunk=1000)
     vectors = draws(0, 2, len(w))
     assert objective.rows(w, samples) == 1000
     gradient, product = objective.gradient(w, samples), objective.hvp(w, samples, vectors)
     size = objective.bytes_per_sample(w, samples)
     for room, rows in ((4 * size - 1, 3), (size, 1)):
-        monkeypatch.setattr("cdu.objective.CHUNK_BYTES", room)
+        objective.chunk_bytes = room
         assert objective.rows(w, samples) == rows
         assert torch.allclose(objective.gradient(w, samples), gradient, atol=1e-10)
         linearised = Linearised(objective, w, samples, 2 * rows * size)
         for _ in range(2):
             assert torch.allclose(linearised.product(vectors), product, atol=1e-10)
-    monkeypatch.setattr("cdu.objective.CHUNK_BYTES", 1)
+    objective.chunk_bytes = 1
     assert objective.rows(w, samples) == 1
 
 
@@ -246,7 +246,7 @@ def test_several_vectors_are_taken_together_as_far_as_memory_allows(monkeypatch)
     vectors = draws(0, 5, len(w))
     product = objective.hvp(w, samples, vectors)
     for together, passes in ((5, 1), (2, 3), (1, 5)):
-        monkeypatch.setattr("cdu.objective.CHUNK_BYTES", together * chunk_bytes(objective, w, samples))
+        objective.chunk_bytes = together * chunk_bytes(objective, w, samples)
         with monkeypatch.context() as patch:
             calls = counted(patch, objective, "batch_loss")
             assert torch.allclose(objective.hvp(w, samples, vectors), product, atol=1e-12)
