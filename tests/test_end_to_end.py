@@ -61,6 +61,20 @@ def test_a_notebook_runs_alone_under_papermill(environment, notebooks, tiny, tmp
     assert len(hashes) == 3
 
 
+def test_a_foreign_kernel_and_startup_files_do_not_matter_to_papermill(environment, notebooks, tiny, tmp_path):
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["false"], "display_name": "x", "language": "python"}')
+    startup = tmp_path / "ipython" / "profile_default" / "startup" / "00.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("histfile = 'x'; epochs = 7")
+    foreign = {"JUPYTER_PATH": str(tmp_path / "jupyter"), "IPYTHONDIR": str(tmp_path / "ipython")}
+    parameters = (("experiment", tiny), ("output", tmp_path))
+    done = papermill({**environment, **foreign}, tmp_path, *parameters)
+    assert done.returncode == 0, done.stderr
+    assert read_record(tmp_path / "tiny" / "digits" / "seed-0" / "02_training.json").seed == 0
+
+
 def test_an_unknown_parameter_fails_the_notebook(environment, notebooks, tiny, tmp_path):
     done = papermill(environment, tmp_path, ("experiment", tiny), ("output", tmp_path), ("epochs", 7))
     assert done.returncode != 0

@@ -20,7 +20,7 @@ from cdu.config import (
     section_hash,
 )
 from cdu.errors import CduError
-from cdu.execution import Kernel, execute, same_code, write_notebook
+from cdu.execution import Kernel, execute, install_kernel, same_code, write_notebook
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Certified deep unlearning, reproduced.")
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: what is here, and fetching what is not.")
@@ -47,10 +47,11 @@ def data_fetch(name: Annotated[str, typer.Argument(help="mnist, cifar10 or svhn"
 
 @app.command()
 def notebooks() -> None:
-    """Write the .ipynb beside each Jupytext script, for papermill and Jupyter."""
+    """Write the .ipynb beside each Jupytext script, for papermill and Jupyter, and register their kernel."""
+    kernel = install_kernel()
     for section in SECTIONS:
         target = repository() / "notebooks" / f"{section}.ipynb"
-        write_notebook(section, target)
+        write_notebook(section, target, kernel)
         typer.echo(str(target.relative_to(repository())))
 
 

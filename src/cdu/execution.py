@@ -31,11 +31,21 @@ def read_notebook(section: str) -> Any:
     return content
 
 
-def write_notebook(section: str, target: Path) -> None:
-    """Convert a Jupytext script to a notebook."""
+def write_notebook(section: str, target: Path, kernel: str = "python3") -> None:
+    """Convert a Jupytext script to a notebook for a kernel of some name."""
     import jupytext
 
-    jupytext.write(read_notebook(section), target)
+    content = read_notebook(section)
+    content.metadata["kernelspec"]["name"] = kernel
+    jupytext.write(content, target)
+
+
+def install_kernel() -> str:
+    """Register this Python as a kernel of a name that no other has; returns the name."""
+    from ipykernel.kernelspec import install
+
+    install(kernel_name="cdu", display_name="Python 3 (cdu)", prefix=sys.prefix)
+    return "cdu"
 
 
 class Kernel:
