@@ -37,14 +37,14 @@ MEASURED = frozenset({
 })  # fmt: skip
 
 #: By how much a number may differ and still be the same, relatively. On one processor with the rounding of two, numbers
-#: of the MLP differ by 1.5e-5 at most, those of the network with BatchNorm, which divides by small deviations, by 3e-2.
+#: of the MLP differ by 1e-6 at most, those of the network with BatchNorm, which divides by small deviations, by 3e-2.
 TOLERANCE, BATCHNORM_TOLERANCE = 1e-4, 3e-2
 
 #: Networks with BatchNorm.
 BATCHNORM = ("allcnn", "resnet18")
 
 #: The same for numbers around 0, beside the largest number of the same metric.
-FLOOR = 1e-6
+FLOOR = 1e-9
 
 #: Shares of samples: a few of a hundred may change sides.
 SHARE_TOLERANCE = 0.02
@@ -54,8 +54,8 @@ FEATURES, FEATURES_TOLERANCE = "random features", 3e-3
 
 #: What is left over by a solver, or differs by rounding alone: up to three times as much is the same.
 LEFT_OVER = frozenset({
-    "claim_error", "claim_residual", "difference", "lambda_max_error", "lambda_min_error", "residual",
-    "single_difference",
+    "claim_error", "claim_residual", "difference", "forms_unexplained", "lambda_max_error", "lambda_min_error",
+    "own_residual", "residual", "ridge_error", "single_difference",
 })  # fmt: skip
 
 #: An iteration more or less.
