@@ -43,7 +43,7 @@ lint: $(VENV)/test.stamp
 
 batch: $(VENV)/report.stamp
 	snakemake --snakefile workflow/Snakefile --config 'experiment="$(EXPERIMENT)"' 'output="$(OUTPUT)"' device=$(DEVICE) --cores $(CORES) \
-		--keep-going --nolock --ignore-incomplete --rerun-triggers mtime --scheduler greedy --quiet rules host
+		--keep-going --nolock --ignore-incomplete --keep-incomplete --rerun-triggers mtime --scheduler greedy --quiet rules host
 
 book: $(VENV)/report.stamp
 	jupyter-book build book/ $(BOOK_OPTIONS)

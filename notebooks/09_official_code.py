@@ -37,7 +37,7 @@ from cdu.certification import (
     trivial_bound,
     unprojected_bound,
 )
-from cdu.config import TrainingSettings
+from cdu.config import TrainingSettings, digest
 from cdu.curvature import Hessian
 from cdu.departures import (
     Official,
@@ -259,7 +259,11 @@ def fresh():
     return models.build(settings.model, shape, count, seed).to(scenario.device)
 
 
-folder = scenario.checkpoints / "departures" / f"{scenario.name}-{run.revision}-{seed}"
+folder = (
+    scenario.checkpoints
+    / "departures"
+    / f"{scenario.name}-{seed}-{digest([scenario.origin(), code.model_dump(mode='json'), run.revision])}"
+)
 best, epoch = lowest_validation(fresh, part, validation, recipe, seed, folder)
 run.log("chosen_epoch", epoch)
 trained = {

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cdu.config import REVISIONS, load_experiment, repository, section_hash
+from cdu.execution import cells_hash
 from cdu.records import mark_current, mark_path, read_record, record_path, write_record
 from test_records import record
 
@@ -35,13 +36,20 @@ def stale(experiment, tmp_path):
     """The record of other settings that an earlier batch left, with its mark."""
     path = record_path(tmp_path / "läufe hier", NAME, "digits", 0, "02_training")
     write_record(record().model_copy(update={"experiment": NAME}), path)
-    mark_current(path, "a" * 12, 1)
+    mark_current(mark_path(path, "a" * 12, 1, "b" * 12))
+    path.with_suffix(".ipynb").write_text("an executed copy")
     return path
+
+
+def wanted(experiment, record, revision=REVISIONS["02_training"], cells=None):
+    """The mark that a record is to have."""
+    settings = section_hash(load_experiment(str(experiment)).settings("digits"), "digits", "02_training")
+    return mark_path(record, settings, revision, cells or cells_hash("02_training"))
 
 
 def batch(experiment, output, *options, **variables):
     settings = (f'experiment="{experiment}"', f'output="{output}"', "device=cpu")
-    fixed = ("--cores", "1", "--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime")
+    fixed = ("--cores", "1", "--nolock", "--ignore-incomplete", "--keep-incomplete", "--rerun-triggers", "mtime")
     command = ["snakemake", "--snakefile", "workflow/Snakefile", "--config", *settings, *fixed, *options]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables}
     return subprocess.run(
@@ -63,9 +71,7 @@ def test_a_dry_run_changes_no_file_and_says_why_a_job_would_run(experiment, stal
     before = tree(tmp_path)
     done = batch(experiment, tmp_path / "läufe hier", "--dry-run")
     assert done.returncode == 0, done.stdout
-    settings = section_hash(load_experiment(str(experiment)).settings("digits"), "digits", "02_training")
-    mark = mark_path(stale, settings, REVISIONS["02_training"])
-    assert f"reason: Missing output files: {mark}" in done.stdout
+    assert f"reason: Missing output files: {wanted(experiment, stale)}" in done.stdout
     assert "digits_02_training_seed_0" in done.stdout
     assert tree(tmp_path) == before
 
@@ -106,17 +112,41 @@ def test_a_finished_run_replaces_it_whatever_kernels_and_startup_files_there_are
 
 
 def test_another_revision_and_another_notebook_are_reasons(experiment, stale, tmp_path):
-    settings = section_hash(load_experiment(str(experiment)).settings("digits"), "digits", "02_training")
-    mark_current(stale, settings, REVISIONS["02_training"])
     output = tmp_path / "läufe hier"
+    mark = wanted(experiment, stale)
+    mark_current(mark)
     assert "Nothing to be done" in batch(experiment, output, "--dry-run").stdout
-    os.utime(stale, (1, 1))
-    done = batch(experiment, output, "--dry-run")
-    assert "Updated input files" in done.stdout
-    assert "notebooks/02_training.py" in done.stdout
-    os.utime(stale)
-    mark_current(stale, settings, REVISIONS["02_training"] + 1)
-    assert f"revision-{REVISIONS['02_training']}" in batch(experiment, output, "--dry-run").stdout
+    for other in (wanted(experiment, stale, cells="f" * 12), wanted(experiment, stale, REVISIONS["02_training"] + 1)):
+        mark_current(other)
+        assert f"Missing output files: {mark}" in batch(experiment, output, "--dry-run").stdout
+
+
+def test_a_record_that_was_deleted_is_made_again(experiment, stale, tmp_path):
+    mark_current(wanted(experiment, stale))
+    stale.unlink()
+    done = batch(experiment, tmp_path / "läufe hier")
+    assert done.returncode == 0, done.stdout
+    assert len(read_record(stale).metrics) > 20
+
+
+def test_one_seed_s_failure_undoes_no_other_s(experiment, tmp_path):
+    content = yaml.safe_load(experiment.read_text())
+    content.update(seeds=[0, 1], seeds_together=True)
+    experiment.write_text(yaml.safe_dump(content))
+    output = tmp_path / "läufe hier"
+    # Where the record of seed 1 is to be written there is a folder.
+    blocked = record_path(output, NAME, "digits", 1, "02_training")
+    (blocked / "something").mkdir(parents=True)
+    done = batch(experiment, output)
+    assert done.returncode != 0
+    kept = record_path(output, NAME, "digits", 0, "02_training")
+    before = kept.read_bytes()
+    assert "loss" in kept.with_suffix(".ipynb").read_text()
+    shutil.rmtree(blocked)
+    again = batch(experiment, output)
+    assert again.returncode == 0, again.stdout
+    assert kept.read_bytes() == before
+    assert read_record(blocked).seed == 1
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -171,7 +171,8 @@ def committed(tmp_path, monkeypatch):
 
 def write(canary, folder, value, revision=1):
     metrics = [Metric(metric="distance", value=value, method="newton"), Metric(metric="seconds", value=1.0)]
-    made = record(metrics).model_copy(update={"section": canary.section, "revision": revision, "experiment": "mlp"})
+    update = {"section": canary.section, "revision": revision, "experiment": canary.experiment.name}
+    made = record(metrics).model_copy(update=update)
     write_record(made, canary.record(folder))
 
 
@@ -186,7 +187,7 @@ def test_moved_numbers_need_a_revision_and_the_sentence_says_which_and_by_how_mu
     finding = found(0.6)
     assert not finding.acceptable
     assert finding.complaint.startswith(
-        "1 of 2 numbers of 05_relearn moved: mlp, distance, newton: 0.5 → 0.6. Undo that; or, if they are meant to "
+        "1 of 1 numbers of 05_relearn moved: mlp, distance, newton: 0.5 → 0.6. Undo that; or, if they are meant to "
         "move, set REVISIONS['05_relearn'] to 2"
     )
 
@@ -195,7 +196,26 @@ def test_a_raised_revision_needs_moved_numbers(committed):
     _, found, _ = committed
     finding = found(0.5, revision=2)
     assert not finding.acceptable
-    assert "raised from 1 to 2, but none of its 2 numbers moved" in finding.complaint
+    assert "raised from 1 to 2, but none of its 1 numbers moved" in finding.complaint
+
+
+def test_what_no_canary_sees_may_be_accepted_where_the_changelog_says_so(committed, monkeypatch):
+    canary, found, output = committed
+    monkeypatch.setattr(canaries, "_changelog", lambda: {("05_relearn", 2): True})
+    assert canaries.accept([found(0.5, revision=2)], [canary], output) == ["05_relearn"]
+    assert found(0.5, revision=2).complaint == ""
+
+
+def test_a_new_canary_does_not_let_moved_numbers_of_another_pass(tmp_path, monkeypatch):
+    own = [one for one in CANARIES if one.section == "02_training"]
+    assert len(own) == 2
+    monkeypatch.setattr(canaries, "FOLDER", tmp_path / "kept")
+    write(own[0], tmp_path / "kept", 0.5)
+    for canary in own:
+        write(canary, tmp_path / "run", 0.6)
+    (finding,) = judge(own, tmp_path / "run")
+    assert "1 of 2 numbers of 02_training moved" in finding.complaint
+    assert canaries.accept([finding], own, tmp_path / "run") == []
 
 
 def test_a_revision_only_rises(committed):
@@ -208,7 +228,7 @@ def test_a_raised_revision_needs_a_line_in_the_changelog_before_it_is_accepted(c
     finding = found(0.6, revision=2)
     assert "CHANGELOG.md has no line on 05_relearn, revision 2" in finding.complaint
     assert canaries.accept([finding], [canary], output) == []
-    monkeypatch.setattr(canaries, "_changelog", lambda: {("05_relearn", 2)})
+    monkeypatch.setattr(canaries, "_changelog", lambda: {("05_relearn", 2): False})
     finding = found(0.6, revision=2)
     assert "is of revision 2 now, and its numbers moved" in finding.complaint
     assert canaries.accept([finding], [canary], output) == ["05_relearn"]
@@ -216,9 +236,14 @@ def test_a_raised_revision_needs_a_line_in_the_changelog_before_it_is_accepted(c
 
 
 def test_the_changelog_s_lines_are_read(tmp_path, monkeypatch):
-    (tmp_path / "CHANGELOG.md").write_text("- `03_methods`, revision 2: what moved\n- `05_relearn`, revision 3:\n")
+    lines = (
+        "- `03_methods`, revision 2: what moved",
+        "- `05_relearn`, revision 3:",
+        "- `11_scale`, revision 2: (unseen) x",
+    )
+    (tmp_path / "CHANGELOG.md").write_text("\n".join(lines))
     monkeypatch.setattr(canaries, "repository", lambda: tmp_path)
-    assert canaries._changelog() == {("03_methods", 2)}
+    assert canaries._changelog() == {("03_methods", 2): False, ("11_scale", 2): True}
 
 
 def test_a_number_on_one_side_alone_has_moved_and_times_have_not():

@@ -85,7 +85,8 @@ def test_an_unknown_parameter_fails_the_notebook(environment, notebooks, tiny, t
 def start_batch(environment, tiny, output, cores=2):
     command = [
         "snakemake", "--snakefile", "workflow/Snakefile", "--config", f'experiment="{tiny}"', f'output="{output}"',
-        "device=cpu", "--cores", str(cores), "--keep-going", "--nolock", "--ignore-incomplete", "--rerun-triggers",
+        "device=cpu", "--cores", str(cores), "--keep-going", "--nolock", "--ignore-incomplete", "--keep-incomplete",
+        "--rerun-triggers",
         "mtime", "--quiet", "rules", "host",
     ]  # fmt: skip
     return subprocess.Popen(

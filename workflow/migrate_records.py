@@ -1,16 +1,15 @@
 """Bring records of schema 1 to schema 2: a revision of the numbers instead of a hash of the code's text.
 
-    python workflow/migrate_records.py results [runs]
+    python workflow/migrate_records.py
 
-Numbers, settings and all other fields stay as they are. The hash of the lock is that of the record's commit, as git
+It migrates the committed records, under ``results``; local runs are made again. Numbers, settings and all other fields
+stay as they are. The hash of the lock is that of the record's commit, as git
 tells it; empty where git does not know the commit. Records of schema 2 are left alone.
 """
 
 import json
 import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 from cdu.config import digest, repository
 from cdu.records import Record, write_record
@@ -34,10 +33,10 @@ def migrated(content: dict) -> Record:
     return Record(schema_version=2, revision=FIRST, lock_hash=lock_hash_at(content["commit"]), **kept)
 
 
-def main(folders: list[str]) -> None:
-    """Migrate every record below some folders."""
+def main() -> None:
+    """Migrate every committed record."""
     count = 0
-    for path in sorted(path for folder in folders for path in Path(folder).glob("*/*/seed-*/*.json")):
+    for path in sorted((repository() / "results").glob("*/*/seed-*/*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("schema_version") == 1:
             write_record(migrated(content), path)
@@ -46,4 +45,4 @@ def main(folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["results"])
+    main()

@@ -194,11 +194,10 @@ def moves(section: str, found: Numbers, committed: Numbers, tolerance: float = T
         committed: Its committed numbers.
         tolerance: By how much most numbers may differ, relatively.
     """
-    left_out = kinds.TIMES | (MEASURED if section in BENCHMARKS else set())
     largest = _largest(committed)
     moved = []
     for key in dict.fromkeys([*committed, *found]):
-        if key.metric in left_out or "seconds" in key.metric:
+        if not _compared(section, key):
             continue
         new, old = found.get(key), committed.get(key)
         if key not in found or key not in committed or (new is None) != (old is None):
@@ -209,6 +208,12 @@ def moves(section: str, found: Numbers, committed: Numbers, tolerance: float = T
                 moved.append((used, key, old, new))
     moved.sort(key=lambda one: -one[0])
     return [f"{key.words}: {_number(old)} → {_number(new)}" for _, key, old, new in moved]
+
+
+def _compared(section: str, key: Key) -> bool:
+    """Whether a number is compared: times, and what a benchmark measures of the machine, are not."""
+    left_out = kinds.TIMES | (MEASURED if section in BENCHMARKS else set())
+    return key.metric not in left_out and "seconds" not in key.metric
 
 
 def _largest(numbers: Numbers) -> Mapping[str, float]:
@@ -249,9 +254,10 @@ class Finding:
         section: The section.
         numbers: How many numbers were compared.
         moved: Which moved, in words.
-        before: The committed revision; None where nothing is committed.
+        before: The committed revision; None where a canary is not committed yet.
         now: Today's revision.
         noted: Whether ``CHANGELOG.md`` has a line on today's revision.
+        unseen: Whether that line says that no canary can see the change.
     """
 
     section: str
@@ -260,39 +266,44 @@ class Finding:
     before: int | None
     now: int
     noted: bool
+    unseen: bool = False
 
     @property
     def complaint(self) -> str:
         """What is wrong, and what to do; empty if nothing is."""
         accept = "run 'cdu canaries --accept' and commit the canaries"
-        if self.before is None:
-            return f"{self.section} has no committed canary; {accept}"
-        if self.now < self.before:
+        if self.before is None and not self.moved:
+            return f"{self.section} has a canary that is not committed; {accept}"
+        if self.before is not None and self.now < self.before:
             return f"the revision of {self.section} is {self.now}, but {self.before} is committed; it only rises"
-        if self.moved and self.now == self.before:
+        raised = self.before is not None and self.now > self.before
+        if self.moved and not raised:
             return (
                 f"{len(self.moved)} of {self.numbers} numbers of {self.section} moved: {self._named}. Undo that; or, "
                 f"if they are meant to move, set REVISIONS['{self.section}'] to {self.now + 1}, say in CHANGELOG.md "
                 f"what moved and by how much, and {accept}"
             )
-        if self.now > self.before and not self.moved:
+        if raised and not self.moved and not self.unseen:
             return (
                 f"the revision of {self.section} was raised from {self.before} to {self.now}, but none of its "
-                f"{self.numbers} numbers moved; set it back: the records are valid as they are"
+                f"{self.numbers} numbers moved; set it back: the records are valid as they are. If no canary can see "
+                "what changed, say so in CHANGELOG.md, with '(unseen)' after the colon of its line"
             )
         if not self.noted:
             return (
                 f"CHANGELOG.md has no line on {self.section}, revision {self.now}; add '- `{self.section}`, revision "
                 f"{self.now}: ...' with what moved and by how much"
             )
-        if self.now > self.before:
+        if raised:
             return f"{self.section} is of revision {self.now} now, and its numbers moved ({self._named}); {accept}"
         return ""
 
     @property
     def acceptable(self) -> bool:
-        """Whether today's numbers may be committed: they moved, and the revision says so; or they are the first."""
-        return self.before is None or (self.now > self.before and bool(self.moved) and self.noted)
+        """Whether today's numbers may be committed: they moved, and the revision says so; or some are the first."""
+        if self.before is None:
+            return not self.moved
+        return self.now > self.before and (bool(self.moved) or self.unseen) and self.noted
 
     @property
     def _named(self) -> str:
@@ -320,7 +331,7 @@ def judge(canaries: Sequence[Canary], output: Path, committed: Path | None = Non
         found.append(
             Finding(
                 section=section,
-                numbers=sum(len(new.metrics) for new, _ in pairs),
+                numbers=sum(_compared(section, key) for new, _ in pairs for key in numbers(new)),
                 moved=[
                     f"{new.experiment}, {one}"
                     for new, old in known
@@ -334,6 +345,7 @@ def judge(canaries: Sequence[Canary], output: Path, committed: Path | None = Non
                 before=min((old.revision for _, old in known), default=None) if len(known) == len(pairs) else None,
                 now=now,
                 noted=now == 1 or (section, now) in changes,
+                unseen=changes.get((section, now), False),
             )
         )
     return found
@@ -367,9 +379,9 @@ def _committed(path: Path) -> Record | None:
     return read_record(path) if path.exists() else None
 
 
-def _changelog() -> set[tuple[str, int]]:
-    """The sections and revisions that ``CHANGELOG.md`` has a line on."""
+def _changelog() -> dict[tuple[str, int], bool]:
+    """The sections and revisions that ``CHANGELOG.md`` has a line on, and whether it says that no canary sees them."""
     path = repository() / "CHANGELOG.md"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = (re.match(r"- `(\w+)`, revision (\d+): \S", line) for line in lines)
-    return {(one[1], int(one[2])) for one in found if one}
+    found = (re.match(r"- `(\w+)`, revision (\d+): (\(unseen\))?\s*\S", line) for line in lines)
+    return {(one[1], int(one[2])): one[3] is not None for one in found if one}

@@ -20,7 +20,7 @@ from cdu.config import (
     section_hash,
 )
 from cdu.errors import CduError
-from cdu.execution import Kernel, execute, install_kernel, same_code, write_notebook
+from cdu.execution import Kernel, cells_hash, execute, install_kernel, write_notebook
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Certified deep unlearning, reproduced.")
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: what is here, and fetching what is not.")
@@ -97,7 +97,7 @@ def run_section(
     """
     from filelock import FileLock
 
-    from cdu.records import is_current, mark_current, record_path
+    from cdu.records import is_current, mark_current, mark_path, record_path
 
     if name not in SECTIONS:
         raise CduError(f"unknown section '{name}': known are {', '.join(SECTIONS)}")
@@ -111,12 +111,11 @@ def run_section(
     record = record_path(repository() / output, loaded.name, dataset, seed, name)
     record.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(record.with_suffix(".lock")):
-        current = is_current(record, wanted, REVISIONS[name]) and same_code(record.with_suffix(".ipynb"), name)
-        if current and not official:
-            # Snakemake wants to see outputs that are newer than its start.
-            record.touch()
-            mark_current(record, wanted, REVISIONS[name])
-            typer.echo(f"{record} is there already, of the same settings and revision")
+        mark = mark_path(record, wanted, REVISIONS[name], cells_hash(name))
+        if is_current(record, wanted, REVISIONS[name]) and mark.exists() and not official:
+            # Snakemake wants to see an output that is newer than its start.
+            mark_current(mark)
+            typer.echo(f"{record} is there already, of the same settings, revision and notebook")
             return record
         parameters: dict[str, object] = {
             "dataset": dataset,
@@ -128,7 +127,7 @@ def run_section(
         if official:
             parameters["official"] = str(Path(official).resolve())
         execute(name, record.with_suffix(".ipynb"), parameters, kernel)
-        mark_current(record, wanted, REVISIONS[name])
+        mark_current(mark)
     return record
 
 
@@ -320,6 +319,8 @@ def canaries(
     """Run every section in seconds and tell whether any number moved; exit code 1 where one did."""
     from cdu import canaries as birds
 
+    if accept and device != "cpu":
+        raise CduError(f"--accept with --device {device}: the committed canaries are a CPU's; leave one of them out")
     unknown = sorted(set(sections or ()) - set(SECTIONS))
     if unknown:
         raise CduError(f"unknown section '{unknown[0]}': known are {', '.join(SECTIONS)}")

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cdu.config import repository
+from cdu.config import digest, repository
 from cdu.errors import CduError
 
 #: The tag of the cell that parameters are injected after.
@@ -174,20 +174,7 @@ def execute_here(section: str, parameters: dict[str, object]) -> None:
             namespace.update(parameters)
 
 
-def same_code(executed: Path, section: str) -> bool:
-    """Whether an executed copy ran the cells that the section's script has now; so too where there is no copy.
-
-    Text, and values of parameters, make no difference.
-    """
-    import nbformat
-
-    if not executed.exists():
-        return True
-    return _code(nbformat.read(executed, as_version=4)) == _code(read_notebook(section))
-
-
-def _code(content: Any) -> list[str]:
-    """The code cells, but for parameters."""
-    named = {PARAMETERS_TAG, "injected-parameters"}
-    cells = [cell for cell in content.cells if cell.cell_type == "code"]
-    return [cell.source for cell in cells if not named & set(cell.metadata.get("tags", []))]
+def cells_hash(section: str) -> str:
+    """Hash of the code cells that a section's script has now. Text, and values of parameters, make no difference."""
+    cells = [cell for cell in read_notebook(section).cells if cell.cell_type == "code"]
+    return digest([cell.source for cell in cells if PARAMETERS_TAG not in cell.metadata.get("tags", [])])

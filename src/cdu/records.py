@@ -189,7 +189,9 @@ def read_record(path: Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content.get("schema_version") if isinstance(content, dict) else None
         if found != SCHEMA_VERSION:
-            raise CduError(f"{path} has schema version {found}, expected {SCHEMA_VERSION}; make the run again")
+            raise CduError(
+                f"{path} has schema version {found}, expected {SCHEMA_VERSION}; make the run again, or delete it"
+            )
         return Record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
@@ -208,22 +210,27 @@ def is_current(path: Path, config_hash: str, revision: int) -> bool:
     return (record.config_hash, record.revision) == (config_hash, revision)
 
 
-def mark_path(record: Path, config_hash: str, revision: int) -> Path:
-    """An empty file beside a record, whose name says which settings and revision the record is of.
+def mark_path(record: Path, config_hash: str, revision: int, cells: str) -> Path:
+    """An empty file beside a record, whose name says what the record was made from.
 
-    Snakemake is told of it as an output: where settings or revision changed, that output is missing, and the record
-    stays until its successor is written.
+    Snakemake is told of it as the output: where settings, revision or the notebook's code changed, it is missing, and
+    the record stays until its successor is written.
+
+    Args:
+        record: The record's path.
+        config_hash: Hash of the settings.
+        revision: Revision of the section's numbers.
+        cells: Hash of the notebook's code cells.
     """
-    return record.with_name(f".{record.stem}.settings-{config_hash}.revision-{revision}")
+    return record.with_name(f".{record.stem}.settings-{config_hash}.revision-{revision}.notebook-{cells}")
 
 
-def mark_current(record: Path, config_hash: str, revision: int) -> None:
-    """Leave the mark of a record and remove those of its predecessors."""
-    mark = mark_path(record, config_hash, revision)
-    mark.touch()
-    for other in record.parent.glob(f".{record.stem}.settings-*"):
+def mark_current(mark: Path) -> None:
+    """Leave the mark of a record, and remove those of its predecessors."""
+    for other in mark.parent.glob(mark.name.split(".settings-")[0] + ".settings-*"):
         if other != mark:
             other.unlink()
+    mark.touch()
 
 
 def lock_hash() -> str:

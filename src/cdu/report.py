@@ -920,8 +920,11 @@ def _reproduced(records: list[Record], known: list[Reproduction]) -> str:
             (one, run)
             for one in known
             for run in one.runs
-            if (one.experiment, run.dataset, run.seed, run.section)
-            == (record.experiment, record.dataset, record.seed, record.section)
+            if (one.experiment, run.dataset, run.seed, run.section, run.config_hash, run.revision)
+            == (
+                *(record.experiment, record.dataset, record.seed, record.section),
+                *(record.config_hash, record.revision),
+            )
         ]
         if runs:
             one, run = runs[-1]

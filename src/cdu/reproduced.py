@@ -27,6 +27,8 @@ class Run(BaseModel):
         dataset: The dataset.
         seed: The seed.
         section: The section.
+        config_hash: Hash of the settings.
+        revision: Revision of the section's numbers.
         numbers: How many numbers were compared.
         equal: How many were equal to the last bit.
         largest_move: The largest difference, relative to the larger of the two numbers.
@@ -38,6 +40,8 @@ class Run(BaseModel):
     dataset: str
     seed: int
     section: str
+    config_hash: str
+    revision: int
     numbers: int
     equal: int
     largest_move: float
@@ -106,8 +110,12 @@ def note(experiment: str, verification: "Verification", runs: Path, results: Pat
     """
     if not verification.passed:
         raise CduError("the comparison failed, so that nothing was reproduced; nothing was noted")
-    found = [Run.model_validate(row) for row in verification.runs.drop(columns="experiment").to_dict("records")]
-    records = [read_record(record_path(runs, experiment, one.dataset, one.seed, one.section)) for one in found]
+    rows = verification.runs.drop(columns="experiment").to_dict("records")
+    records = [read_record(record_path(runs, experiment, row["dataset"], row["seed"], row["section"])) for row in rows]
+    found = [
+        Run.model_validate({**row, "config_hash": record.config_hash, "revision": record.revision})
+        for row, record in zip(rows, records, strict=True)
+    ]
     made = {(one.commit, one.dirty, one.machine.cpu, one.machine.emulation) for one in records}
     if len(made) != 1 or any(dirty for _, dirty, _, _ in made):
         raise CduError(

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from cdu import data, models
-from cdu.config import DatasetSettings, Experiment, ModelSettings, TrainingSettings, digest
+from cdu.config import REVISIONS, DatasetSettings, Experiment, ModelSettings, TrainingSettings, digest
 from cdu.data import Dataset, Samples, Split, make_split
 from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
 from cdu.seeding import generator
-from cdu.training import RECIPE_VERSION, Trained, train
+from cdu.training import Trained, train
 from cdu.unlearning import SECOND_SEED, Problem
 
 
@@ -150,7 +150,7 @@ class Scenario:
             "samples": samples,
             "seed": seed,
             "device": self.device.type,
-            "recipe": RECIPE_VERSION,
+            "revision": REVISIONS["02_training"],
             "torch": torch.__version__,
         }
         return self.checkpoints / f"{self.name}-{digest(key)}.safetensors"
@@ -165,7 +165,7 @@ class Scenario:
             "forget": fingerprint(self.forget),
             "seed": self.seed,
             "device": self.device.type,
-            "recipe": RECIPE_VERSION,
+            "revision": REVISIONS["02_training"],
             "torch": torch.__version__,
         }
 

@@ -16,13 +16,13 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from cdu import storage
-from cdu.config import TrainingSettings, digest
+from cdu.config import REVISIONS, TrainingSettings, digest
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import parameter_vector
 from cdu.scenario import fingerprint
 from cdu.seeding import generator
-from cdu.training import AGAIN, CHECKPOINT_SECONDS, RECIPE_VERSION, project
+from cdu.training import AGAIN, CHECKPOINT_SECONDS, project
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -85,7 +85,9 @@ def train_together(
     _require_batchable(models, rows, seeds)
     w = torch.stack([parameter_vector(model) for model in models])
     contents = [hashlib.sha256(part.cpu().numpy().tobytes()).hexdigest() for part in (rows, w)]
-    mark = digest([RECIPE_VERSION, settings.model_dump(mode="json"), list(seeds), fingerprint(samples), *contents])
+    mark = digest(
+        [REVISIONS["04_shadows"], settings.model_dump(mode="json"), list(seeds), fingerprint(samples), *contents]
+    )
     groups = _groups(w, samples, rows, settings, seeds)
     partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
     done, seconds = 0, 0.0

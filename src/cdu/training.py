@@ -16,9 +16,6 @@ from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
 from cdu.seeding import generator, seed_for, seeded
 
-#: Raised whenever the arithmetic of training changes, so that models kept from before are not taken for new ones.
-RECIPE_VERSION = 1
-
 #: What a damaged checkpoint is deleted for.
 AGAIN = "to train again"
 
