@@ -122,3 +122,11 @@ def one_thread():
     yield
     # Opening a run turns this on for the whole process, and hypothesis needs subnormal numbers.
     torch.set_flush_denormal(False)
+
+
+def batch_command(experiment, output, cores=1):
+    """What `make batch` runs, for an experiment and a folder of its own."""
+    settings = (f'experiment="{experiment}"', f'output="{output}"', "device=cpu")
+    fixed = ("--nolock", "--ignore-incomplete", "--keep-incomplete", "--rerun-triggers", "mtime")
+    command = ("snakemake", "--snakefile", "workflow/Snakefile", "--config", *settings, "--cores", str(cores))
+    return [*command, *fixed]

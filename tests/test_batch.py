@@ -12,6 +12,7 @@ import yaml
 from cdu.config import REVISIONS, load_experiment, repository, section_hash
 from cdu.execution import cells_hash
 from cdu.records import mark_current, mark_path, read_record, record_path, write_record
+from conftest import batch_command
 from test_records import record
 
 pytestmark = pytest.mark.slow
@@ -48,12 +49,9 @@ def wanted(experiment, record, revision=REVISIONS["02_training"], cells=None):
 
 
 def batch(experiment, output, *options, **variables):
-    settings = (f'experiment="{experiment}"', f'output="{output}"', "device=cpu")
-    fixed = ("--cores", "1", "--nolock", "--ignore-incomplete", "--keep-incomplete", "--rerun-triggers", "mtime")
-    command = ["snakemake", "--snakefile", "workflow/Snakefile", "--config", *settings, *fixed, *options]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables}
     return subprocess.run(
-        command,
+        [*batch_command(experiment, output), *options],
         cwd=repository(),
         env=environment,
         stdout=subprocess.PIPE,

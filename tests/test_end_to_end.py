@@ -16,6 +16,7 @@ from cdu.config import load_experiment, repository
 from cdu.kinds import ITERATED, TIMES
 from cdu.records import read_record
 from cdu.training import project
+from conftest import batch_command
 
 pytestmark = pytest.mark.slow
 
@@ -83,12 +84,7 @@ def test_an_unknown_parameter_fails_the_notebook(environment, notebooks, tiny, t
 
 
 def start_batch(environment, tiny, output, cores=2):
-    command = [
-        "snakemake", "--snakefile", "workflow/Snakefile", "--config", f'experiment="{tiny}"', f'output="{output}"',
-        "device=cpu", "--cores", str(cores), "--keep-going", "--nolock", "--ignore-incomplete", "--keep-incomplete",
-        "--rerun-triggers",
-        "mtime", "--quiet", "rules", "host",
-    ]  # fmt: skip
+    command = [*batch_command(tiny, output, cores), "--keep-going", "--quiet", "rules", "host"]
     return subprocess.Popen(
         command, cwd=repository(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,

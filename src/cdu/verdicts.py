@@ -1,15 +1,12 @@
 """The claims, and for each the test that decides it; the claims' page prints the hash of this file.
 
-A verdict is one of five words. *Holds but says nothing* is for a claim whose test is passed, but would also be passed
+A verdict is one of six words. *Holds but says nothing* is for a claim whose test is passed, but would also be passed
 by something worthless: a bound above the trivial one, or a model on which nothing was done. *Does not hold* needs the
 whole interval beyond the threshold; where the interval contains it, so many seeds cannot decide, and the word is
 *not testable here*.
 
-The rules were revised once, after a first look at MNIST: undecided intervals had been counted as *does not hold*, the
-smallest λ of the grid had been taken for one above λ_max without comparing, and half-widths had been called the
-smallest effect. Thresholds and yardsticks were not touched. A second time after a referee had read the report: where a
-difference of counts is the same in every seed, the interval had been a point. The history of this file shows all
-versions.
+*Assumption violated* is for a claim about the step or its release where no seed's step is defined, and *not yet
+tested* for one whose section was not run. ``CHANGELOG.md`` tells how the rules came about.
 """
 
 import hashlib

@@ -61,7 +61,7 @@ def decided(records: Sequence[Record]) -> dict[tuple[str, str], str]:
     for (experiment, dataset), found in sections.items():
         shown = {name: report.Shown(name, loaded) for name, loaded in found.items()}
         setup = report.Setup(experiment, dataset, shown)
-        claims = {name: one.word for name, one in report._decide(setup).items() if name not in TIMED}
+        claims = {name: one.word for name, one in setup.decided.items() if name not in TIMED}
         metrics = setup.metrics
         theory = {
             name: statements.decide(name, metrics).word for name in statements.STATEMENTS if statements.SECTION in found
