@@ -59,12 +59,19 @@ notebooks: $(VENV)/report.stamp
 canaries: $(VENV)/test.stamp
 	cdu canaries
 
-# Libraries round as on the oldest processors that they know.
+# Libraries round as on an older kind of processor: one without AVX-512 where this one has it, else one without AVX.
 ifdef EMULATE
+ifneq ($(shell grep -om1 avx512f /proc/cpuinfo 2>/dev/null),)
+export ATEN_CPU_CAPABILITY := avx2
+export MKL_CBWR := AVX2
+export ONEDNN_MAX_CPU_ISA := AVX2
+export OPENBLAS_CORETYPE := Haswell
+else
 export ATEN_CPU_CAPABILITY := default
 export MKL_CBWR := COMPATIBLE
 export ONEDNN_MAX_CPU_ISA := SSE41
 export OPENBLAS_CORETYPE := Prescott
+endif
 endif
 
 # An interrupted one resumes. Nothing of another commit, and nothing that was compared already, is found there.

@@ -50,7 +50,10 @@ def test_sorted_features_and_the_distance_do_not_know_which_class_is_which(seed,
         )
 
 
-@pytest.mark.parametrize(("features", "classifier"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("features", "classifier"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] if pair[1] == "random forest" else []) for pair in COMBINATIONS],
+)
 def test_no_attack_finds_anything_in_exchangeable_data(features, classifier):
     found = []
     for seed in range(8):

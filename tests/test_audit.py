@@ -50,7 +50,7 @@ def test_equal_distributions_show_nothing():
     assert sum(one.mu_low <= 0 == one.gaussian_epsilon for one in shown) >= 44
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 2.0])
+@pytest.mark.parametrize("epsilon", [0.5, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_a_gaussian_mechanism_of_known_epsilon_is_audited_at_no_more(epsilon):
     delta = 1e-5
     mu = 1 / gaussian_sigma(epsilon, delta, 1.0)

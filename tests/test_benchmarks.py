@@ -64,6 +64,7 @@ def test_curvlinops_computes_the_same_operator(name):
     assert objective.model.training
 
 
+@pytest.mark.slow
 def test_curvlinops_solves_the_same_system():
     pytest.importorskip("curvlinops")
     objective, w, samples = network("logistic", count=40)

@@ -172,6 +172,7 @@ def test_mnist_is_the_published_set():
     assert torch.bincount(mnist.train.targets).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not available("cifar10"), reason="CIFAR-10 is not under CDU_DATA")
 def test_cifar10_is_the_published_set():
     cifar10 = data.load("cifar10")

@@ -29,6 +29,7 @@ def test_numbers_show_the_digits_that_their_deviation_warrants(values, text):
     assert plus_minus(pd.Series(values, dtype=float)) == text
 
 
+@pytest.mark.slow
 def test_the_report_imports_no_torch():
     code = "import sys, cdu.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -151,12 +152,15 @@ def test_what_changed_since_the_last_build_is_made_again(small, change):
     assert (book / "runs" / "digits-quick-seed-1-02_training.ipynb").exists() == (change == "an executed notebook")
 
 
+# All committed records are read, and every page of them is made.
+@pytest.mark.slow
 def test_every_claim_has_a_row_with_a_verdict(built):
     table = (built / "_generated" / "claims-table.md").read_text()
     for number in range(1, 11):
         assert f"[C{number}](#claim-c{number})" in table
 
 
+@pytest.mark.slow
 def test_every_statement_and_assumption_has_a_row(built):
     table = (built / "_generated" / "statements.md").read_text()
     for identifier, statement in statements.STATEMENTS.items():
@@ -218,6 +222,7 @@ def test_the_committed_file_of_the_papers_numbers_is_empty():
     assert len(pd.read_csv(report.repository() / "results" / "paper.csv")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["01_theory-noise", "06_ablations-noise", "06_ablations-lissa"])
 def test_only_the_theory_chapters_pages_show_its_statements(setups, name, tmp_path):
     for setup in setups:

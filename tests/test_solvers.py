@@ -33,7 +33,7 @@ def convex(seed=0, damping=0.3):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("name", ["logistic", "mlp", "smooth mlp", "allcnn"])
+@pytest.mark.parametrize("name", ["logistic", "mlp", "smooth mlp", pytest.param("allcnn", marks=pytest.mark.slow)])
 def test_dense_and_products_agree_and_are_symmetric(name, seed):
     objective, w, samples = network(name, seed)
     operator = Hessian(objective, w, samples) + 0.5

@@ -98,6 +98,7 @@ def test_a_preconditioner_leaves_the_newton_step_as_it_is(seed, gradient, dampin
         assert update.gradient_samples == plain.gradient_samples
 
 
+@pytest.mark.slow
 def test_leave_one_out_influence_correlates_with_retraining():
     """Newton steps for single samples predict the change that retraining without them makes."""
     objective, w, samples = network("logistic", count=60, l2=0.1)

@@ -353,6 +353,7 @@ def test_runs_are_summed_up_with_the_excesses_of_their_means():
     ]
 
 
+@pytest.mark.slow
 def test_comparing_needs_no_torch():
     code = "import sys, cdu.verify, cdu.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
