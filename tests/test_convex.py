@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression as SklearnRegression
 from torch.func import hessian, jvp
+from torch.nn.functional import cross_entropy
 
 from cdu import convex
 from cdu.certification import newton_bound, residual_bound, sequential_bound
@@ -22,7 +23,7 @@ from cdu.models import LogisticRegression
 from cdu.objective import Objective
 from cdu.solvers import conjugate_gradient
 from cdu.training import project
-from conftest import random_samples
+from conftest import network, random_samples
 
 FEATURES, CLASSES, L2 = 4, 3, 0.05
 
@@ -419,15 +420,29 @@ def test_a_request_falls_back_exactly_when_its_residual_is_above_the_budget(seed
     objective, samples = problem(seed)
     w_star = minimum(objective, samples).w
     retain, _ = without(samples, 10)
-    residuals = [deletion.residual for deletion in convex.deletions(objective, w_star, retain, 2, 1.0)]
-    assert residuals[0] > residuals[1] > residuals[2]
-    for number, residual in enumerate(residuals):
+    first = convex.deletions(objective, w_star, retain, 2, 1.0)
+    distances = [deletion.distance for deletion in first]
+    assert distances[0] > distances[1] > distances[2]
+    for deletion in first:
+        # Rounding is allowed for, and allowed for no more than it can be.
+        assert 0 < deletion.distance - deletion.residual / L2 < 1e-10
+    for number, distance in enumerate(distances):
         for budget, flags in (
-            (residual / L2, [True] * number + [False] * (3 - number)),
-            (np.nextafter(residual / L2, 0), [True] * (number + 1) + [False] * (2 - number)),
+            (distance, [True] * number + [False] * (3 - number)),
+            (np.nextafter(distance, 0), [True] * (number + 1) + [False] * (2 - number)),
         ):
             found = convex.deletions(objective, w_star, retain, 2, float(budget))
             assert [deletion.fallback for deletion in found] == flags
+
+
+def test_only_a_linear_model_with_a_known_loss_is_deleted_from_by_its_residual():
+    objective, w, samples = network("smooth mlp", count=40)
+    with pytest.raises(CduError, match="not known to be convex; give a LogisticRegression"):
+        convex.deletions(Objective(objective.model, l2=0.1), w, samples, 1, 1.0)
+    plain, samples = problem()
+    scaled = Objective(plain.model, lambda outputs, targets: 3 * cross_entropy(outputs, targets), l2=L2)
+    with pytest.raises(CduError, match="is not one whose rounding is known"):
+        convex.deletions(scaled, minimum(plain, samples).w, samples, 1, 1.0)
 
 
 def test_deletions_with_a_preconditioner_reach_the_same_model():

@@ -104,7 +104,7 @@ def test_no_method_touches_the_problem_and_a_seed_decides_the_result(name, metho
 def test_every_method_works_in_single_precision_and_can_be_published(method):
     problem = problem_of("allcnn", dtype=torch.float32)
     update = METHODS[method](problem, generator(0))
-    assert update.w.dtype == (torch.float64 if method == "certified removal" else torch.float32)
+    assert update.w.dtype == (torch.float64 if "l2" in vars(METHODS[method]) else torch.float32)
     released = publish_at(problem, update, generator(1), 1.0, 1e-4)
     assert released.w.isfinite().all()
     assert released.objective.outputs(released.w, problem.retain).shape == (14, 3)
@@ -120,8 +120,10 @@ def test_every_method_works_in_single_precision_and_can_be_published(method):
 def test_output_perturbation_is_the_original_with_noise_for_the_trivial_bound():
     problem = problem_of("mlp", radius=0.5)
     released = publish(problem, Original()(problem, generator(0)), generator(0), 2.0, 1e-5)
-    assert released.certificate == certify(trivial_bound(0.5), 2.0, 1e-5)
-    assert released.certificate.sensitivity == 1
+    exact = certify(trivial_bound(0.5), 2.0, 1e-5)
+    assert released.certificate.reference == exact.reference
+    assert released.certificate.arithmetic == "float64"
+    assert 1 + released.certificate.rounding <= released.certificate.sensitivity < 1 + 1e-12
     assert gaussian_delta(released.certificate.epsilon, 2.0, 1.0) == pytest.approx(1e-5, rel=1e-9)
 
 
@@ -176,8 +178,8 @@ def test_the_certificate_of_noisy_fine_tuning_follows_from_its_arguments(steps, 
     reach = rho**steps * 4 + 0.1 * sum(rho**power for power in range(steps))
     distance = reach / math.sqrt(sum(rho ** (2 * power) for power in range(steps)))
     certificate = update.certificate
-    assert certificate.sensitivity == pytest.approx(distance, rel=1e-9)
-    assert certificate.sigma == pytest.approx(gaussian_sigma(epsilon, 1e-5, distance), rel=1e-9)
+    assert distance < certificate.sensitivity == pytest.approx(distance, rel=1e-6)
+    assert certificate.sigma == pytest.approx(gaussian_sigma(epsilon, 1e-5, distance), rel=1e-6)
     assert epsilon * (1 - 1e-6) < certificate.epsilon <= epsilon * (1 + 1e-9)
     assert "trained on the retained set alone" in certificate.reference
     released = publish(problem, update, generator(1), 0.7)
@@ -229,9 +231,10 @@ def test_our_sigma_is_below_the_published_one_by_a_factor_of_epsilon_and_delta_a
         for steps, rate, clip, start in [(10, 1e-3, 10.0, 0.1), (1, 0.1, 1.0, 5.0), (300, 0.01, 0.1, 1.0)]:
             arguments = (epsilon, delta, steps, rate, clip, start, 0.4 / rate * decayed)
             factors[decayed].append(published_sigma(*arguments) / NoisyFineTuning(*arguments).sigma)
-    assert np.ptp(factors[0]) < 1e-6
-    assert np.ptp(factors[1]) < 1e-6
-    assert factors[1][0] == pytest.approx(math.sqrt(2) * factors[0][0], rel=1e-6)
+    # Not zero: the allowance for rounding grows with the number of steps.
+    assert np.ptp(factors[0]) < 1e-4
+    assert np.ptp(factors[1]) < 1e-4
+    assert factors[1][0] == pytest.approx(math.sqrt(2) * factors[0][0], rel=1e-4)
     assert factors[0][0] > 1
 
 
@@ -301,7 +304,7 @@ def test_features_are_filter_rectifier_average_less_their_mean_and_of_one_image_
 @pytest.mark.parametrize("seed", range(3))
 def test_gradients_and_hessians_of_every_sample_obey_the_constants(seed):
     problem = digits_problem(count=40, seed=seed)
-    task = LinearTask(problem, 3, 0.1, torch.float64)
+    task = LinearTask(problem, 3, 0.1)
     draws = torch.Generator().manual_seed(seed)
     largest = [0.0, 0.0]
     for scale in (0.0, 300.0):
@@ -325,7 +328,7 @@ def test_gradients_and_hessians_of_every_sample_obey_the_constants(seed):
 
 @pytest.mark.parametrize("l2", [1e-3, 0.1, 2.0])
 def test_a_step_contracts_by_what_is_said_up_to_the_largest_learning_rate(l2):
-    task = LinearTask(digits_problem(count=60), 2, l2, torch.float64)
+    task = LinearTask(digits_problem(count=60), 2, l2)
     rate = 2 / (1 + 2 * l2)
     rho, draws = contraction(rate, l2), torch.Generator().manual_seed(0)
     for scale in (1e-3, 1.0, 100.0):
@@ -343,7 +346,7 @@ def test_a_step_contracts_by_what_is_said_up_to_the_largest_learning_rate(l2):
 
 def test_the_module_on_images_is_the_linear_layer_on_rows():
     problem = problem_of("allcnn")
-    task = LinearTask(problem, 3, 0.1, torch.float64)
+    task = LinearTask(problem, 3, 0.1)
     w = torch.randn(task.objective.size, dtype=torch.float64)
     on_images = Objective(task.model).outputs(w, problem.everything)
     assert torch.allclose(on_images, task.objective.outputs(w, task.everything), atol=1e-12)
@@ -356,7 +359,7 @@ def test_the_module_on_images_is_the_linear_layer_on_rows():
 
 
 def exact_minimum(method, problem):
-    task = LinearTask(problem, method.filters, method.l2, torch.float64)
+    task = LinearTask(problem, method.filters, method.l2)
     return task, convex.minimise(task.objective, task.retain, task.zeros(), 1e-12).w
 
 
@@ -398,7 +401,7 @@ def test_a_tiny_budget_is_answered_by_retraining_on_the_retained_set():
 def test_removal_publishes_with_noise_for_the_budget_not_for_the_ball():
     problem, method = digits_problem(), CertifiedRemoval(0.05, 0.5, 1, 4)
     released = publish_at(problem, method(problem, generator(0)), generator(0), 1.0, 1e-5)
-    assert released.certificate.sensitivity == 0.5
+    assert released.certificate.sensitivity == pytest.approx(0.5, rel=1e-9)
     assert released.certificate.sigma == pytest.approx(gaussian_sigma(1.0, 1e-5, 0.5))
     assert "exact minimiser" in released.certificate.reference
 
@@ -431,7 +434,7 @@ def test_rewinding_is_descent_on_everything_and_then_on_the_retained(name, rewou
     assert update.gradient_samples == rewound * 14
     assert update.bound is None
     released = publish_at(problem, update, generator(0), 1.0)
-    assert released.certificate.sensitivity == 2 * radius
+    assert released.certificate.sensitivity == pytest.approx(2 * radius, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -480,7 +483,7 @@ def test_linear_rewinding_ends_within_its_bound_of_retraining(seed, steps, rewou
         expected = 2 * 1.5 * 2 * forget / 300 * (1 - rho ** (steps - rewound)) / (1 - rho) * rho**rewound
         assert update.bound.value == pytest.approx(expected, rel=1e-9, abs=1e-12)
         assert update.bound.fixed_in_advance
-        task = LinearTask(problem, 3, 0.02, torch.float64)
+        task = LinearTask(problem, 3, 0.02)
         kept = plain_descent(task.objective, task.zeros(), task.everything, steps - rewound, 1.5)
         assert torch.allclose(update.w, plain_descent(task.objective, kept, task.retain, rewound, 1.5), atol=1e-10)
         # The ball that publishing projects onto changes nothing for the reference.
@@ -494,7 +497,7 @@ def test_linear_rewinding_publishes_the_smaller_of_its_bound_and_the_ball():
         problem = digits_problem(forget, count=200)
         update = RewindLinear(l2, 300, 0, 1.0, 2)(problem, generator(0))
         released = publish_at(problem, update, generator(0), 1.0)
-        assert released.certificate.sensitivity == min(update.bound.value, 2 * update.radius)
+        assert released.certificate.sensitivity == pytest.approx(min(update.bound.value, 2 * update.radius), rel=1e-9)
     assert update.radius < update.bound.value / 2
 
 
@@ -546,7 +549,7 @@ def test_langevin_takes_the_steps_of_its_formula_with_the_least_noise(seed, forg
     sigma = gaussian_sigma(1.0, 1e-4, min(from_training, from_ball))
     assert certificate.sigma == pytest.approx(sigma, rel=1e-9)
     assert 1 - 1e-6 < certificate.epsilon <= 1 + 1e-9
-    task, draws = LinearTask(problem, 2, 0.05, torch.float64), generator(seed)
+    task, draws = LinearTask(problem, 2, 0.05), generator(seed)
     w = task.zeros()
     for step in range(17):
         noise = certificate.sigma * torch.randn(len(w), generator=draws, dtype=torch.float64)

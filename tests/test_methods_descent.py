@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from cdu.certification import budget_bound, certify, gaussian_sigma, residual_bound
+from cdu.certification.rounding import computed
 from cdu.config import TrainingSettings
 from cdu.errors import CduError
 from cdu.objective import Objective
@@ -690,12 +691,12 @@ def test_a_release_rests_on_the_smaller_of_the_methods_bound_and_the_projections
         (budget_bound(10 * twice), twice),
         (residual_bound(0.01, 1.0), twice),
     ]:
-        update = replace(original, bound=bound)
+        update = replace(original, bound=bound, rounding=0.0)
         assert distance_bound(problem, update).value == pytest.approx(value)
         released = publish(problem, update, generator(0), 0.5, 1e-6)
         assert released.certificate == certify(distance_bound(problem, update), 0.5, 1e-6)
         assert released.certificate.sensitivity == pytest.approx(value)
-    unbounded = replace(original, radius=math.inf, bound=budget_bound(3.0))
+    unbounded = replace(original, radius=math.inf, bound=budget_bound(3.0), rounding=0.0)
     assert distance_bound(problem, unbounded).value == 3
     for bound in (None, residual_bound(0.01, 1.0)):
         with pytest.raises(CduError, match="neither a ball nor a bound"):
@@ -707,7 +708,7 @@ def test_a_release_rests_on_the_smaller_of_the_methods_bound_and_the_projections
 
 def test_no_noise_is_added_to_a_methods_own():
     problem = make_problem("mlp", scale=0.9)
-    certificate = certify(budget_bound(0.1), 0.7, 1e-5)
+    certificate = certify(computed(budget_bound(0.1), "float64", 0.0), 0.7, 1e-5)
     update = replace(Original()(problem, generator(0)), certificate=certificate, bound=budget_bound(0.3))
     for released in (publish(problem, update, generator(0), 0.5), publish_at(problem, update, generator(0), 1.0)):
         assert released.certificate is certificate
@@ -718,7 +719,7 @@ def test_no_noise_is_added_to_a_methods_own():
 def test_an_excuse_leaves_the_noise_and_takes_the_certificate():
     problem = make_problem("mlp")
     plain = Original()(problem, generator(0))
-    excused = replace(plain, bound=budget_bound(0.1), excuse="training assumption violated")
+    excused = replace(plain, bound=budget_bound(0.1), rounding=0.0, excuse="training assumption violated")
     with_noise, without = (publish(problem, update, generator(0), 0.5) for update in (plain, excused))
     assert torch.equal(with_noise.w, without.w)
     assert without.certificate is None
@@ -732,12 +733,12 @@ def test_an_excuse_leaves_the_noise_and_takes_the_certificate():
 @pytest.mark.parametrize("bound", [None, budget_bound(0.2)])
 def test_publishing_at_an_epsilon_takes_the_least_noise_that_certifies_it(epsilon, bound):
     problem = make_problem("mlp", scale=1.0)
-    update = replace(Original()(problem, generator(0)), bound=bound)
+    update = replace(Original()(problem, generator(0)), bound=bound, rounding=0.0)
     released = publish_at(problem, update, generator(0), epsilon, 1e-6)
     certificate = released.certificate
     assert certificate.delta == 1e-6
     assert certificate.epsilon <= epsilon
-    assert certificate.sigma == gaussian_sigma(epsilon, 1e-6, distance_bound(problem, update).value)
+    assert certificate.sigma == gaussian_sigma(epsilon, 1e-6, distance_bound(problem, update).sensitivity)
     assert publish(problem, update, generator(0), 0.999 * certificate.sigma, 1e-6).certificate.epsilon > epsilon
     noise = torch.randn(len(update.w), generator=generator(0), dtype=torch.float64)
     torch.testing.assert_close(released.w - problem.w_star, certificate.sigma * noise)
@@ -746,7 +747,7 @@ def test_publishing_at_an_epsilon_takes_the_least_noise_that_certifies_it(epsilo
 def test_an_exact_step_needs_no_noise_and_says_so():
     problem = make_problem("mlp")
     exact = budget_bound(1.0).model_copy(update={"value": 0.0})
-    update = replace(Original()(problem, generator(0)), bound=exact)
+    update = replace(Original()(problem, generator(0)), bound=exact, rounding=0.0, radius=math.inf)
     assert publish(problem, update, generator(0), 0.1).certificate.epsilon == 0
     with pytest.raises(CduError):
         publish_at(problem, update, generator(0), 1.0)

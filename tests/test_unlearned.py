@@ -164,7 +164,7 @@ def test_the_reference_of_certified_removal_is_the_minimiser_within_its_budget(f
     method = certified(folder, "certified removal, linear")
     update = method(problem, generator(0, "x"))
     own = reference(method, problem, update, generator(0, "x"))
-    task = LinearTask(problem, method.filters, method.l2, torch.float64)
+    task = LinearTask(problem, method.filters, method.l2)
     exact = minimise(task.objective, task.retain, task.zeros(), 1e-12).w
     torch.testing.assert_close(own.w, exact, rtol=0, atol=1e-8)
     assert (update.w - own.w).norm() <= update.bound.value
@@ -173,7 +173,7 @@ def test_the_reference_of_certified_removal_is_the_minimiser_within_its_budget(f
 def test_the_reference_of_rewinding_is_training_from_the_start(folder, made, problem):
     method = certified(folder, "rewind, linear")
     own = reference(method, problem, method(problem, generator(0, "x")), generator(0, "x"))
-    task = LinearTask(problem, method.filters, method.l2, problem.w_star.dtype)
+    task = LinearTask(problem, method.filters, method.l2)
     w = task.zeros()
     for _ in range(method.steps):
         w = w - method.learning_rate * task.objective.gradient(w, task.retain)

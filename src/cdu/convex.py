@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, one_hot
 
+from cdu.certification.rounding import UNIT, norm_rounding, softmax_gradient_rounding, squared_gradient_rounding
 from cdu.curvature import Hessian
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.expectations import expect, expect_mean
+from cdu.models import LogisticRegression
 from cdu.objective import Objective
 from cdu.seeding import generator
 from cdu.solvers import conjugate_gradient
@@ -255,6 +257,38 @@ def kronecker_preconditioner(objective: Objective, w: Tensor, samples: Samples) 
     return apply
 
 
+def gradient_rounding(objective: Objective, w: Tensor, samples: Samples) -> float:
+    """By how much ∇L(w, S) of a linear model may be off as computed: see :mod:`cdu.certification.rounding`.
+
+    Args:
+        objective: L of a :class:`~cdu.models.LogisticRegression`: cross-entropy, weighted or not, or squared error.
+        w: The weights, shape (p,).
+        samples: S, rows of shape (n, features).
+
+    Raises:
+        CduError: The model is not linear, or its loss is another one.
+    """
+    expect(
+        isinstance(objective.model, LogisticRegression),
+        f"the model is a {type(objective.model).__name__}, which is not known to be convex; give a LogisticRegression "
+        "on features, without which no residual bounds a distance",
+    )
+    expect(
+        objective.loss_of in (nn.functional.cross_entropy, squared_error, weighted_cross_entropy),
+        f"the loss {getattr(objective.loss_of, '__name__', objective.loss_of)} is not one whose rounding is known; "
+        "give cross_entropy, squared_error or weighted_cross_entropy",
+    )
+    count, features = samples.inputs.shape
+    norms = (samples.inputs.norm(dim=1).max().item() * (1 + norm_rounding(features)), w.norm().item())
+    unit = UNIT["float64"]
+    if objective.loss_of is squared_error:
+        return squared_gradient_rounding(*norms, objective.l2, features, count, unit)
+    heaviest = samples.targets[:, 1].max().item() if objective.loss_of is weighted_cross_entropy else 1.0
+    return max(1.0, heaviest) * softmax_gradient_rounding(
+        *norms, objective.l2, features, len(w) // (features + 1), count, unit
+    )
+
+
 # --- deletion ------------------------------------------------------------------------------------------------------
 
 
@@ -265,14 +299,16 @@ class Deletion:
     Attributes:
         steps: Newton steps taken.
         iterate: The Newton iterate, shape (p,).
-        residual: ‖∇L(iterate, D_r)‖; over l2 it bounds the distance to the exact retrained model.
-        fallback: Whether ``residual``/l2 exceeds the budget, so that the request is answered by retraining instead.
+        residual: ‖∇L(iterate, D_r)‖ as computed; over l2 it bounds the distance to the exact retrained model.
+        distance: That bound, with what rounding may hide of the gradient.
+        fallback: Whether ``distance`` exceeds the budget, so that the request is answered by retraining instead.
         seconds: Wall time of the steps and of the check, without a fallback.
     """
 
     steps: int
     iterate: Tensor
     residual: float
+    distance: float
     fallback: bool
     seconds: float
 
@@ -287,13 +323,14 @@ def deletions(
 ) -> list[Deletion]:
     """Newton steps on D_r, after each of them the certificate's condition: ‖∇L(w̃, D_r)‖/l2 ≤ budget.
 
-    For an l2-strongly convex L the left side bounds ‖w̃ − w̃*‖. Noise is scaled to the *budget*, which was fixed
-    before the data were seen, whether a request is answered by the iterate or by retraining.
+    For an l2-strongly convex L the left side bounds ‖w̃ − w̃*‖; what rounding may hide of the gradient is added to it
+    (:func:`gradient_rounding`). Noise is scaled to the *budget*, which was fixed before the data were seen, whether a
+    request is answered by the iterate or by retraining.
 
     Args:
-        objective: L with l2 > 0.
+        objective: L of a :class:`~cdu.models.LogisticRegression`, with l2 > 0.
         w_star: The minimiser on D.
-        retain: D_r.
+        retain: D_r, rows of shape (n, features).
         steps: Newton steps.
         budget: Δ.
         preconditioner: For conjugate gradient.
@@ -302,8 +339,8 @@ def deletions(
         One deletion for 0, 1, …, ``steps`` steps.
 
     Raises:
-        CduError: l2 or the budget is not positive, the weights are not in float64, the loss is no mean, or the gradient
-            is not finite, so that nothing can be checked.
+        CduError: l2 or the budget is not positive, the weights are not in float64, the loss is no mean or none whose
+            rounding is known, the model is not linear, or the gradient is not finite, so that nothing can be checked.
     """
     expect(objective.l2 > 0, f"l2 = {objective.l2} bounds no distance; train with l2 > 0")
     expect(0 < budget < math.inf, f"budget = {budget} is not a positive finite number")
@@ -324,8 +361,9 @@ def deletions(
             f"the gradient on D_r has the norm {residual} after {taken} Newton steps, so that no budget can be "
             "checked; look for NaN in the weights and the inputs, and retrain",
         )
-        fallback = residual / objective.l2 > budget
-        found.append(Deletion(taken, w, residual, fallback, time.perf_counter() - begin))
+        hidden = gradient_rounding(objective, w, retain)
+        distance = (residual * (1 + norm_rounding(len(w))) + hidden) / objective.l2
+        found.append(Deletion(taken, w, residual, distance, distance > budget, time.perf_counter() - begin))
         if taken < steps:
             w = w - newton_direction(objective, w, retain, gradient, 1e-5, preconditioner)
     return found

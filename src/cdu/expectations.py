@@ -63,6 +63,17 @@ def expect_mean(objective: "cdu.objective.Objective", w: "Tensor", samples: "cdu
     )
 
 
+def expect_noise_shows(w: "Tensor", sigma: float) -> None:
+    """Refuse noise of σ that is lost in the rounding of the weights it is added to."""
+    import torch
+
+    largest = w.abs().max().item() if sigma else 0.0
+    expect(
+        sigma >= 4 * torch.finfo(w.dtype).eps * largest,
+        f"sigma = {sigma:g} is lost in the rounding of {w.dtype} weights of up to {largest:.3g}; use float64",
+    )
+
+
 def expect_answerable(problem: "cdu.unlearning.problem.Problem", sigma: float, delta: float) -> None:
     """Refuse a problem, or a promise, that no method could answer, before hours are spent on it.
 
@@ -95,9 +106,5 @@ def expect_answerable(problem: "cdu.unlearning.problem.Problem", sigma: float, d
         f"delta = {delta} is not between 0 and one over the number of samples, {total:,}: so much would let one be "
         "published outright; choose far less",
     )
-    expect(
-        sigma == 0 or sigma >= 4 * torch.finfo(w.dtype).eps * w.abs().max().item(),
-        f"sigma = {sigma:g} is lost in the rounding of {w.dtype} weights of up to {w.abs().max().item():.3g}; use "
-        "float64",
-    )
+    expect_noise_shows(w, sigma)
     expect_mean(problem.objective, w, problem.retain)

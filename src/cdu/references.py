@@ -40,7 +40,7 @@ def reference(method: Method, problem: Problem, update: Update, generator: torch
         # Going back by all steps is starting again.
         return _all_rewound(method)(problem, generator)
     if isinstance(method, Langevin) and update.certificate is not None:
-        task = LinearTask(problem, method.filters, method.l2, problem.w_star.dtype)
+        task = LinearTask(problem, method.filters, method.l2)
         w = noisy_descent(
             task.objective,
             task.zeros(),
@@ -53,7 +53,7 @@ def reference(method: Method, problem: Problem, update: Update, generator: torch
         )
         return replace(update, w=w)
     if isinstance(method, CertifiedRemoval):
-        task = LinearTask(problem, method.filters, method.l2, torch.float64)
+        task = LinearTask(problem, method.filters, method.l2)
         rough = minimise(task.objective, task.retain, task.zeros(), 1e-2).w
         inverse = kronecker_preconditioner(task.objective, rough, task.retain)
         return replace(update, w=minimise(task.objective, task.retain, rough, TOLERANCE, inverse).w)
@@ -77,7 +77,7 @@ def noiseless_difference(method: Method, problem: Problem) -> Tensor:
         retrained = problem.retrain(problem.retain, problem.seed)
         return project(problem.w_star, method.start_clip) - project(retrained.w, method.start_clip)
     if isinstance(method, Langevin):
-        task = LinearTask(problem, method.filters, method.l2, problem.w_star.dtype)
+        task = LinearTask(problem, method.filters, method.l2)
         ends = []
         for first in (task.everything, task.retain):
             rates = (method.learning_rate, task.constants.radius)

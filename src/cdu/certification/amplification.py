@@ -68,8 +68,27 @@ def amplified_distance(shifts: Sequence[float], expansion: float, start: float =
     return math.sqrt(squares) * (1 + (len(shifts) + 4) * _STEP_MARGIN)
 
 
+def coupled_distance(bound: Bound) -> float:
+    """How far two runs of a method with noise on the way may end apart if both draw the same noise: z_N for a_t = 0.
+
+    Args:
+        bound: That of :func:`noisy_fine_tuning_bound` or :func:`langevin_bound`.
+    """
+    known = bound.constants
+    if "gradient_clip" in known:
+        expansion = abs(1 - known["learning_rate"] * known["decay"])
+        shift, added = 2 * known["learning_rate"] * known["gradient_clip"], known["steps"]
+        start, later = 2 * known["start_clip"], 0.0
+    else:
+        expansion, shift, added = known["expansion"], known["shift"], known["training_steps"]
+        start, later = 0.0, known["steps"]
+    grown = start * expansion**added + shift * math.fsum(expansion**power for power in range(int(added)))
+    ended: float = min(grown, 2 * known.get("radius", math.inf)) * expansion**later
+    return ended
+
+
 def noisy_fine_tuning_bound(
-    start_clip: float, gradient_clip: float, learning_rate: float, decay: float, steps: int
+    start_clip: float, gradient_clip: float, learning_rate: float, decay: float, steps: int, rounding: float = 0.0
 ) -> Bound:
     """Noisy fine-tuning with clipped gradients: D₀ = 2C₀, ρ = 1 − ηλ, s = 2ηC₁ in every step.
 
@@ -82,16 +101,22 @@ def noisy_fine_tuning_bound(
         learning_rate: η.
         decay: λ ≥ 0 of the weight decay.
         steps: N.
+        rounding: What rounding may add to the distance of two starts, and to that of two steps.
 
     Raises:
         CduError: An argument outside its range.
     """
+    require_not_negative(rounding=rounding)
     require_positive(start_clip=start_clip, gradient_clip=gradient_clip, learning_rate=learning_rate)
     require_not_negative(decay=decay)
     require_count(steps=steps)
     shift = 2 * learning_rate * gradient_clip
+    expansion = abs(1 - learning_rate * decay)
+    value = amplified_distance([shift] * steps, expansion, 2 * start_clip)
+    rounded = amplified_distance([shift + rounding] * steps, expansion, 2 * start_clip + rounding)
     return Bound(
-        value=amplified_distance([shift] * steps, abs(1 - learning_rate * decay), 2 * start_clip),
+        value=value,
+        rounding=rounded - value,
         name="amplification by iteration, clipped",
         constants={
             "start_clip": start_clip,
@@ -116,7 +141,14 @@ def noisy_fine_tuning_bound(
     )
 
 
-def langevin_bound(shift: float, expansion: float, training_steps: int, steps: int, radius: float = math.inf) -> Bound:
+def langevin_bound(
+    shift: float,
+    expansion: float,
+    training_steps: int,
+    steps: int,
+    radius: float = math.inf,
+    rounding: float = 0.0,
+) -> Bound:
     """Noisy descent on D, then on D_r: D₀ = 0, s in each of the T steps of training and 0 in the K of unlearning.
 
     Training can be forgotten altogether: what was projected onto the ball of radius C lies within 2C of anything else
@@ -128,6 +160,7 @@ def langevin_bound(shift: float, expansion: float, training_steps: int, steps: i
         training_steps: T.
         steps: K ≥ 0.
         radius: C, the ball that every iterate is projected onto; infinite where none is.
+        rounding: What rounding may add to the distance of two steps.
 
     Raises:
         CduError: An argument outside its range.
@@ -135,11 +168,18 @@ def langevin_bound(shift: float, expansion: float, training_steps: int, steps: i
     require_count(training_steps=training_steps)
     require(isinstance(steps, int) and steps >= 0, f"steps = {steps} is not a whole number of at least 0")
     require(radius > 0, f"radius = {radius} is not positive")
-    value = amplified_distance([shift] * training_steps + [0.0] * steps, expansion)
-    if steps > 0 and radius < math.inf:
-        value = min(value, amplified_distance([0.0] * steps, expansion, 2 * radius))
+    require_not_negative(rounding=rounding)
+
+    def distance(added: float) -> float:
+        through = amplified_distance([shift + added] * training_steps + [added] * steps, expansion)
+        if steps == 0 or radius == math.inf:
+            return through
+        return min(through, amplified_distance([added] * steps, expansion, 2 * radius + added))
+
+    value = distance(0.0)
     return Bound(
         value=value,
+        rounding=distance(rounding) - value,
         name="amplification by iteration, Langevin",
         constants={
             "shift": shift,

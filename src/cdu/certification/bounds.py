@@ -39,6 +39,8 @@ class Bound(BaseModel):
         assumptions: What must be true for the bound to hold.
         reference: The distribution that a noisy release is compared with.
         covers: What a certificate from this bound is worth, in words.
+        rounding: What the arithmetic of the program that computed both models may add to Δ, proven.
+        arithmetic: What that is for; "exact" for a formula that no program was named for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +54,13 @@ class Bound(BaseModel):
     assumptions: tuple[str, ...]
     reference: str
     covers: str
+    rounding: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    arithmetic: Literal["exact", "float32", "float64"] = "exact"
+
+    @property
+    def sensitivity(self) -> float:
+        """What noise must hide: Δ and the allowance for rounding, rounded up."""
+        return self.value if self.rounding == 0 else math.nextafter(self.value + self.rounding, math.inf)
 
     @property
     def kind(self) -> Literal["certificate", "indication"]:
@@ -365,7 +374,7 @@ def sequential_bound(steps: Sequence[Bound]) -> Bound:
         f"the failure probabilities of {requests} requests add up to {failure:g}, which is not below 1; "
         "run LiSSA with a smaller ρ at every request",
     )
-    largest = max(steps, key=lambda step: step.value)
+    largest = max(steps, key=lambda step: step.sensitivity)
     projected = "every iterate is projected onto the ball of radius C before the next step"
     needs_the_ball = any("radius" in step.constants for step in steps)
     assumptions = [text for step in steps for text in step.assumptions] + [projected] * needs_the_ball
@@ -378,6 +387,8 @@ def sequential_bound(steps: Sequence[Bound]) -> Bound:
         requests=requests,
         assumptions=tuple(dict.fromkeys(assumptions)),
         reference="; ".join(dict.fromkeys(step.reference for step in steps)),
+        rounding=largest.rounding,
+        arithmetic=largest.arithmetic,
         covers="; ".join(dict.fromkeys(step.covers for step in steps)),
     )
 

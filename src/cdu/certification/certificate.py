@@ -38,8 +38,10 @@ class Certificate(BaseModel):
         epsilon: ε, by the exact condition of the Gaussian mechanism, for all releases together.
         delta: δ for all releases together; includes ``failure``.
         sigma: Standard deviation of the noise per coordinate, of each release.
-        sensitivity: Δ, a bound fixed before the data were seen, on the distance in each release.
+        sensitivity: Δ, a bound fixed before the data were seen, on the distance in each release; includes ``rounding``.
         bound: Where Δ comes from.
+        rounding: What the program's arithmetic may add to the distance.
+        arithmetic: The type that the weights were computed in; "exact" where no program was named, as for a formula.
         releases: k, the number of releases that ε and δ hold for together.
         failure: ρ, the probability that Δ fails in any of them.
         reference: The distribution that the release cannot be told apart from.
@@ -56,6 +58,8 @@ class Certificate(BaseModel):
     sigma: float
     sensitivity: float
     bound: str
+    rounding: float = 0.0
+    arithmetic: Literal["exact", "float32", "float64"] = "exact"
     releases: int = 1
     failure: float = 0.0
     reference: str
@@ -71,12 +75,18 @@ class Certificate(BaseModel):
             return "meaningful"
         return "weak" if self.epsilon <= 10 else "vacuous"
 
+    def _arithmetic(self) -> str:
+        if self.arithmetic == "exact":
+            return "exact: a formula, not a program; Δ has no allowance for rounding"
+        return f"{self.arithmetic}; Δ includes {self.rounding:.2g} for rounding"
+
     def __str__(self) -> str:
         """The guarantee and its terms as a table of two columns, plain text, at most 100 characters wide."""
         rows = [
             ("guarantee", f"(ε = {self.epsilon:.4g}, δ = {self.delta:g}): {self.worth}"),
             ("noise", f"σ = {self.sigma:g} per coordinate"),
             ("distance", f"Δ = {self.sensitivity:g} ({self.bound})"),
+            ("arithmetic", self._arithmetic()),
             ("releases", f"{self.releases}" + (" together, each with fresh noise" if self.releases > 1 else "")),
             ("covers", self.covers),
             ("reference", self.reference),
@@ -115,13 +125,15 @@ def certify(bound: Bound, sigma: float, delta: float, releases: int = 1) -> Cert
     )
     require_positive(sigma=sigma)
     # A distance of 0 leaves nothing to tell apart.
-    epsilon = gaussian_epsilon(sigma, left, _together(bound, releases)) if bound.value > 0 else 0.0
+    epsilon = gaussian_epsilon(sigma, left, _together(bound, releases)) if bound.sensitivity > 0 else 0.0
     return Certificate(
         epsilon=epsilon,
         delta=delta,
         sigma=sigma,
-        sensitivity=bound.value,
+        sensitivity=bound.sensitivity,
         bound=bound.name,
+        rounding=bound.rounding,
+        arithmetic=bound.arithmetic,
         releases=releases,
         failure=failure,
         reference=bound.reference,
@@ -167,7 +179,7 @@ def certify_by_projection(sigma: float, delta: float, radius: float) -> Certific
 
 def _together(bound: Bound, releases: int) -> float:
     """√k·Δ."""
-    return composed_sensitivity(bound.value, releases)
+    return composed_sensitivity(bound.sensitivity, releases)
 
 
 def _shares(bound: Bound, delta: float, releases: int) -> tuple[float, float]:

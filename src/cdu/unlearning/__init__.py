@@ -28,8 +28,9 @@ from cdu.unlearning.scrub import Scrub
 SECOND_SEED = 1000
 
 __all__ = [
-    "CERTIFIED", "SECOND_SEED", "TUNED", "Method", "NewtonStep", "Original", "Problem", "Release", "Retrain", "Update",
-    "build", "distance_bound", "methods", "post_process", "publish", "publish_at", "release", "trials",
+    "CERTIFIED", "L2_IN_ADVANCE", "SECOND_SEED", "TUNED", "Method", "NewtonStep", "Original", "Problem", "Release",
+    "Retrain", "Update", "build", "distance_bound", "methods", "post_process", "publish", "publish_at", "release",
+    "trials",
 ]  # fmt: skip
 
 #: Methods whose hyper-parameters an experiment gives or searches, by the name they have in tables.
@@ -60,6 +61,9 @@ CERTIFIED = (
     "output perturbation", "Newton step", "noisy fine-tuning", "rewind", "rewind, linear", "Langevin, linear",
     "certified removal, linear",
 )  # fmt: skip
+
+#: The l2 of linear methods where none was searched: the middle of the usual grids, fixed without a look at any data.
+L2_IN_ADVANCE = {"rewind, linear": 0.01, "Langevin, linear": 0.01, "certified removal, linear": 1e-3}
 
 #: Those that add noise of their own, and so must be told what to certify.
 _OWN_NOISE = ("noisy fine-tuning", "Langevin, linear")

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from cdu.certification import budget_bound
-from cdu.certification.checks import require_count, require_positive
+from cdu.certification.checks import require, require_count, require_positive
+from cdu.certification.rounding import norm_rounding
 from cdu.convex import Preconditioner, kronecker_preconditioner, minimise
 from cdu.curvature import Hessian
 from cdu.data import Samples
@@ -22,7 +23,8 @@ class CertifiedRemoval:
     """Newton steps on D_r from the minimiser on D; where they leave more than the budget, retraining.
 
     w ← w − H⁻¹∇L(w, D_r) with H = ∇²L(w, D_r), and afterwards ‖w − w̃*‖ ≤ ‖∇L(w, D_r)‖/l2 since L is l2-strongly
-    convex. The noise is scaled to the ``budget``, fixed in advance, whichever way a request is answered.
+    convex; what rounding may hide of the gradient is counted. The noise is scaled to the ``budget``, fixed in advance,
+    whichever way a request is answered.
 
     Guo, Goldstein, Hannun & van der Maaten (2020), "Certified Data Removal from Machine Learning Models", on the last
     layer over features that do not depend on the data. Different from the source: noise on the weights released, not
@@ -51,7 +53,7 @@ class CertifiedRemoval:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Train on D, then remove D_u; the generator is not used."""
-        task = LinearTask(problem, self.filters, self.l2, torch.float64)
+        task = LinearTask(problem, self.filters, self.l2)
         begin = time.perf_counter()
         w, inverse = self._fit(task, task.everything)
         synchronise(w)
@@ -64,11 +66,17 @@ class CertifiedRemoval:
             w = w - direction.x
             gradient = task.objective.gradient(w, task.retain)
             products += direction.hvp_samples
-        distance = gradient.norm().item() / self.l2
+        distance = self._distance(task, w, gradient)
         # "Not within" and not "beyond", so that a step that went to NaN is retrained as well.
         fallback = not distance <= self.bound.value
         if fallback:
             w, _ = self._fit(task, task.retain)
+            retrained = self._distance(task, w, task.objective.gradient(w, task.retain))
+            require(
+                retrained <= self.bound.value,
+                f"retraining ends up to {retrained:.3g} from the minimiser, rounding included, beyond the budget of "
+                f"{self.bound.value:g}; raise the budget or l2",
+            )
         synchronise(w)
         return Update(
             w,
@@ -78,10 +86,18 @@ class CertifiedRemoval:
             model=task.model,
             radius=task.constants.radius,
             bound=self.bound,
+            # The budget was checked with it, and the reference is exact.
+            rounding=0.0,
             training_seconds=task.seconds + trained - begin,
             note=f"own model on fixed features; residual over l2 {distance:.3g} of {self.bound.value:g}"
             + (", therefore retrained" if fallback else ""),
         )
+
+    def _distance(self, task: LinearTask, w: Tensor, gradient: Tensor) -> float:
+        """‖w − w̃*‖ at most, by the gradient on D_r as computed and what rounding may hide in it."""
+        rounding = task.gradient_rounding(w.norm().item())
+        norm: float = gradient.norm().item()
+        return (norm * (1 + norm_rounding(len(w))) + rounding) / self.l2
 
     def _fit(self, task: LinearTask, samples: Samples) -> tuple[Tensor, Preconditioner]:
         """The minimiser on ``samples``, from w = 0, and the preconditioner that led to it."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
 from cdu.certification.checks import require, require_positive
+from cdu.certification.rounding import UNIT, softmax_gradient_rounding, step_rounding
 from cdu.convex import softmax_constants
 from cdu.data import Samples
 from cdu.models import LogisticRegression
@@ -71,15 +72,14 @@ class FixedFeatures(nn.Module):
 class LinearTask:
     """Multinomial logistic regression with a bias and l2 on the fixed features of a problem's images.
 
-    Features are computed once for a problem, on its device. With ‖x‖ ≤ 1 a sample's gradient is at most
-    :data:`GRADIENT_NORM` = 2 long and its Hessian's norm at most :data:`HESSIAN_NORM` = 1, at every w and on every
-    data set, before the l2 term.
+    Features are computed once for a problem, on its device; they and all that follows are in float64. With ‖x‖ ≤ 1 a
+    sample's gradient is at most :data:`GRADIENT_NORM` = 2 long and its Hessian's norm at most :data:`HESSIAN_NORM` = 1,
+    at every w and on every data set, before the l2 term.
 
     Args:
         problem: Where D_r and D_u come from; of its network nothing but the number of outputs is used.
         filters: Number of random filters.
         l2: Weight of (l2/2)‖w‖², bias included.
-        dtype: Floating-point type of the features and of the weights.
 
     Attributes:
         model: Features and linear layer in one module, for images.
@@ -90,7 +90,8 @@ class LinearTask:
         seconds: Wall time of computing the features of D, whether now or for a task before.
     """
 
-    def __init__(self, problem: Problem, filters: int, l2: float, dtype: torch.dtype) -> None:
+    def __init__(self, problem: Problem, filters: int, l2: float) -> None:
+        dtype = torch.float64
         one = problem.retain.subset(torch.arange(1))
         classes = problem.objective.outputs(problem.w_star, one).shape[1]
         self.model = linear_model(problem.retain, filters, classes, dtype)
@@ -105,10 +106,24 @@ class LinearTask:
             problem.shared[name] = retain, everything, time.perf_counter() - begin
         self.retain, self.everything, self.seconds = problem.shared[name]
         self.constants = softmax_constants(NORM, l2, classes)
+        self._classes = classes
 
     def zeros(self) -> Tensor:
         """The start w = 0, shape (p,), which knows nothing of the data."""
         return torch.zeros(self.objective.size, dtype=self.retain.dtype, device=self.retain.device)
+
+    def gradient_rounding(self, weight_norm: float) -> float:
+        """By how much a computed ∇L(w, S) may be off for ‖w‖ ≤ ``weight_norm``, S being D or part of it."""
+        samples, features = self.everything.inputs.shape
+        return softmax_gradient_rounding(
+            NORM, weight_norm, self.objective.l2, features, self._classes, samples, UNIT["float64"]
+        )
+
+    def step_rounding(self, learning_rate: float, weight_norm: float) -> float:
+        """How far a computed step w − η∇L(w, S) may lie from the exact one, as long as ‖w‖ ≤ ``weight_norm``."""
+        gradient_norm = GRADIENT_NORM + self.objective.l2 * weight_norm
+        gradient_rounding = self.gradient_rounding(weight_norm)
+        return step_rounding(gradient_rounding, learning_rate, weight_norm, gradient_norm, UNIT["float64"])
 
 
 def linear_model(samples: Samples, filters: int, classes: int, dtype: torch.dtype) -> nn.Sequential:

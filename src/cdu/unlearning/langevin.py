@@ -9,13 +9,15 @@ from torch import Tensor
 
 from cdu.certification import Bound, certify, required_sigma
 from cdu.certification.amplification import langevin_bound
-from cdu.certification.checks import require_count, require_positive
+from cdu.certification.checks import require, require_count, require_positive
+from cdu.certification.rounding import UNIT
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import Objective
 from cdu.solvers import synchronise
 from cdu.training import project
 from cdu.unlearning.fixed_features import GRADIENT_NORM, LinearTask, contraction
+from cdu.unlearning.noise import draw_noise, noise_norm
 from cdu.unlearning.problem import Problem, Update
 
 
@@ -32,7 +34,7 @@ class Langevin:
     for T → ∞, see :func:`published_epsilon`; training starts at 0, not at random; D_u is deleted, not replaced; the
     loss is multinomial and its gradient bounded by the features' norm, not clipped.
 
-    The original network is not used: the method trains its own model, in the type of its weights.
+    The original network is not used: the method trains its own model, in float64.
 
     Args:
         epsilon: ε to certify.
@@ -66,10 +68,10 @@ class Langevin:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Train, then unlearn; the generator draws the noise of both."""
-        task = LinearTask(problem, self.filters, self.l2, problem.w_star.dtype)
+        task = LinearTask(problem, self.filters, self.l2)
         begin = time.perf_counter()
         radius = task.constants.radius
-        bound = self.bound(len(problem.forget), len(task.everything), radius)
+        bound = self.computed(len(problem.forget), task)
         sigma = required_sigma(bound, self.epsilon, self.delta)
         shared = (self.learning_rate, radius, sigma, generator)
         w = noisy_descent(task.objective, task.zeros(), task.everything, self.training_steps, *shared)
@@ -83,15 +85,42 @@ class Langevin:
             gradient_samples=self.steps * len(task.retain),
             model=task.model,
             radius=radius,
+            bound=bound,
             certificate=certify(bound, sigma, self.delta),
             training_seconds=task.seconds + trained - begin,
             note="own model on fixed features, trained by noisy gradient descent",
         )
 
-    def bound(self, forget: int, samples: int, radius: float) -> Bound:
-        """What noise must hide when ``forget`` of ``samples`` training samples are deleted."""
+    def bound(self, forget: int, samples: int, radius: float, rounding: float = 0.0) -> Bound:
+        """What noise must hide when ``forget`` of ``samples`` training samples are deleted.
+
+        Args:
+            forget: n_u.
+            samples: n.
+            radius: C.
+            rounding: What rounding may add to the distance of two steps.
+        """
         shift = 2 * self.learning_rate * GRADIENT_NORM * forget / samples
-        return langevin_bound(shift, self.expansion, self.training_steps, self.steps, radius)
+        return langevin_bound(shift, self.expansion, self.training_steps, self.steps, radius, rounding)
+
+    def computed(self, forget: int, task: LinearTask) -> Bound:
+        """The same for what is computed in float64.
+
+        Raises:
+            CduError: Rounding may add as much as there is to hide.
+        """
+        known = (forget, len(task.everything), task.constants.radius)
+        exact = self.bound(*known)
+        # Noise takes part in the next step's rounding. Twice what exact arithmetic needs is room for the allowance.
+        most = 2 * required_sigma(exact, self.epsilon, self.delta)
+        noisy = 8 * UNIT["float64"] * most * noise_norm(task.objective.size)
+        step = task.step_rounding(self.learning_rate, task.constants.radius)
+        bound = self.bound(*known, rounding=2 * (step + noisy)).model_copy(update={"arithmetic": "float64"})
+        require(
+            bound.sensitivity <= 2 * exact.value,
+            f"rounding may add {bound.rounding:.3g} to what noise must hide, {bound.value:.3g}; take fewer steps",
+        )
+        return bound
 
 
 class LangevinAdam:
@@ -149,7 +178,7 @@ def noisy_descent(
 ) -> Tensor:
     """Gradient descent on all samples at once with N(0, σ²I) in every step, then projection onto the ball."""
     for _ in range(steps):
-        noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
+        noise = draw_noise(w, generator)
         w = project(w - learning_rate * objective.gradient(w, samples) + sigma * noise, radius)
     if not w.isfinite().all():
         raise CduError(f"noisy descent diverged within {steps} steps; lower its learning rate, {learning_rate:g}")

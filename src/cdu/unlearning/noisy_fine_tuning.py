@@ -9,12 +9,14 @@ import torch
 
 from cdu.certification import certify, required_sigma
 from cdu.certification.amplification import noisy_fine_tuning_bound
-from cdu.certification.checks import require_count
+from cdu.certification.checks import require, require_count
+from cdu.certification.rounding import UNIT, norm_rounding
 from cdu.errors import CduError
 from cdu.objective import Objective
 from cdu.seeding import offshoot, seeded
 from cdu.solvers import synchronise
 from cdu.training import project
+from cdu.unlearning.noise import draw_noise, noise_norm
 from cdu.unlearning.problem import Problem, Update
 
 
@@ -31,6 +33,9 @@ class NoisyFineTuning:
     divergence and a conversion, see :func:`published_sigma`; N is an argument, where the authors take C₀/(ηC₁). As
     with them what is clipped is a batch's gradient, without weight decay, and training after the noise is
     :func:`~cdu.unlearning.releases.post_process`.
+
+    Weights and noise are kept in float64, whatever the network's type: gradients may be any function of the weights and
+    so may be rounded, but what is added up may not. The release is rounded to the network's type at the end.
 
     The l2 weight of training plays no part, ``decay`` replaces it. BatchNorm runs in training mode on a copy of the
     module, as the authors' code does (their networks have none): the guarantee holds for whatever function a batch's
@@ -68,7 +73,10 @@ class NoisyFineTuning:
         self.start_clip = start_clip
         self.decay = decay
         self.batch_size = batch_size
-        self.bound = noisy_fine_tuning_bound(start_clip, gradient_clip, learning_rate, decay, steps)
+        # Far more than rounding in float64 adds, and too little to show in σ; a call checks the former.
+        self._rounding = 2.0**-26 * (start_clip + learning_rate * gradient_clip)
+        bound = noisy_fine_tuning_bound(start_clip, gradient_clip, learning_rate, decay, steps, self._rounding)
+        self.bound = bound.model_copy(update={"arithmetic": "float64"})
         self.sigma = required_sigma(self.bound, epsilon, delta)
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
@@ -79,24 +87,40 @@ class NoisyFineTuning:
         size = problem.training.batch_size if self.batch_size is None else self.batch_size
         passes = chain.from_iterable(retain.shuffled(size, generator) for retain in repeat(problem.retain))
         layers = offshoot(generator, "layers")
-        w, touched = project(problem.w_star.detach(), self.start_clip), 0
+        dtype = problem.w_star.dtype
+        self._expect_room_for_rounding(len(problem.w_star))
+        w, touched = project(problem.w_star.detach().double(), self.start_clip), 0
         for inputs, targets in islice(passes, self.steps):
-            point = w.clone().requires_grad_()
+            point = w.to(dtype, copy=True).requires_grad_()
             with seeded(int(torch.randint(2**62, (), generator=layers))):
                 (gradient,) = torch.autograd.grad(objective.batch_loss(point, inputs, targets), point)
-            noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
-            descent = project(gradient, self.gradient_clip) + self.decay * w
+            noise = draw_noise(w, generator)
+            descent = project(gradient.double(), self.gradient_clip) + self.decay * w
             w = w - self.learning_rate * descent + self.sigma * noise
             touched += len(targets)
         synchronise(w)
         if not w.isfinite().all():
             raise CduError(f"noisy fine-tuning diverged within {self.steps} steps; lower its learning rate")
         return Update(
-            w,
+            w.to(dtype),
             time.perf_counter() - begin,
             gradient_samples=touched,
             model=objective.model.eval(),
+            bound=self.bound,
             certificate=certify(self.bound, self.sigma, self.delta),
+        )
+
+    def _expect_room_for_rounding(self, size: int) -> None:
+        """Refuse so many weights that rounding could add more to a step's distance than the bound allows for."""
+        largest = self.start_clip + self.steps * (
+            self.learning_rate * self.gradient_clip + self.sigma * noise_norm(size)
+        )
+        step = 8 * UNIT["float64"] * (1 + self.learning_rate * self.decay) * largest
+        clip = norm_rounding(size) * (self.start_clip + self.learning_rate * self.gradient_clip)
+        require(
+            2 * (step + clip) <= self._rounding,
+            f"rounding may add {2 * (step + clip):.3g} to the distance of two steps, of which the certificate has room "
+            f"for {self._rounding:.3g}; take fewer steps than {self.steps}",
         )
 
 

@@ -63,7 +63,10 @@ class Update:
         model: The module whose buffers belong to ``w``, where the method changed them or brought a network of its
             own; None for the problem's.
         radius: The ball that the result is projected onto; None for the problem's C.
-        bound: Δ, from the method's own proof; None for the trivial 2·radius of the projection.
+        bound: Δ, from the method's own proof, in exact arithmetic; None for the trivial 2·radius of the projection.
+            With a ``certificate`` it is what that rests on, its rounding included.
+        rounding: How far rounding may have taken ``w`` from what that proof is about, proven; None where no proof is
+            known, so that no certificate rests on ``bound``.
         certificate: What the method's own noise guarantees; None where it adds none. No further noise is then added.
         excuse: Why there is no certificate whatever the noise, e.g. "training assumption violated"; empty otherwise.
         training_seconds: Wall time of training on D as the method's proof needs it; not part of ``seconds``.
@@ -79,6 +82,7 @@ class Update:
     model: nn.Module | None = None
     radius: float | None = None
     bound: Bound | None = None
+    rounding: float | None = None
     certificate: Certificate | None = None
     excuse: str = ""
     training_seconds: float = 0.0

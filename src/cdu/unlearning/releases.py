@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from cdu.certification import Bound, Certificate, certify, required_sigma, trivial_bound
+from cdu.certification.rounding import Arithmetic, computed, projection_rounding
 from cdu.errors import CduError
-from cdu.expectations import expect, expect_answerable
+from cdu.expectations import expect, expect_answerable, expect_noise_shows
 from cdu.objective import Objective
 from cdu.training import project
 from cdu.unlearning.descent import Learner
+from cdu.unlearning.noise import draw_noise
 from cdu.unlearning.problem import Method, Problem, Update
 
 
@@ -49,6 +51,8 @@ def release(
     The Newton iterate can leave the ball; the projection is non-expansive and the retrained model lies inside, so
     that every bound on the distance stays valid and 2C becomes one.
 
+    The noise is drawn and added in float64, whatever the weights' type, and the sum is rounded to that.
+
     Args:
         problem: What is to be unlearned.
         method: How.
@@ -61,29 +65,37 @@ def release(
         CduError: No method could answer (:func:`~cdu.expectations.expect_answerable`), or as for :func:`publish`.
     """
     expect_answerable(problem, sigma, delta)
-    return publish(problem, method(problem, generator), generator, sigma, delta)
+    return publish(problem, method(problem, generator), generator, sigma, delta, torch.float64)
 
 
 def publish(
-    problem: Problem, update: Update, generator: torch.Generator, sigma: float = 0.0, delta: float = 1e-5
+    problem: Problem,
+    update: Update,
+    generator: torch.Generator,
+    sigma: float = 0.0,
+    delta: float = 1e-5,
+    noise_dtype: torch.dtype | None = None,
 ) -> Release:
     """Project an update that was computed before and add noise to it; see :func:`release`.
+
+    The noise is drawn in ``noise_dtype``, in the weights' own type when None, as the committed records have it.
 
     Where the method brought a bound of its own the certificate rests on it, else on the projection; where the method
     added noise of its own none is added here and its certificate is passed on.
 
     Raises:
-        CduError: The weights or σ are not finite, the projection would leave what the method's bound is about, or there
-            is nothing to certify by (see :func:`distance_bound`).
+        CduError: The weights or σ are not finite, the noise would be lost in the weights' rounding, the projection
+            would leave what the method's bound is about, or there is nothing to certify by (see
+            :func:`distance_bound`).
     """
     original = problem.objective
     w = _projected(problem, update, sigma)
     objective = original if update.model is None else Objective(update.model, original.loss_of, original.l2)
     if sigma == 0 or update.certificate is not None:
         return Release(w, objective, update.certificate, update)
-    noise = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
     certificate = None if update.excuse else certify(distance_bound(problem, update), sigma, delta)
-    return Release(w + sigma * noise, objective, certificate, update)
+    noise = draw_noise(w.to(noise_dtype or w.dtype), generator)
+    return Release((w + sigma * noise).to(w.dtype), objective, certificate, update)
 
 
 def trials(
@@ -140,7 +152,14 @@ def _projected(problem: Problem, update: Update, sigma: float) -> Tensor:
         f"{update.w.double().norm():g} away from what the method's own bound is about; give the update a radius that "
         "its reference lies in, or math.inf",
     )
-    return project(update.w, _radius(problem, update))
+    expect(
+        update.certificate is None or update.certificate.arithmetic != "exact",
+        "the method's own certificate is a formula's: its Δ has no allowance for rounding; certify a bound of "
+        "cdu.certification.rounding.computed",
+    )
+    w = project(update.w, _radius(problem, update))
+    expect_noise_shows(w, sigma)
+    return w
 
 
 def publish_at(
@@ -163,17 +182,31 @@ def publish_at(
 
 
 def distance_bound(problem: Problem, update: Update) -> Bound:
-    """The bound that noise for an update is scaled to: the method's own where that is smaller than the projection's."""
-    radius = _radius(problem, update)
-    found = [] if math.isinf(radius) else [trivial_bound(radius)]
+    """The bound that noise for an update is scaled to: the method's own where that is smaller than the projection's.
+
+    Every certificate of a release passes through here. Proofs are about real numbers and weights are rounded, so that
+    a proven allowance is added to Δ: for the projection from the number of weights and their type, for the method's own
+    bound from what it says of its computation, once for the release and once for its reference.
+
+    Raises:
+        CduError: Nothing bounds the distance, or the method has a bound but none on its rounding.
+    """
+    radius, arithmetic = _radius(problem, update), _arithmetic(update.w)
+    projected = 2 * projection_rounding(radius, len(update.w), arithmetic)
+    found = [] if math.isinf(radius) else [computed(trivial_bound(radius), arithmetic, projected)]
     if update.bound is not None and update.bound.fixed_in_advance:
-        found.append(update.bound)
+        if update.rounding is None:
+            raise CduError(
+                f"the method's own bound, {update.bound.value:g}, is about exact arithmetic, and nothing is known of "
+                f"the rounding of its {arithmetic} computation; give the update a proven rounding, or no bound"
+            )
+        found.append(computed(update.bound, arithmetic, 2 * update.rounding + projected))
     if not found:
         raise CduError(
             "the update has neither a ball nor a bound fixed in advance, so that no noise certifies it; give it a "
             "finite radius to be projected onto"
         )
-    return min(found, key=lambda bound: bound.value)
+    return min(found, key=lambda bound: bound.sensitivity)
 
 
 def post_process(
@@ -209,6 +242,14 @@ def post_process(
         objective = Objective(model, released.objective.loss_of, released.objective.l2)
         w = project(learner.w.detach().clone(), radius)
         yield done, Release(w, objective, released.certificate, released.update)
+
+
+def _arithmetic(w: Tensor) -> Arithmetic:
+    expect(
+        w.dtype in (torch.float32, torch.float64),
+        f"the unlearned weights are of type {w.dtype}, whose rounding swallows noise; give float32 or float64",
+    )
+    return "float32" if w.dtype == torch.float32 else "float64"
 
 
 def _radius(problem: Problem, update: Update) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cdu.certification import Bound
 from cdu.certification.checks import require, require_count, require_positive
+from cdu.certification.rounding import descent_rounding
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
@@ -78,7 +79,8 @@ class RewindLinear:
 
     Different from Mu & Klabjan (2025), who treat general losses, for which a step can drive points apart: the bound
     falls with K and stays finite for T → ∞. The original network is not used. The result is projected onto the ball
-    that descent from w = 0 never leaves, L(w_t) ≤ L(0): for the reference that changes nothing.
+    that descent from w = 0 never leaves, L(w_t) ≤ L(0): for the reference that changes nothing. Everything is computed
+    in float64: the noise may be of the size of float32's rounding.
 
     Args:
         l2: Weight of (l2/2)‖w‖².
@@ -100,7 +102,7 @@ class RewindLinear:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Train, rewind and descend; the generator is not used."""
-        task = LinearTask(problem, self.filters, self.l2, problem.w_star.dtype)
+        task = LinearTask(problem, self.filters, self.l2)
         begin = time.perf_counter()
         objective, rate = task.objective, self.learning_rate
         kept = descend(objective, task.zeros(), task.everything, self.steps - self.rewound, rate, math.inf)
@@ -115,9 +117,16 @@ class RewindLinear:
             model=task.model,
             radius=task.constants.radius,
             bound=self.bound(len(problem.forget), len(task.everything)),
+            rounding=self.rounding(task),
             training_seconds=task.seconds + trained - begin,
             note="own model on fixed features, trained by gradient descent",
         )
+
+    def rounding(self, task: LinearTask) -> float:
+        """How far the T steps in float64 may end from T exact ones."""
+        # A step on D_r brings weights nearer to the minimiser on D_r, and both start in the ball: never beyond 3C.
+        step = task.step_rounding(self.learning_rate, 3 * task.constants.radius)
+        return descent_rounding(step, self.expansion, self.steps)
 
     def bound(self, forget: int, samples: int) -> Bound:
         """Δ for ``forget`` of ``samples`` training samples."""

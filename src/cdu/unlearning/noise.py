@@ -1,0 +1,36 @@
+"""Gaussian noise on weights."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cdu.expectations import expect
+
+#: A standard normal vector is longer than √p + this with a probability below e^(−72).
+_TAIL = 12.0
+
+
+def noise_norm(size: int) -> float:
+    """How long a vector of ``size`` standard normal numbers is at most: beyond it are fewer than one in 10³¹."""
+    return math.sqrt(size) + _TAIL
+
+
+def draw_noise(w: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers for every weight, drawn on the CPU in the weights' type.
+
+    Args:
+        w: The weights, shape (p,).
+        generator: Draws them.
+
+    Raises:
+        CduError: They are longer than :func:`noise_norm`, which no working generator gives.
+    """
+    noise = torch.randn(w.shape, generator=generator, dtype=w.dtype)
+    length = noise.double().norm().item()
+    expect(
+        length <= noise_norm(len(w)),
+        f"{len(w):,} standard normal numbers have the norm {length:.4g}, which happens with a probability below "
+        "1e-31; the generator is broken",
+    )
+    return noise.to(w.device)
