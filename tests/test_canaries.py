@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from cdu import arithmetic, canaries, notebook
+from cdu import arithmetic, canaries, changelog, notebook
 from cdu.canaries import all_canaries, judge, moves
+from cdu.changelog import Entry
 from cdu.comparison import numbers
 from cdu.config import REVISIONS, SECTIONS, repository
 from cdu.records import Metric, read_record, write_record
@@ -201,7 +202,7 @@ def test_a_raised_revision_needs_moved_numbers(committed):
 
 def test_what_no_canary_sees_may_be_accepted_where_the_changelog_says_so(committed, monkeypatch):
     canary, found, output = committed
-    monkeypatch.setattr(canaries, "_changelog", lambda: {("05_relearn", 2): True})
+    monkeypatch.setattr(canaries.changelog, "entries", lambda: {("05_relearn", 2): Entry("moved", True)})
     assert canaries.accept([found(0.5, revision=2)], [canary], output) == ["05_relearn"]
     assert found(0.5, revision=2).complaint == ""
 
@@ -225,10 +226,11 @@ def test_a_revision_only_rises(committed):
 
 def test_a_raised_revision_needs_a_line_in_the_changelog_before_it_is_accepted(committed, monkeypatch):
     canary, found, output = committed
+    monkeypatch.setattr(canaries.changelog, "entries", dict)
     finding = found(0.6, revision=2)
     assert "CHANGELOG.md has no line on 05_relearn, revision 2" in finding.complaint
     assert canaries.accept([finding], [canary], output) == []
-    monkeypatch.setattr(canaries, "_changelog", lambda: {("05_relearn", 2): False})
+    monkeypatch.setattr(canaries.changelog, "entries", lambda: {("05_relearn", 2): Entry("moved", False)})
     finding = found(0.6, revision=2)
     assert "is of revision 2 now, and its numbers moved" in finding.complaint
     assert canaries.accept([finding], [canary], output) == ["05_relearn"]
@@ -242,8 +244,8 @@ def test_the_changelog_s_lines_are_read(tmp_path, monkeypatch):
         "- `11_scale`, revision 2: (unseen) x",
     )
     (tmp_path / "CHANGELOG.md").write_text("\n".join(lines))
-    monkeypatch.setattr(canaries, "repository", lambda: tmp_path)
-    assert canaries._changelog() == {("03_methods", 2): False, ("11_scale", 2): True}
+    monkeypatch.setattr(changelog, "repository", lambda: tmp_path)
+    assert changelog.entries() == {("03_methods", 2): Entry("what moved", False), ("11_scale", 2): Entry("x", True)}
 
 
 def test_a_number_on_one_side_alone_has_moved_and_times_have_not():

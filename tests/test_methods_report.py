@@ -59,6 +59,44 @@ def test_a_method_that_could_not_run_keeps_its_row_and_the_certificate_is_told()
     }  # fmt: skip
 
 
+def linear_frame(with_distances):
+    rows = []
+    for name in ("rewind, linear", "rewind, linear, l2 in advance", "certified removal, linear"):
+        for seed in (0, 1):
+            key = {"seed": seed, "axis": "", "point": None, "split": "", "note": ""}
+            rows.append({**key, "metric": "accuracy", "value": 0.9, "method": f"{name}, ε = 1", "split": "test"})
+            rows.append({**key, "metric": "seconds", "value": 1.0, "method": f"{name}, ε = 1"})
+            rows.append({**key, "metric": "certified", "value": 1, "method": f"{name}, ε = 1", "note": "ε = 1"})
+            if with_distances:
+                for metric, value in (
+                    ("measured_distance", 2e-8 * (1 + seed)), ("certified_distance", 4e-8), ("rounding", 1e-9),
+                    ("distance_ratio", (1 + seed) / 2),
+                ):  # fmt: skip
+                    rows.append({**key, "metric": metric, "value": value, "method": name, "note": "float64"})
+    return pd.DataFrame(rows)
+
+
+def test_a_searched_l2_is_told_and_a_certificate_without_room_for_rounding_is_void():
+    title = "Table 1: accuracy (= micro-F1), gap, time and certificate"
+    told = tables("03_methods-table", linear_frame(True))[title].set_index("method")["certificate"].to_dict()
+    assert told == {
+        "rewind, linear, ε = 1": "ε = 1; l2 searched for this request",
+        "rewind, linear, l2 in advance, ε = 1": "ε = 1",
+        "certified removal, linear, ε = 1": "ε = 1; l2 searched for this request",
+    }
+    told = tables("03_methods-table", linear_frame(False))[title].set_index("method")["certificate"].to_dict()
+    assert told["rewind, linear, ε = 1"].startswith("void: computed in single precision")
+    assert told["certified removal, linear, ε = 1"].startswith("ε = 1")
+
+
+def test_the_worst_seed_of_measured_against_certified_is_shown():
+    found = tables("03_methods-table", linear_frame(True))
+    shown = found["Distance to the reference, measured and certified"].set_index("method")
+    assert shown.loc["rewind, linear", "largest ratio of a seed"] == "1"
+    assert shown.loc["rewind, linear", "computed in"] == "float64"
+    assert "Distance to the reference, measured and certified" not in tables("03_methods-table", linear_frame(False))
+
+
 def test_the_compute_axis_has_a_table_for_every_epsilon_with_both_unnoised_lines():
     found = tables("03_methods-compute", frame())
     assert [title.rsplit(" = ", 1)[1] for title in found] == ["1", "100"]

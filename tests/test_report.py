@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from cdu import figures, ledger, report, statements, verdicts
+from cdu.changelog import Entry
 from cdu.figures import FIGURES
 from cdu.records import UNREACHED, Metric, record_path, write_record
 from cdu.tables import plus_minus, tables
@@ -198,6 +199,16 @@ def test_records_from_before_a_part_existed_say_how_to_make_new_ones(tmp_path):
     (setup,) = report.collect(tmp_path)
     text = report._section_fragment(setup, "01_theory-bound", {}, tmp_path, {})
     assert "before this check existed: `make batch EXPERIMENT=quick` runs it" in text
+
+
+def test_records_of_an_earlier_revision_say_what_moved_since(tmp_path, monkeypatch):
+    write_record(made(section="03_methods"), record_path(tmp_path / "results", "quick", "digits", 0, "03_methods"))
+    (setup,) = report.collect(tmp_path)
+    monkeypatch.setitem(report.REVISIONS, "03_methods", 3)
+    known = {("03_methods", number): Entry(f"change {number}.", False) for number in (1, 2, 3)}
+    monkeypatch.setattr(report.changelog, "entries", lambda: known)
+    told = report._source_line(setup, setup.sections["03_methods"])
+    assert "are of revision 1 of this section's numbers, which is at 3. change 2. change 3." in told
 
 
 def test_numbers_of_the_paper_stand_beside_ours_once_a_reader_fills_them_in(tmp_path, monkeypatch):

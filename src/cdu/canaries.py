@@ -10,7 +10,6 @@ numbers agree on every processor within the tolerances below.
 import json
 import multiprocessing
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdu import kinds
+from cdu import changelog, kinds
 from cdu.comparison import numbers
 from cdu.config import BENCHMARKS, REVISIONS, SECTIONS, Experiment, load_experiment, repository
 from cdu.errors import CduError
@@ -320,7 +319,7 @@ def judge(canaries: Sequence[Canary], output: Path, committed: Path | None = Non
         committed: The committed records' folder.
     """
     folder = repository() / FOLDER if committed is None else committed
-    changes = _changelog()
+    changes = changelog.entries()
     found = []
     for section in dict.fromkeys(canary.section for canary in canaries):
         own = [canary for canary in canaries if canary.section == section]
@@ -345,7 +344,7 @@ def judge(canaries: Sequence[Canary], output: Path, committed: Path | None = Non
                 before=min((old.revision for _, old in known), default=None) if len(known) == len(pairs) else None,
                 now=now,
                 noted=now == 1 or (section, now) in changes,
-                unseen=changes.get((section, now), False),
+                unseen=(section, now) in changes and changes[section, now].unseen,
             )
         )
     return found
@@ -377,11 +376,3 @@ def accept(findings: Iterable[Finding], canaries: Sequence[Canary], output: Path
 
 def _committed(path: Path) -> Record | None:
     return read_record(path) if path.exists() else None
-
-
-def _changelog() -> dict[tuple[str, int], bool]:
-    """The sections and revisions that ``CHANGELOG.md`` has a line on, and whether it says that no canary sees them."""
-    path = repository() / "CHANGELOG.md"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = (re.match(r"- `(\w+)`, revision (\d+): (\(unseen\))?\s*\S", line) for line in lines)
-    return {(one[1], int(one[2])): one[3] is not None for one in found if one}

@@ -18,7 +18,7 @@ import nbformat
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cdu import figures, ledger, reproduced, statements, verdicts
+from cdu import changelog, figures, ledger, reproduced, statements, verdicts
 from cdu.config import (
     BENCHMARKS,
     DEFAULT_EXPERIMENT,
@@ -516,11 +516,21 @@ def _source_line(setup: Setup, shown: Shown) -> str:
     experiment = f"experiment `{setup.experiment}`"
     line = f"*Source: {'; '.join(parts)} · {experiment} · commit {', '.join(commits)} · {'; '.join(machines)}.*"
     if outdated(records[0]):
-        line += (
-            f"\n\n:::{{warning}}\nThese records were made with other settings than `{setup.experiment}.yaml` has "
-            "now, or are of an earlier revision of their numbers.\n:::"
-        )
+        line += f"\n\n:::{{warning}}\n{_what_changed(setup, records[0])}\n:::"
     return line
+
+
+def _what_changed(setup: Setup, record: Record) -> str:
+    """Why a record is outdated, with what its changelog says of every later revision."""
+    now = REVISIONS[record.section]
+    if record.revision == now:
+        return f"These records were made with other settings than `{setup.experiment}.yaml` has now."
+    known = changelog.entries()
+    later = [known.get((record.section, number)) for number in range(record.revision + 1, now + 1)]
+    since = " ".join(entry.text for entry in later if entry is not None)
+    return (
+        f"These records are of revision {record.revision} of this section's numbers, which is at {now}. {since}".strip()
+    )
 
 
 def outdated(record: Record) -> bool:
@@ -701,6 +711,11 @@ def _control(setup: Setup) -> str | None:
             f"- **{setup.title}**, {features}: test accuracy {noiseless} % without noise, {noisy} % with the noise of "
             f"ε = 1. Of the requests to delete random samples {retrained:.0f} % had to be answered by retraining, of "
             f"those to delete samples of one class {one_class:.0f} %."
+            + (
+                " Since all of the former were, this is retraining's accuracy, not a step's."
+                if retrained == 100
+                else ""
+            )
         )
     return "\n".join(lines)
 
