@@ -16,6 +16,7 @@ from cdu.certification import budget_bound, certify, gaussian_epsilon, trivial_b
 from cdu.certification.amplification import coupled_distance, langevin_bound, noisy_fine_tuning_bound
 from cdu.certification.rounding import (
     UNIT,
+    ball_rounding,
     computed,
     descent_rounding,
     gamma,
@@ -152,12 +153,14 @@ def test_every_linear_method_stays_within_what_it_certifies(make, l2):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_projected_weights_lie_within_their_allowance_of_the_ball(dtype):
-    name = "float32" if dtype == torch.float32 else "float64"
     for seed in range(20):
         w = torch.randn(5000, generator=generator(seed), dtype=dtype) * 10
         exact = math.sqrt(sum(Fraction(value) ** 2 for value in project(w, 3.0).tolist()))
-        assert exact <= 3 + projection_rounding(3.0, len(w), name)
-    assert projection_rounding(math.inf, 10, name) == 0
+        assert exact <= 3 + ball_rounding(3.0, len(w))
+        name = "float32" if dtype == torch.float32 else "float64"
+        shrunk = w.double() * (3 / w.double().norm())
+        assert (project(w, 3.0).double() - shrunk).norm().item() <= projection_rounding(3.0, name)
+    assert projection_rounding(math.inf, "float32") == 0
 
 
 def test_a_bound_of_exact_arithmetic_certifies_no_program():
@@ -171,8 +174,8 @@ def test_a_bound_of_exact_arithmetic_certifies_no_program():
         publish(problem, replace(update, certificate=formula), generator(0))
     certificate = publish(problem, update, generator(0), 1.0).certificate
     assert certificate.sensitivity == pytest.approx(10, rel=1e-6)
-    assert certificate.rounding == 2 * projection_rounding(5.0, len(update.w), "float32")
-    assert "float32; Δ includes 2.4e-06 for rounding" in str(certificate)
+    assert certificate.rounding == 2 * ball_rounding(5.0, len(update.w)) > 0
+    assert f"float32; Δ includes {certificate.rounding:.2g} for rounding" in str(certificate)
 
 
 def test_noise_below_the_weights_rounding_is_refused_on_every_path():

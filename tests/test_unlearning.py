@@ -310,9 +310,9 @@ def test_a_bound_on_the_distance_before_a_projection_is_not_passed_on_beyond_it(
 def test_the_norm_of_many_single_precision_weights_is_not_underestimated():
     problem, many = logistic_problem(radius=20.0), torch.randn(10**7, generator=generator(0))
     on_the_ball = Update(many * (20 / many.double().norm()).float(), 0.0, bound=budget_bound(1e-3), rounding=0.0)
-    # A projection of single precision weights may end 5e-6 outside.
+    # A projection in single precision may be off by 1e-5.
     certificate = publish(problem, on_the_ball, generator(0), sigma=0.01).certificate
-    assert 1e-3 + 9e-6 < certificate.sensitivity < 1e-3 + 1.1e-5
+    assert 1e-3 + 1.8e-5 < certificate.sensitivity < 1e-3 + 2.2e-5
     outside = replace(on_the_ball, w=on_the_ball.w * 1.0001)
     with pytest.raises(CduError, match=r"radius 20 would move weights of norm 20.002 away"):
         publish(problem, outside, generator(0), sigma=0.01)

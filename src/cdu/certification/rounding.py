@@ -51,17 +51,27 @@ def norm_rounding(size: int) -> float:
     return gamma(size + 2, UNIT["float64"])
 
 
-def projection_rounding(radius: float, size: int, arithmetic: Arithmetic) -> float:
-    """How far outside the ball of ``radius`` weights may lie that were projected onto it.
+def ball_rounding(radius: float, size: int) -> float:
+    """How far outside the ball weights may lie that :func:`~cdu.training.project` took onto it, or left in it.
+
+    It shrinks them by two roundings more than it has to, which covers those of the product; the norm, taken in float64,
+    may be too small.
 
     Args:
-        radius: C; nothing is added where it is infinite, since then nothing is projected.
+        radius: C.
         size: p, the number of weights.
-        arithmetic: The type of the weights; the norm is taken in float64.
     """
-    if math.isinf(radius):
-        return 0.0
-    return radius * (4 * UNIT[arithmetic] + norm_rounding(size))
+    return radius * norm_rounding(size)
+
+
+def projection_rounding(radius: float, arithmetic: Arithmetic) -> float:
+    """How far a computed projection may lie from the exact one; 0 for an infinite ball, in which nothing is projected.
+
+    Args:
+        radius: C.
+        arithmetic: The type of the weights.
+    """
+    return 0.0 if math.isinf(radius) else 8 * UNIT[arithmetic] * radius
 
 
 def softmax_gradient_rounding(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cdu.certification import Bound, Certificate, certify, required_sigma, trivial_bound
-from cdu.certification.rounding import Arithmetic, computed, projection_rounding
+from cdu.certification.rounding import Arithmetic, ball_rounding, computed, projection_rounding
 from cdu.errors import CduError
 from cdu.expectations import expect, expect_answerable, expect_noise_shows
 from cdu.objective import Objective
@@ -192,15 +192,17 @@ def distance_bound(problem: Problem, update: Update) -> Bound:
         CduError: Nothing bounds the distance, or the method has a bound but none on its rounding.
     """
     radius, arithmetic = _radius(problem, update), _arithmetic(update.w)
-    projected = 2 * projection_rounding(radius, len(update.w), arithmetic)
-    found = [] if math.isinf(radius) else [computed(trivial_bound(radius), arithmetic, projected)]
+    found = []
+    if not math.isinf(radius):
+        found.append(computed(trivial_bound(radius), arithmetic, 2 * ball_rounding(radius, len(update.w))))
     if update.bound is not None and update.bound.fixed_in_advance:
         if update.rounding is None:
             raise CduError(
                 f"the method's own bound, {update.bound.value:g}, is about exact arithmetic, and nothing is known of "
                 f"the rounding of its {arithmetic} computation; give the update a proven rounding, or no bound"
             )
-        found.append(computed(update.bound, arithmetic, 2 * update.rounding + projected))
+        rounding = update.rounding + projection_rounding(radius, arithmetic)
+        found.append(computed(update.bound, arithmetic, 2 * rounding))
     if not found:
         raise CduError(
             "the update has neither a ball nor a bound fixed in advance, so that no noise certifies it; give it a "
