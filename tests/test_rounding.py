@@ -92,6 +92,46 @@ def test_a_gradient_in_single_precision_is_within_its_bound_of_the_one_in_double
     assert bound < 2e4 * measured
 
 
+def test_the_bounds_are_those_that_the_derivation_ends_with():
+    """Worst cases are never met, so that no measurement tells a term that is missing: each is taken alone."""
+    u, more = 2.0**-53, 1.05
+    assert gamma(1000, 1e-5) == pytest.approx(0.01 / 0.99, rel=1e-14)
+    with pytest.raises(CduError, match="no proven digits"):
+        gamma(1001, 1e-5)
+    assert norm_rounding(98) == gamma(100, u)
+    # Without weights: the softmax's own error for K = 10, and the mean over n = 92 rows of norms √2·B.
+    known = {"l2": 0.5, "features": 99, "classes": 10, "samples": 92, "unit": u}
+    for norm in (0.0, 3.0):
+        reach = math.sqrt(norm**2 + 1)
+        summed = 100 * u * math.sqrt(2) * reach
+        still = softmax_gradient_rounding(norm, 0.0, **known)
+        assert still == pytest.approx(more * (reach * u * (10 + 16) + summed), rel=1e-9)
+        # Weights of norm R: half of the logits' error, the softmax's, and the l2 term's part in the sum.
+        moved = softmax_gradient_rounding(norm, 2.0, **known) - still
+        terms = reach * (100 * u * reach * 2 / 2 + u * 8 * reach * 2) + 100 * u * 0.5 * 2
+        assert moved == pytest.approx(more * terms, rel=1e-9)
+        # Ridge: the residual is at most BR + 1.
+        residual = reach * 2 + 1
+        found = squared_gradient_rounding(norm, 2.0, 0.5, 98, 92, u)
+        expected = reach * 100 * u * residual + 100 * u * (residual * reach + 0.5 * 2)
+        assert found == pytest.approx(more * expected, rel=1e-9)
+    assert step_rounding(1e-9, 0.5, 0.0, 0.0, u) == 0.5e-9
+    assert step_rounding(0.0, 0.5, 3.0, 8.0, u) == pytest.approx(8 * u * (3 + 4), rel=1e-14)
+    assert descent_rounding(1.0, 0.5, 3) == pytest.approx(more * 1.75, rel=1e-14)
+    assert descent_rounding(1.0, 1.0, 3) == pytest.approx(more * 3, rel=1e-14)
+    assert ball_rounding(2.0, 98) == 2 * gamma(100, u)
+    assert projection_rounding(2.0, "float32") == 16 * 2.0**-24
+
+
+def test_two_runs_with_the_same_noise_end_as_far_apart_as_their_steps_allow():
+    fine_tuning = noisy_fine_tuning_bound(1.5, 0.2, 0.1, 2.0, 3)
+    assert coupled_distance(fine_tuning) == pytest.approx(3 * 0.8**3 + 0.04 * (1 + 0.8 + 0.64), rel=1e-14)
+    langevin = langevin_bound(0.04, 0.8, 3, 2)
+    assert coupled_distance(langevin) == pytest.approx(0.04 * (1 + 0.8 + 0.64) * 0.64, rel=1e-14)
+    # No farther than the ball is wide when training ends.
+    assert coupled_distance(langevin_bound(10.0, 0.8, 3, 2, 1.0)) == pytest.approx(2 * 0.64, rel=1e-14)
+
+
 @pytest.mark.parametrize("steps", [1, 20, 150])
 def test_a_descent_in_single_precision_is_within_its_bound_of_the_one_in_double(steps):
     rate, l2, task = 1.6, 0.1, LinearTask(digits_problem(), 4, 0.1)
