@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import nbformat
 import pandas as pd
 import pytest
 
 from cdu import figures, ledger, report, statements, verdicts
+from cdu.claims import CLAIMS
 from cdu.figures import FIGURES
 from cdu.records import UNREACHED, Metric, record_path, write_record
 from cdu.tables import plus_minus, tables
@@ -156,8 +158,39 @@ def test_what_changed_since_the_last_build_is_made_again(small, change):
 @pytest.mark.slow
 def test_every_claim_has_a_row_with_a_verdict(built):
     table = (built / "_generated" / "claims-table.md").read_text()
-    for number in range(1, 11):
-        assert f"[C{number}](#claim-c{number})" in table
+    detail = (built / "_generated" / "claims-detail.md").read_text()
+    for identifier, claim in CLAIMS.items():
+        assert f"[{identifier}](#claim-{identifier.lower()})" in table
+        assert f"(claim-{identifier.lower()})=" in detail
+        for part in (claim.quoted, claim.test, claim.smallest_effect, claim.yardstick, claim.why, claim.setting):
+            assert part in detail
+
+
+@pytest.mark.slow
+def test_what_shadow_models_find_stands_on_the_first_page(built, setups):
+    words = (built / "_generated" / "shadowed.md").read_text().splitlines()
+    with_shadows = [setup.title for setup in setups if "04_shadows" in setup.sections]
+    assert [line.split("**")[1] for line in words] == with_shadows
+
+
+def test_the_set_ups_that_claims_are_about_are_named_as_in_the_records(setups):
+    """Else a claim would nowhere be judged."""
+    places = {setup.place for setup in setups}
+    assert {claim.about for claim in CLAIMS.values() if claim.about} <= places
+
+
+def test_a_verdict_that_stands_for_its_test_alone_is_marked(setups):
+    setup = next(setup for setup in setups if setup.dataset == "digits" and setup.experiment == "quick")
+    marked = {name for name, one in setup.decided.items() if one.single}
+    table = report._claims_table([setup])
+    for line in table.splitlines()[2:]:
+        name = line.split("[")[1].split("]")[0] if line.startswith("| [") else ""
+        assert (report.ALONE in line) == (name in marked or line.startswith("†"))
+    assert ("† not once" in table) == bool(marked)
+    steady = replace(setup)
+    steady.__dict__["decided"] = {name: replace(one, adjusted=one.p) for name, one in setup.decided.items()}
+    assert "†" not in report._claims_table([steady])
+    assert "not then" not in report._family([steady])
 
 
 @pytest.mark.slow
@@ -312,10 +345,10 @@ def test_nothing_is_said_to_be_cut_where_nothing_was(tmp_path):
 
 def test_claims_about_a_large_network_are_decided_from_its_one_record(shortened):
     decided = report._decide(shortened)
-    assert decided["C9"].word == "holds but says nothing"
-    assert "σ = 0.01 certifies ε = 32,000,000" in decided["C9"].evidence
-    assert (decided["C5"].word, decided["C5"].seeds) == ("holds but says nothing", 2)
-    assert (decided["C1"].word, decided["C1"].evidence) == (
+    assert decided["C9a"].word == "holds but says nothing"
+    assert "σ = 0.01 certifies ε = 32,000,000" in decided["C9a"].evidence
+    assert (decided["C5a"].word, decided["C5a"].seeds) == ("holds but says nothing", 2)
+    assert (decided["C1b"].word, decided["C1b"].evidence) == (
         "not yet tested", "The section that tests this was not run on this set-up.",
     )  # fmt: skip
 
@@ -345,12 +378,12 @@ def test_claims_about_a_step_that_is_undefined_are_not_called_short_of_seeds(tmp
         write_record(refused(seed, low), record_path(tmp_path / "results", "paper-cpu", "cifar10", seed, "11_scale"))
     (setup,) = report.collect(tmp_path)
     decided = report._decide(setup)
-    for claim in ("C4", "C5", "C6", "C9"):
+    for claim in ("C1a", "C4d", "C5a", "C5c", "C6a", "C6b", "C9a", "C9b"):
         assert (decided[claim].word, decided[claim].seeds) == ("assumption violated", 2)
         assert "On none of 2 seeds could the Newton step be taken." in decided[claim].evidence
         assert "λ_min(H) ≤ -22" in decided[claim].evidence
         assert "ε = 8.00·10⁶" in report._plain(decided[claim].evidence)
-    assert (decided["C1"].word, decided["C1"].evidence[:11]) == ("not yet tested", "The section")
+    assert (decided["C1b"].word, decided["C1b"].evidence[:11]) == ("not yet tested", "The section")
     ablation = made(experiment="paper-cpu", dataset="cifar10", section="06_ablations", settings=LARGE)
     write_record(ablation, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "06_ablations"))
     assert report._decide(report.collect(tmp_path)[0])["C10"].word == "not yet tested"
