@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 from cdu import figures, ledger, report, statements, verdicts
 from cdu.claims import CLAIMS
 from cdu.figures import FIGURES
+from cdu.intervals import Interval
 from cdu.records import UNREACHED, Metric, record_path, write_record
 from cdu.tables import plus_minus, tables
 from test_records import record
@@ -183,9 +185,8 @@ def test_a_verdict_that_stands_for_its_test_alone_is_marked(setups):
     setup = next(setup for setup in setups if setup.dataset == "digits" and setup.experiment == "quick")
     marked = {name for name, one in setup.decided.items() if one.single}
     table = report._claims_table([setup])
-    for line in table.splitlines()[2:]:
-        name = line.split("[")[1].split("]")[0] if line.startswith("| [") else ""
-        assert (report.ALONE in line) == (name in marked or line.startswith("†"))
+    for line in (line for line in table.splitlines() if line.startswith("| [")):
+        assert (report.ALONE in line) == (line.split("[")[1].split("]")[0] in marked)
     assert ("† not once" in table) == bool(marked)
     steady = replace(setup)
     steady.__dict__["decided"] = {name: replace(one, adjusted=one.p) for name, one in setup.decided.items()}
@@ -512,3 +513,46 @@ def test_the_front_page_says_how_far_an_audit_got(tmp_path, gaussian, words):
     assert words in text
     assert "1 audits of certificates by 1 methods" in text
     assert "Of 1 planted errors, noise ten times too little, caught: 1; of 1 with the right noise: 0." in text
+
+
+def test_what_the_compute_page_says_of_the_releases_at_the_smallest_epsilon(setups):
+    """The sentences below the table are typed by hand: this holds them against the records."""
+    like_noise = ("output perturbation", "Newton step", "rewind")
+    for setup in (one for one in setups if "03_methods" in one.sections):
+        found = report.beside_starts(setup.sections["03_methods"].frame)
+        for method in like_noise:
+            for difference in found[method, "from noise"].values():
+                assert abs(difference.mean()) <= 0.0015
+                assert difference.abs().max() <= 0.004
+            below = found[method, "from scratch"]
+            if setup.dataset == "mnist":
+                assert all((below[k].dropna() < 0).all() for k in (1.0, 2.0, 4.0))
+                assert below[8.0].mean() < 0
+                assert (below[8.0] > 0).any()
+        if setup.dataset == "digits":
+            above = found["noisy fine-tuning", "from scratch"]
+            assert all((above[k] > 0).all() and len(above[k]) == 3 for k in (1.0, 2.0, 4.0))
+            assert abs(above[8.0].mean()) <= 0.005
+
+
+def test_the_table_beside_the_starts_has_an_interval_unless_all_seeds_agree(setups):
+    assert report._points(Interval(0.001, 0.002, 3)) == "+0.10 ± 0.20"
+    assert report._points(Interval(-0.001, 0.0, 3)) == "-0.10"
+    assert report._points(Interval(-0.001, float("inf"), 1)) == "-0.10"
+    (digits,) = [one for one in setups if one.title == "digits"]
+    table = report._beside_starts(digits)
+    assert "| Newton step" in table
+    assert "linear" not in table
+
+
+def test_every_page_that_quotes_what_is_in_no_record_is_listed():
+    book = report.repository() / "book"
+    words = ("not in the records", "outside the records", "leaves no record", "a record of the history")
+    quoting = {
+        page.name
+        for page in book.glob("*.md")
+        if page.name != "provenance.md" and any(word in page.read_text(encoding="utf-8") for word in words)
+    }
+    provenance = (book / "provenance.md").read_text(encoding="utf-8")
+    listed = provenance.split("## Numbers outside the records")[1].split("\n## ")[0]
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", listed)) == quoting

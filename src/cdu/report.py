@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -32,6 +33,7 @@ from cdu.config import (
 )
 from cdu.errors import CduError
 from cdu.figures import of_seeds, select
+from cdu.intervals import Interval, interval
 from cdu.records import UNREACHED, Record, read_record
 from cdu.reproduced import Reproduction
 from cdu.tables import equal_pairs, number, plus_minus, tables
@@ -321,6 +323,7 @@ def build(book: Path) -> None:
     files[book / "_generated" / "shadowed.md"] = "\n".join(filter(None, map(_shadowed, setups))).encode()
     files[book / "_generated" / "worth.md"] = "\n".join(filter(None, map(_worth, judged))).encode()
     files[book / "_generated" / "compute.md"] = "\n".join(filter(None, map(_compute, setups))).encode()
+    files[book / "_generated" / "compute-beside.md"] = "\n".join(filter(None, map(_beside_starts, setups))).encode()
     files[book / "_generated" / "audited.md"] = "\n".join(filter(None, map(_audited, setups))).encode()
     files[book / "_generated" / "setups.md"] = _setups(setups).encode()
     files[book / "_generated" / "absent.md"] = _absent(setups).encode()
@@ -871,6 +874,51 @@ def _compute(setup: Setup) -> str | None:
         f"noise of ε = {wanted:g} on the original, {after('Newton step', noisy)} after the same noise on the Newton "
         f"step, {after('from scratch', 'test, no noise')} from scratch, whose ε is 0."
     )
+
+
+#: What the releases of networks are compared with after training on the retained set.
+STARTS = ("from noise", "from scratch")
+
+
+def beside_starts(frame: pd.DataFrame) -> dict[tuple[str, str], dict[float, "pd.Series[float]"]]:
+    """What a certified network has beyond the same training without it, after the noise of the smallest ε.
+
+    Returns:
+        Differences in test accuracy by seed: by method and start, then by the epochs on the retained set.
+    """
+    rows = select(frame, metric="later_accuracy")
+    noisy = select(rows, split=f"test, ε = {figures.epsilons(rows)[0]:g}")
+
+    def by_seed(part: pd.DataFrame, method: str, epochs: float) -> "pd.Series[float]":
+        return select(part, method=method, point=epochs).set_index("seed")["value"]
+
+    alone = select(rows, split="test, no noise")
+    found: dict[tuple[str, str], dict[float, pd.Series[float]]] = {}
+    for method in map(str, dict.fromkeys(noisy["method"])):
+        later = [float(k) for k in select(noisy, method=method)["point"].unique() if k > 0]
+        # Linear models are not trained after the noise.
+        for start in STARTS if later else ():
+            found[method, start] = {k: by_seed(noisy, method, k) - by_seed(alone, start, k) for k in later}
+    return found
+
+
+def _beside_starts(setup: Setup) -> str | None:
+    """:func:`beside_starts` as a table."""
+    shown = setup.sections.get("03_methods")
+    if shown is None:
+        return None
+    rows = []
+    for (method, start), differences in beside_starts(shown.frame).items():
+        cells = {f"k = {k:g}": _points(interval(values)) for k, values in differences.items()}
+        seeds = max(int(values.notna().sum()) for values in differences.values())
+        rows.append({"release": method, "minus": start, **cells, "seeds": str(seeds)})
+    return f"**{setup.title}**\n\n{_markdown(pd.DataFrame(rows))}\n"
+
+
+def _points(gap: Interval) -> str:
+    """A difference in points of accuracy; seeds that agree to the last sample, or one seed, tell no interval."""
+    half = 100 * gap.half
+    return f"{100 * gap.mean:+.2f}" + (f" ± {half:.2f}" if 1e-9 < half < math.inf else "")
 
 
 def _audited(setup: Setup) -> str | None:
