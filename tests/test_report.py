@@ -10,7 +10,7 @@ import pytest
 from cdu import figures, ledger, report, statements, verdicts
 from cdu.claims import CLAIMS
 from cdu.figures import FIGURES
-from cdu.intervals import Interval
+from cdu.intervals import Interval, interval
 from cdu.records import UNREACHED, Metric, record_path, write_record
 from cdu.tables import plus_minus, tables
 from test_records import record
@@ -179,6 +179,15 @@ def test_the_set_ups_that_claims_are_about_are_named_as_in_the_records(setups):
     """Else a claim would nowhere be judged."""
     places = {setup.place for setup in setups}
     assert {claim.about for claim in CLAIMS.values() if claim.about} <= places
+
+
+def test_no_word_depends_on_the_smallest_effect_that_is_a_share(setups, monkeypatch):
+    """As the claims' page says of 1 % and 10 %."""
+    words = [{name: one.word for name, one in setup.decided.items()} for setup in setups]
+    for share in (0.01, 0.1):
+        monkeypatch.setattr(verdicts, "SMALLEST_EFFECT", share)
+        fresh = [replace(setup) for setup in setups]
+        assert [{name: one.word for name, one in setup.decided.items()} for setup in fresh] == words
 
 
 def test_a_verdict_that_stands_for_its_test_alone_is_marked(setups):
@@ -529,6 +538,7 @@ def test_what_the_compute_page_says_of_the_releases_at_the_smallest_epsilon(setu
                 assert all((below[k].dropna() < 0).all() for k in (1.0, 2.0, 4.0))
                 assert below[8.0].mean() < 0
                 assert (below[8.0] > 0).any()
+                assert method != "Newton step" or interval(below[8.0]).high > 0
         if setup.dataset == "digits":
             above = found["noisy fine-tuning", "from scratch"]
             assert all((above[k] > 0).all() and len(above[k]) == 3 for k in (1.0, 2.0, 4.0))
