@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -19,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cdu import changelog, figures, ledger, reproduced, statements, verdicts
+from cdu.claims import CLAIMS, Claim, Place
 from cdu.config import (
     BENCHMARKS,
     DEFAULT_EXPERIMENT,
@@ -31,6 +33,7 @@ from cdu.config import (
 )
 from cdu.errors import CduError
 from cdu.figures import of_seeds, select
+from cdu.intervals import Interval, interval
 from cdu.records import UNREACHED, Record, read_record
 from cdu.reproduced import Reproduction
 from cdu.tables import equal_pairs, number, plus_minus, tables
@@ -98,11 +101,15 @@ MARKERS = {
     "06_ablations-setup": "trivial_bound",
 }
 
+#: Marks a verdict that stands for its test alone, and not once all tests of the set-up are taken together.
+ALONE = " †"
+
 BADGES: dict[str, str] = {
     "holds": "bdg-success",
     "holds but says nothing": "bdg-warning",
     "does not hold": "bdg-danger",
     "assumption violated": "bdg-info",
+    "no certificate": "bdg-danger",
     "violated": "bdg-danger",
     "unknown": "bdg-light",
     "not testable here": "bdg-dark",
@@ -114,6 +121,7 @@ LOOKS: dict[str, str] = {
     "holds but says nothing": "warning",
     "does not hold": "danger",
     "assumption violated": "note",
+    "no certificate": "danger",
     "not testable here": "note",
     "not yet tested": "note",
 }
@@ -172,7 +180,7 @@ class Setup:
     @property
     def seeds(self) -> int:
         """The largest number of seeds of a section that decides claims."""
-        deciding = {*COMBINED, "11_scale", *(claim.chapter for claim in verdicts.CLAIMS.values())}
+        deciding = {*COMBINED, "11_scale", *(claim.chapter for claim in CLAIMS.values())}
         return max((len(shown.records) for name, shown in self.sections.items() if name in deciding), default=0)
 
     @property
@@ -194,10 +202,15 @@ class Setup:
             frames += [combined.assign(section=name) for name in COMBINED if name not in self.sections]
         return pd.concat(frames, ignore_index=True)
 
+    @property
+    def place(self) -> Place:
+        """The dataset and the network."""
+        return Place(self.dataset, _network(next(iter(self.sections.values())).records[0].record.settings["model"]))
+
     @cached_property
     def decided(self) -> dict[str, verdicts.Verdict]:
         """The verdict on every claim."""
-        return verdicts.decide_all(self.metrics, self.consistent)
+        return verdicts.decide_all(self.metrics, self.place, self.consistent)
 
 
 def collect(root: Path) -> list[Setup]:
@@ -306,8 +319,11 @@ def build(book: Path) -> None:
     judged = [setup for setup in setups if setup.seeds > 1] or setups
     files[book / "_generated" / "claims-table.md"] = _claims_table(judged).encode()
     files[book / "_generated" / "claims-detail.md"] = _claims_detail(judged).encode()
+    files[book / "_generated" / "claims-together.md"] = _family(judged).encode()
+    files[book / "_generated" / "shadowed.md"] = "\n".join(filter(None, map(_shadowed, setups))).encode()
     files[book / "_generated" / "worth.md"] = "\n".join(filter(None, map(_worth, judged))).encode()
     files[book / "_generated" / "compute.md"] = "\n".join(filter(None, map(_compute, setups))).encode()
+    files[book / "_generated" / "compute-beside.md"] = "\n".join(filter(None, map(_beside_starts, setups))).encode()
     files[book / "_generated" / "audited.md"] = "\n".join(filter(None, map(_audited, setups))).encode()
     files[book / "_generated" / "setups.md"] = _setups(setups).encode()
     files[book / "_generated" / "absent.md"] = _absent(setups).encode()
@@ -426,14 +442,14 @@ def _section_fragment(
     files[book / "_generated" / f"{stem}.svg"] = _svg(figures.FIGURES[name](frame))
     files[book / "_generated" / f"{stem}.csv"] = frame.to_csv(index=False).encode()
     lines = [f"## Results: {setup.title}", "", _source_line(setup, shown), ""]
-    for identifier, claim in verdicts.CLAIMS.items():
+    for identifier, claim in CLAIMS.items():
         if SHOWN_ON.get(claim.chapter, claim.chapter) == name:
             verdict = _decide(setup)[identifier]
             lines += [
-                f":::{{admonition}} {identifier}: {verdict.word}",
+                f":::{{admonition}} {identifier}: {verdict.words}",
                 f":class: {LOOKS[verdict.word]}",
                 "",
-                claim.text,
+                claim.quoted + (f" Here: {claim.part}." if claim.part else ""),
                 "",
                 _plain(verdict.evidence),
                 ":::",
@@ -609,7 +625,7 @@ def _plain(text: str) -> str:
 
 
 def _badge(verdict: verdicts.Verdict) -> str:
-    return f"{{{BADGES[verdict.word]}}}`{verdict.word}`"
+    return f"{{{BADGES[verdict.word]}}}`{verdict.words}`" + (ALONE if verdict.single else "")
 
 
 def _chapter_link(section: str) -> str:
@@ -724,23 +740,55 @@ def _claims_table(setups: list[Setup]) -> str:
     """Claims by set-up; what was cut stands below, since a column's head has no room for it."""
     cut = {setup.title: _cut(setup) for setup in setups}
     decided = {setup.title + (r"\*" if cut[setup.title] else ""): _decide(setup) for setup in setups}
-    rows = []
-    for identifier, claim in verdicts.CLAIMS.items():
-        text = f"{claim.text} ({_chapter_link(claim.chapter)})"
-        row = {"": f"[{identifier}](#claim-{identifier.lower()})", "The paper claims": text}
+    rows, quoted = [], ""
+    for identifier, claim in CLAIMS.items():
+        words = [claim.quoted if claim.quoted != quoted else "", f"*{claim.part}*" if claim.part else ""]
+        quoted = claim.quoted
+        row = {
+            "": f"[{identifier}](#claim-{identifier.lower()})",
+            "The paper claims": " ".join(filter(None, [*words, f"({_chapter_link(claim.chapter)})"])),
+        }
         for title, found in decided.items():
             row[title] = _badge(found[identifier])
         rows.append(row)
+    lines = [_markdown(pd.DataFrame(rows))]
     shortened = "; ".join(f"*{title}*{words}" for title, words in cut.items() if words)
-    return _markdown(pd.DataFrame(rows)) + (f"\n\n\\* shortened: {shortened}." if shortened else "")
+    lines += [f"\\* shortened: {shortened}."] if shortened else []
+    if any(verdict.single for found in decided.values() for verdict in found.values()):
+        lines.append("† not once [all tests of a set-up are taken together](#all-tests-together).")
+    return "\n\n".join(lines)
+
+
+def _rule(claim: Claim) -> list[str]:
+    """What is tested, against what, and why so."""
+    parts = {
+        "Set-up": claim.setting,
+        "Test": claim.test,
+        "Smallest effect that matters": claim.smallest_effect,
+        "Yardstick": claim.yardstick,
+        "Why this threshold": claim.why,
+        "Chapter": _chapter_link(claim.chapter),
+    }
+    return [f"- **{name}.** {text}" for name, text in parts.items()]
+
+
+def _p(verdict: verdicts.Verdict) -> str:
+    """The p-value of a verdict, and Holm's."""
+    if verdict.p is None or verdict.adjusted is None:
+        return "—"
+    return f"{_probability(verdict.p)} ({_probability(verdict.adjusted)})"
+
+
+def _probability(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def _claims_detail(setups: list[Setup]) -> str:
     decided = {setup.title + _cut(setup): _decide(setup) for setup in setups}
     lines = []
-    for identifier, claim in verdicts.CLAIMS.items():
-        lines += [f"(claim-{identifier.lower()})=", f"## {identifier}", "", f"> {claim.text}", ""]
-        lines += [f"**Test.** {claim.test}", "", f"**Chapter.** {_chapter_link(claim.chapter)}", ""]
+    for identifier, claim in CLAIMS.items():
+        title = f"{identifier}: {claim.part}" if claim.part else identifier
+        lines += [f"(claim-{identifier.lower()})=", f"## {title}", "", f"> {claim.quoted}", "", *_rule(claim), ""]
         rows = []
         for title, found in decided.items():
             verdict = found[identifier]
@@ -751,11 +799,25 @@ def _claims_detail(setups: list[Setup]) -> str:
                     "evidence": _plain(verdict.evidence),
                     "smallest effect it would find": _plain(verdict.smallest_effect) or "—",
                     "seeds": str(verdict.seeds or "—"),
+                    "p (Holm's)": _p(verdict),
                 }
             )
         lines += [_markdown(pd.DataFrame(rows)), ""]
-    lines.append(f"Hash of the rules (`src/cdu/verdicts.py`): `{verdicts.rules_hash()}`.")
+    lines.append(
+        f"Hash of the rules (`src/cdu/claims.py`, `src/cdu/verdicts.py` and what they need): `{verdicts.rules_hash()}`."
+    )
     return "\n".join(lines)
+
+
+def _family(setups: list[Setup]) -> str:
+    """What is left of each set-up's words when all its tests are taken together."""
+    return "\n".join(f"- **{setup.title}**: {verdicts.together(_decide(setup))}" for setup in setups)
+
+
+def _shadowed(setup: Setup) -> str | None:
+    """What the attack by shadow models finds in the release and in its reference."""
+    words = verdicts.shadows(verdicts.Evidence(setup.metrics))
+    return f"- **{setup.title}**. {words}" if words else None
 
 
 def _worth(setup: Setup) -> str | None:
@@ -827,6 +889,51 @@ def _compute(setup: Setup) -> str | None:
         f"noise of ε = {wanted:g} on the original, {after('Newton step', noisy)} after the same noise on the Newton "
         f"step, {after('from scratch', 'test, no noise')} from scratch, whose ε is 0."
     )
+
+
+#: What the releases of networks are compared with after training on the retained set.
+STARTS = ("from noise", "from scratch")
+
+
+def beside_starts(frame: pd.DataFrame) -> dict[tuple[str, str], dict[float, "pd.Series[float]"]]:
+    """What a certified network has beyond the same training without it, after the noise of the smallest ε.
+
+    Returns:
+        Differences in test accuracy by seed: by method and start, then by the epochs on the retained set.
+    """
+    rows = select(frame, metric="later_accuracy")
+    noisy = select(rows, split=f"test, ε = {figures.epsilons(rows)[0]:g}")
+
+    def by_seed(part: pd.DataFrame, method: str, epochs: float) -> "pd.Series[float]":
+        return select(part, method=method, point=epochs).set_index("seed")["value"]
+
+    alone = select(rows, split="test, no noise")
+    found: dict[tuple[str, str], dict[float, pd.Series[float]]] = {}
+    for method in map(str, dict.fromkeys(noisy["method"])):
+        later = [float(k) for k in select(noisy, method=method)["point"].unique() if k > 0]
+        # Linear models are not trained after the noise.
+        for start in STARTS if later else ():
+            found[method, start] = {k: by_seed(noisy, method, k) - by_seed(alone, start, k) for k in later}
+    return found
+
+
+def _beside_starts(setup: Setup) -> str | None:
+    """:func:`beside_starts` as a table."""
+    shown = setup.sections.get("03_methods")
+    if shown is None:
+        return None
+    rows = []
+    for (method, start), differences in beside_starts(shown.frame).items():
+        cells = {f"k = {k:g}": _points(interval(values)) for k, values in differences.items()}
+        seeds = max(int(values.notna().sum()) for values in differences.values())
+        rows.append({"release": method, "minus": start, **cells, "seeds": str(seeds)})
+    return f"**{setup.title}**\n\n{_markdown(pd.DataFrame(rows))}\n"
+
+
+def _points(gap: Interval) -> str:
+    """A difference in points of accuracy; seeds that agree to the last sample, or one seed, tell no interval."""
+    half = 100 * gap.half
+    return f"{100 * gap.mean:+.2f}" + (f" ± {half:.2f}" if 1e-9 < half < math.inf else "")
 
 
 def _audited(setup: Setup) -> str | None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cdu.verdicts import NETWORK, SMOOTH, Evidence, Verdict, Word, interval
+from cdu.intervals import interval
+from cdu.verdicts import NETWORK, SMOOTH, Evidence, Verdict, Word
 
 #: Largest distance between simulation and formula, in standard errors.
 SIMULATION = 4.5

@@ -7,8 +7,10 @@ from functools import partial
 
 import pandas as pd
 
-from cdu import figures, verdicts
+from cdu import figures
+from cdu.claims import CLOSE_AUC
 from cdu.figures import of_seeds, select
+from cdu.intervals import interval
 from cdu.records import UNREACHED
 
 
@@ -495,7 +497,7 @@ def closeness(gaps: "pd.Series[float]", margin: float) -> str:
 
     An attack that does much worse than on the retrained model found the forget set too well hidden: over-unlearning.
     """
-    gap = verdicts.interval(gaps)
+    gap = interval(gaps)
     if gap.seeds < 2:
         return "one seed"
     if gap.within(margin):
@@ -526,7 +528,7 @@ def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             f"{ends[0][name]:.1f} to {ends[1][name]:.1f}" if name in ends[0] else "—" for name in paper["model"]
         ]
     gaps = select(whole, metric="gap")
-    words = [closeness(select(gaps, method=name)["value"], verdicts.CLOSE_AUC) for name in paper["model"]]
+    words = [closeness(select(gaps, method=name)["value"], CLOSE_AUC) for name in paper["model"]]
     paper.insert(1, "beside retraining", words)
     grid = select(frame, metric="attack_auc")
     parts = grid["split"].str.extract(r"(?P<set>\w+): (?P<features>.+), (?P<model>[^,]+)$")
@@ -576,7 +578,7 @@ def _strongest(grid: pd.DataFrame) -> pd.DataFrame:
                 "attack chosen most often": str(often.index[0]).removeprefix("test: ")
                 + f" ({often.iloc[0]} of {len(wide)})",
                 "AUC − retrained": plus_minus(own),
-                "beside retraining": closeness(own, verdicts.CLOSE_AUC),
+                "beside retraining": closeness(own, CLOSE_AUC),
             }
         )
     return pd.DataFrame(lines)

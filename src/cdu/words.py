@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cdu.claims import CLAIMS
 from cdu.records import Record
 
 #: Claims about times: their verdicts compare machines.
-TIMED = ("C3", "C4")
+TIMED = tuple(name for name, claim in CLAIMS.items() if claim.timed)
 
 #: Verdicts that say the same of a claim's test: passed, or failed. The others say that it could not be decided.
-PASSED, FAILED = ("holds", "holds but says nothing"), ("does not hold", "assumption violated")
+PASSED = ("holds", "holds but says nothing")
+FAILED = ("does not hold", "assumption violated", "no certificate")
 
 
 @dataclass(frozen=True)
