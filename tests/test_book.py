@@ -52,6 +52,7 @@ PAGES = [
     "attacks-shadows",
     "relearn",
     "audit",
+    "audit-power",
     "ablations",
     "ablations-noise",
     "ablations-setup",
