@@ -384,6 +384,20 @@ def test_removal_ends_within_its_budget_of_the_exact_minimiser(seed, steps, l2, 
     assert ((update.w - by_newton.iterate).norm() < 1e-4 * (start - exact).norm()) == (not retrained)
 
 
+@pytest.mark.parametrize("l2", [1e-4, 0.05])
+def test_what_is_held_against_the_budget_is_the_residual_over_l2(l2):
+    """At a small l2 the residual alone is within any sensible budget, and the distance it stands for is not."""
+    problem = digits_problem(count=80)
+    free = CertifiedRemoval(l2, 1e9, 1, 2)(problem, generator(0))
+    assert "retrained" not in free.note
+    task = LinearTask(problem, 2, l2, torch.float64)
+    distance = task.objective.gradient(free.w, task.retain).norm().item() / l2
+    for share in (0.99, 1.01):
+        update = CertifiedRemoval(l2, share * distance, 1, 2)(problem, generator(0))
+        assert ("retrained" in update.note) == (share < 1)
+        assert torch.equal(update.w, free.w) == (share > 1)
+
+
 def test_a_tiny_budget_is_answered_by_retraining_on_the_retained_set():
     problem, method = digits_problem(), CertifiedRemoval(0.05, 1e-10, 1, 4)
     update = method(problem, generator(0))
