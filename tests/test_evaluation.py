@@ -33,6 +33,9 @@ def test_relearn_time_counts_epochs_until_the_target():
     result = relearn(objective, w, samples, 0.7 * start, settings, 0)
     assert result.epochs == len(result.losses) - 1 > 0
     assert result.losses[-1] <= 0.7 * start < min(result.losses[:-1])
+    # The last epoch that is allowed counts too.
+    last = RelearnSettings(max_epochs=result.epochs, learning_rate=0.01)
+    assert relearn(objective, w, samples, 0.7 * start, last, 0).epochs == result.epochs
     assert all(torch.equal(buffers[key], value) for key, value in objective.model.named_buffers())
 
 
