@@ -134,6 +134,9 @@ def fixed_pair(problem, update, own, sigma):
 def along(problem, update, own, sigma):
     """The same along the known direction, where more trials are cheap."""
     between, many = direction(problem, update, own), settings.audit.trials
+    if not between.any():
+        # Two answers by the same retraining: along no direction every trial is 0, whatever the noise.
+        return {KNOWN: (torch.zeros(many, 1), torch.zeros(many, 1))}
     pair = (trials(problem, base, stream(), sigma, many) for base in (update, own))
     return {KNOWN: tuple(torch.cat([block @ between for block in blocks])[:, None] for blocks in pair)}
 
