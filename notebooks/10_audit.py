@@ -22,15 +22,16 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from cdu import figures
-from cdu.audit import audit
-from cdu.certification import certify, gaussian_epsilon
+from cdu.audit import STRATEGIES, audit, clopper_pearson, power
+from cdu.certification import certify, gaussian_epsilon, gaussian_sigma
 from cdu.references import noiseless_difference, reference
 from cdu.relearning import trainable
-from cdu.seeding import generator
+from cdu.seeding import generator, seed_for
 from cdu.shadows import scaled_logit
 from cdu.training import project
 from cdu.unlearned import Unlearned
@@ -123,16 +124,21 @@ def direction(problem, update, own):
 
 def fixed_pair(problem, update, own, sigma):
     """Trials of a release and its reference that differ in the last noise alone, by view."""
-    few, many = settings.audit.estimated, settings.audit.trials
+    few = settings.audit.estimated
     objectives = [publish(problem, one, generator(seed, "noise")).objective for one in (update, own)]
     sets = zip(objectives, (update, own), strict=True)
     views = paired(*(seen(problem, of, trials(problem, one, stream(), sigma, few)) for of, one in sets))
-    between = direction(problem, update, own)
-    known = [
-        torch.stack([w @ between for block in trials(problem, base, stream(), sigma, many) for w in block])[:, None]
-        for base in (update, own)
-    ]
-    return views | {KNOWN: tuple(known)}
+    return views | along(problem, update, own, sigma)
+
+
+def along(problem, update, own, sigma):
+    """The same along the known direction, where more trials are cheap."""
+    between, many = direction(problem, update, own), settings.audit.trials
+    if not between.any():
+        # Two answers by the same retraining: along no direction every trial is 0, whatever the noise.
+        return {KNOWN: (torch.zeros(many, 1), torch.zeros(many, 1))}
+    pair = (trials(problem, base, stream(), sigma, many) for base in (update, own))
+    return {KNOWN: tuple(torch.cat([block @ between for block in blocks])[:, None] for blocks in pair)}
 
 
 def report(name, kind, views, certified, note=""):
@@ -187,11 +193,12 @@ for kind in kinds:
         run.outcome(name, partial(examine, name, kind, problem), "audit_epsilon", split=kind)
 
 # %% [markdown]
-# ## A planted error
+# ## Planted errors
 #
-# Would a wrong certificate be caught? The noise is made ten times smaller than the certificate says. The pair is the
-# original and a retraining from another seed: farther apart than one from the same, and no farther than 2C, so that the
-# certificate by projection covers it too. Next to it the same pair with the right noise.
+# Would a wrong certificate be caught? The noise is made 1.5, 2, 3 and ten times smaller than the certificate says. The
+# pair is the original and a retraining from another seed: farther apart than one from the same, and no farther than 2C,
+# so that the certificate by projection covers it too. Next to it the same pair with the right noise. An adversary who
+# has to estimate the direction tries the right noise and a tenth of it, one who knows it all five.
 
 # %%
 name, problem = "output perturbation", unlearned.problem
@@ -199,9 +206,12 @@ update, own = unlearned.update("original"), unlearned.update("second retraining"
 bound = distance_bound(problem, update)
 right = publish_at(problem, update, generator(seed, "noise"), epsilon, delta).certificate.sigma
 run.log("planted_distance", direction(problem, update, own).norm() / bound.value)
-for words, sigma in {"right": right, "ten times too little": right / 10}.items():
+PLANTED = {"right": 1, "1.5 times too little": 1.5, "2 times too little": 2, "3 times too little": 3}
+for words, factor in {**PLANTED, "ten times too little": 10}.items():
+    sigma = right / factor
     note = f"ε of this noise for Δ: {certify(bound, sigma, delta).epsilon:.4g}"
-    report(f"planted: noise {words}", "another seed", fixed_pair(problem, update, own, sigma), epsilon, note)
+    views = (fixed_pair if factor in (1, 10) else along)(problem, update, own, sigma)
+    report(f"planted: noise {words}", "another seed", views, epsilon, note)
 
 # %% [markdown]
 # The same for noise that is added on the way: every step of noisy fine-tuning gets a tenth of its noise. It starts from
@@ -224,7 +234,50 @@ if name in settings.methods.spaces:
         views = runs(problem, release, fresh, starts[0] - starts[1], settings.audit.planted_runs)
         report(f"planted: noise on the way {words}", "another seed", views, epsilon, note)
 
+# %% [markdown]
+# ## How large an error has to be
+#
+# Where noise comes last and the direction is known, an audit is one of N(0, 1) against N(d, 1), whatever the model:
+# d = k·μ for noise k times too small and a pair that is Δ apart, μ = Δ/σ of the certificate; half of that at Δ/2. So
+# the audit can be simulated, with as many trials as above, and its power is the share of simulations in which it
+# contradicts. k = 1 is the right noise. Then the same for other ways to choose thresholds, at k where they differ: by
+# either bound, and by counts alone, which do not assume Gaussian noise.
+
 # %%
+SIMULATED, CERTIFIED_MU = 200, 1 / gaussian_sigma(epsilon, delta, 1.0)
+DISTANCES = {"Δ/2": 0.5, "Δ": 1.0}
+
+
+def simulate(strategy, distance, factor):
+    """Audits of a pair at a distance with noise that many times too small."""
+    draws = np.random.default_rng(seed_for(seed, "audit power", strategy, distance, f"{factor:g}"))
+    mu = factor * DISTANCES[distance] * CERTIFIED_MU
+    return mu, power(STRATEGIES[strategy], mu, settings.audit.trials, epsilon, delta, SIMULATED, draws)
+
+
+def log_share(metric, found, **where):
+    """A share of the simulations with its 95 % interval."""
+    low, high = clopper_pearson(np.array([found]), SIMULATED, 0.975)
+    for end, value in (("", found / SIMULATED), ("_low", low[0]), ("_high", high[0])):
+        run.log(f"{metric}{end}", value, **where)
+
+
+for distance in DISTANCES:
+    for factor in (1, 1.5, 2, 3, 10):
+        where = {"method": "simulated", "split": distance, "axis": "times too little", "point": factor}
+        mu, found = simulate(next(iter(STRATEGIES)), distance, factor)
+        run.log("simulated_epsilon", gaussian_epsilon(1.0, delta, mu), **where)
+        run.log("simulated_trials", settings.audit.trials, **where)
+        log_share("detected", found.detected, **where)
+        print(f"noise {factor:g} times smaller at {distance}: contradicted in {found.detected} of {found.seeds} audits")
+
+for strategy in STRATEGIES:
+    where = {"method": f"simulated: {strategy}", "split": "Δ", "axis": "times too little"}
+    log_share("detected", simulate(strategy, "Δ", 1.5)[1].detected, **where, point=1.5)
+    log_share("counted", simulate(strategy, "Δ", 3)[1].counted, **where, point=3)
+
+# %%
+notebook.show(figures.audit_power(run.frame()))
 notebook.show(figures.audit(run.frame()))
 
 # %%

@@ -3,9 +3,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 
-from cdu.audit import Audit, audit, clopper_pearson, detectable_epsilons, separating_direction
+from cdu.audit import (
+    STRATEGIES,
+    STRATEGY,
+    Audit,
+    audit,
+    clopper_pearson,
+    detectable_epsilons,
+    power,
+    proportions,
+    separating_direction,
+)
 from cdu.certification import gaussian_epsilon, gaussian_sigma, required_sigma, trivial_bound
 from cdu.errors import CduError
 
@@ -32,10 +42,11 @@ def test_clopper_pearson_is_scipys_one_sided_interval(trials, confidence):
         assert (below, above) == (pytest.approx(least, abs=1e-12), pytest.approx(most, abs=1e-12))
 
 
-@pytest.mark.parametrize(("trials", "delta"), [(50, 1e-9), (1000, 1e-5), (10_000, 1e-3)])
+@pytest.mark.parametrize(("trials", "delta"), [(90, 1e-9), (1800, 1e-5), (18_000, 1e-3)])
 def test_no_audit_shows_more_than_is_detectable_and_perfect_guessing_shows_just_that(trials, delta):
-    apart = audit(torch.ones(2 * trials, 1), torch.zeros(2 * trials, 1), delta)
-    miss = 0.025 ** (1 / trials)  # Clopper-Pearson's lower bound when all trials succeed
+    """Nine tenths of the trials judge; the middle threshold spends 80 % of 5 %, half of it on either proportion."""
+    apart = audit(torch.ones(trials * 10 // 9, 1), torch.zeros(trials * 10 // 9, 1), delta)
+    miss = 0.02 ** (1 / trials)  # Clopper-Pearson's lower bound when all trials succeed
     assert apart.detectable == pytest.approx(math.log((miss - delta) / (1 - miss)), rel=1e-9)
     assert apart.epsilon == pytest.approx(apart.detectable, rel=1e-6)
     assert apart.trials == trials
@@ -58,6 +69,69 @@ def test_a_gaussian_mechanism_of_known_epsilon_is_audited_at_no_more(epsilon):
     assert sum(one.epsilon <= epsilon for one in shown) >= ENOUGH
     assert sum(one.gaussian_epsilon <= epsilon for one in shown) >= ENOUGH
     assert sum(one.mu_low <= mu for one in shown) >= ENOUGH
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("mu", [0.0, 0.4, 2.0])
+def test_the_bounds_at_all_thresholds_hold_together(name, mu):
+    """Every bound of a true- and of a false-positive rate, in 1000 audits; all that an audit says rests on these."""
+    rows, trials, draws = 1000, 500, np.random.default_rng(0)
+    strategy = STRATEGIES[name]
+    pilot = round(strategy.pilot * trials)
+    release, reference = draws.standard_normal((rows, trials)) + mu, draws.standard_normal((rows, trials))
+    thresholds, shares = strategy.place(release[:, :pilot], reference[:, :pilot], 1e-5)
+    assert shares.sum() == pytest.approx(1)
+    true, false = (
+        (values[:, pilot:, None] >= thresholds[:, None]).sum(axis=1, dtype=float) for values in (release, reference)
+    )
+    true_low, false_high = proportions(true, false, trials - pilot, shares)
+    held = (true_low <= norm.sf(thresholds - mu)) & (norm.sf(thresholds) <= false_high)
+    together = int(held.all(axis=1).sum())
+    # At least 95 %, the 0.1 % quantile of the binomial distribution; and not by bounds that are wider than need be.
+    assert binom.ppf(0.001, rows, 0.95) <= together <= 0.992 * rows
+
+
+@pytest.mark.parametrize("rest", [0.0, 0.6])
+def test_an_epsilon_attained_in_both_directions_is_passed_in_five_percent_of_audits_at_most(rest):
+    """Of three outcomes the first says "reference" and the last "release", either by a factor e^ε = 3."""
+    chances, wrong = (1 - rest) * np.array([0.25, 0.0, 0.75]) + [0, rest, 0], 0
+    for seed in range(300):
+        draw = np.random.default_rng(seed)
+        outcomes = [draw.choice(3, size=(300, 1), p=given) for given in (chances, chances[::-1])]
+        wrong += audit(*(torch.tensor(one).double() for one in outcomes), 1e-9).epsilon > math.log(3)
+    assert wrong <= binom.ppf(0.999, 300, 0.05)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("mu", [0.2, 1.0])
+def test_right_certificates_without_slack_are_contradicted_in_five_percent_of_audits_at_most(name, mu):
+    certified = gaussian_epsilon(1.0, 1e-5, mu)
+    found = power(STRATEGIES[name], mu, 1000, certified, 1e-5, 400, np.random.default_rng(0))
+    assert found.counted <= found.detected <= binom.ppf(0.999, 400, 0.05)
+    assert found.seeds == 400
+
+
+def test_power_is_what_audits_of_the_same_trials_show():
+    certified, mu, trials, rows = 1.0, 0.45, 1500, 40
+    release, reference = np.random.default_rng(5).standard_normal((2, rows, trials))
+    release += mu
+    pairs = zip(release, reference, strict=True)
+    shown = [audit(torch.tensor(one)[:, None], torch.tensor(other)[:, None], 1e-5) for one, other in pairs]
+    found = power(STRATEGY, mu, trials, certified, 1e-5, rows, np.random.default_rng(5))
+    assert found.detected == sum(one.contradicts(certified) for one in shown)
+    assert found.counted == sum(one.epsilon > certified for one in shown)
+    assert 0 < found.detected < rows
+
+
+def test_the_audits_thresholds_find_more_than_the_alternatives_or_as_much():
+    """Noise 1.5 times too small at the distance Δ, 2,500 trials; and by counts alone noise three times too small."""
+    mu, draws = 1 / gaussian_sigma(1.0, 1e-5, 1.0), np.random.default_rng(0)
+    little = {name: power(one, 1.5 * mu, 2500, 1.0, 1e-5, 60, draws).detected for name, one in STRATEGIES.items()}
+    much = {name: power(one, 3 * mu, 2500, 1.0, 1e-5, 60, draws).counted for name, one in STRATEGIES.items()}
+    chosen, alike, alone, *halves = STRATEGIES
+    assert little[chosen] > little[alike] + 3
+    assert all(little[chosen] > little[one] + 15 for one in halves)
+    assert much[chosen] > 30 > 0 == much[alone]
 
 
 @pytest.mark.parametrize("epsilon", [0.3, 1.5])

@@ -29,6 +29,28 @@ def test_a_certificate_names_its_terms_and_survives_json():
         c.Certificate(**certificate.model_dump(), promise="more")
 
 
+@pytest.mark.parametrize(
+    ("epsilon", "worth"),
+    [(0.0, "meaningful"), (1.0, "meaningful"), (1.001, "weak"), (10.0, "weak"), (10.01, "vacuous")],
+)
+def test_the_worth_of_an_epsilon_ends_at_one_and_at_ten(epsilon, worth):
+    certificate = c.certify_by_projection(1, 1e-5, 1).model_copy(update={"epsilon": epsilon})
+    assert certificate.worth == worth
+    assert f": {worth}" in str(certificate)
+
+
+def test_a_delta_of_a_hundredth_is_the_largest_that_is_certified():
+    assert c.certify_by_projection(1, 0.01, 1).delta == 0.01
+    with pytest.raises(CduError, match="too little to be called a guarantee"):
+        c.certify_by_projection(1, 0.0101, 1)
+
+
+@pytest.mark.parametrize("releases", [1, 2])
+def test_a_certificate_of_several_releases_says_so(releases):
+    text = str(c.certify(c.budget_bound(0.5), 1.0, 1e-5, releases=releases))
+    assert ("together, each with fresh noise" in text) == (releases > 1)
+
+
 def test_the_printed_certificate_is_an_aligned_table():
     text = str(c.certify_by_projection(0.01, 1e-5, 10))
     flat = " ".join(text.split())

@@ -1,9 +1,12 @@
+import copy
+
 import pytest
 import torch
 from sklearn.metrics import f1_score
 
 from cdu.config import RelearnSettings
 from cdu.evaluation import accuracy, relearn
+from cdu.seeding import generator
 from conftest import network
 
 
@@ -30,7 +33,34 @@ def test_relearn_time_counts_epochs_until_the_target():
     result = relearn(objective, w, samples, 0.7 * start, settings, 0)
     assert result.epochs == len(result.losses) - 1 > 0
     assert result.losses[-1] <= 0.7 * start < min(result.losses[:-1])
+    # The last epoch that is allowed counts too.
+    last = RelearnSettings(max_epochs=result.epochs, learning_rate=0.01)
+    assert relearn(objective, w, samples, 0.7 * start, last, 0).epochs == result.epochs
     assert all(torch.equal(buffers[key], value) for key, value in objective.model.named_buffers())
+
+
+@pytest.mark.parametrize("name", ["mlp", "allcnn", "resnet18"])
+@pytest.mark.parametrize("mode", [False, True])
+def test_relearning_trains_in_training_mode_and_judges_in_evaluation_mode(name, mode):
+    """As by a plain loop: batches move BatchNorm's running statistics, the losses are taken with them."""
+    objective, w, samples = network(name, count=12)
+    objective.model.train(mode)
+    settings = RelearnSettings(max_epochs=3, batch_size=4, learning_rate=0.01)
+    result = relearn(objective, w, samples, -1.0, settings, 5)
+    assert objective.model.training is mode
+    model = copy.deepcopy(objective.model)
+    torch.nn.utils.vector_to_parameters(w, model.parameters())
+    adam = torch.optim.Adam(model.parameters(), lr=0.01)
+    inputs, targets = samples.batch(slice(None))
+    losses = []
+    for epoch in range(4):
+        with torch.no_grad():
+            losses.append(torch.nn.functional.cross_entropy(model.eval()(inputs), targets).item())
+        for rows in torch.randperm(12, generator=generator(5, "relearn", epoch)).split(4):
+            adam.zero_grad()
+            torch.nn.functional.cross_entropy(model.train()(inputs[rows]), targets[rows]).backward()
+            adam.step()
+    assert result.losses == pytest.approx(losses, rel=1e-6)
 
 
 def test_a_model_that_does_not_get_there_is_censored():

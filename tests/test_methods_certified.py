@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -115,6 +116,20 @@ def test_every_method_works_in_single_precision_and_can_be_published(method):
         assert released.certificate.epsilon <= 1 + 1e-9
     (_, tuned), *_ = post_process(problem, released, generator(2), (1,))
     assert not torch.equal(tuned.w, released.w)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_seconds_are_those_of_the_call(method):
+    problem = problem_of("mlp")
+    begin = time.perf_counter()
+    update = METHODS[method](problem, generator(0))
+    elapsed = time.perf_counter() - begin
+    assert update.seconds > 0
+    assert update.training_seconds >= 0
+    assert update.seconds + update.training_seconds <= elapsed
+    # Methods that train a model of their own say how long that took.
+    own = {"rewind", "rewind, linear", "Langevin", "certified removal"}
+    assert (update.training_seconds > 0) == (method in own)
 
 
 def test_output_perturbation_is_the_original_with_noise_for_the_trivial_bound():
@@ -387,6 +402,20 @@ def test_removal_ends_within_its_budget_of_the_exact_minimiser(seed, steps, l2, 
     assert ((update.w - by_newton.iterate).norm() < 1e-4 * (start - exact).norm()) == (not retrained)
 
 
+@pytest.mark.parametrize("l2", [1e-4, 0.05])
+def test_what_is_held_against_the_budget_is_the_residual_over_l2(l2):
+    """At a small l2 the residual alone is within any sensible budget, and the distance it stands for is not."""
+    problem = digits_problem(count=80)
+    free = CertifiedRemoval(l2, 1e9, 1, 2)(problem, generator(0))
+    assert "retrained" not in free.note
+    task = LinearTask(problem, 2, l2, torch.float64)
+    distance = task.objective.gradient(free.w, task.retain).norm().item() / l2
+    for share in (0.99, 1.01):
+        update = CertifiedRemoval(l2, share * distance, 1, 2)(problem, generator(0))
+        assert ("retrained" in update.note) == (share < 1)
+        assert torch.equal(update.w, free.w) == (share > 1)
+
+
 def test_a_tiny_budget_is_answered_by_retraining_on_the_retained_set():
     problem, method = digits_problem(), CertifiedRemoval(0.05, 1e-10, 1, 4)
     update = method(problem, generator(0))
@@ -633,6 +662,8 @@ def test_langevin_from_adam_takes_noisy_projected_steps_and_has_no_certificate(n
         (lambda: Langevin(**{**LANGEVIN, "learning_rate": 2.0}), "learning_rate = 2"),
         (lambda: LangevinAdam(0.0, 0.1, 3), "sigma = 0.0"),
         (lambda: CertifiedRemoval(0.1, 0.0, 1, 2), "budget = 0.0"),
+        (lambda: CertifiedRemoval(0.0, 1.0, 1, 2), "l2 = 0.0"),
+        (lambda: CertifiedRemoval(0.1, 1.0, 1, 0), "filters = 0"),
         (lambda: CertifiedRemoval(0.1, 1.0, 0, 2), "steps = 0"),
     ],
 )

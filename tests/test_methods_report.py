@@ -241,6 +241,56 @@ def test_an_audit_that_could_not_run_keeps_its_row_and_an_open_interval_its_infi
     assert rows[0]["adversary sees"] == "weights"
 
 
+def powers():
+    """Two simulated points of a curve and one other strategy, of two seeds."""
+    rows, common = [], {"axis": "times too little", "note": "", "dataset": "digits", "section": "10_audit"}
+    values = {
+        ("simulated", "Δ/2", 2.0): {"simulated_epsilon": 1.0, "simulated_trials": 2500.0, "detected": 0.01},
+        ("simulated", "Δ", 2.0): {"simulated_epsilon": 2.155, "simulated_trials": 2500.0, "detected": 0.9},
+        ("simulated: halves", "Δ", 1.5): {"detected": 0.3},
+        ("simulated: halves", "Δ", 3.0): {"counted": 0.5},
+    }
+    for (method, split, point), metrics in values.items():
+        for metric, value in metrics.items():
+            ends = {"": 0.0, "_low": -0.01, "_high": 0.02} if metric in {"detected", "counted"} else {"": 0.0}
+            for seed, shift in ((0, 0.0), (1, 0.02)):
+                where = {"method": method, "split": split, "point": point, "seed": seed}
+                shifted = value + shift * (len(ends) > 1)
+                rows += [{**where, **common, "metric": metric + end, "value": shifted + by} for end, by in ends.items()]
+    return pd.DataFrame(rows)
+
+
+def test_the_power_of_an_audit_stands_in_tables_by_distance_and_by_strategy():
+    curve, strategies = tables("10_audit-power", powers()).values()
+    assert curve.to_dict("records") == [
+        {
+            "pair at a distance of": distance,
+            "noise so many times too small": "2",
+            "ε of the pair, exactly": epsilon,
+            "audits that contradict (%) [95 %]": share,
+            "trials": "2,500",
+        }
+        for distance, epsilon, share in (("Δ/2", "1", "2.0 [1.0, 4.0]"), ("Δ", "2.155", "91.0 [90.0, 93.0]"))
+    ]
+    assert strategies.to_dict("records") == [
+        {
+            "thresholds": "halves",
+            "noise 1.5 times too small, found by either bound (%)": "31.0 [30.0, 33.0]",
+            "noise 3 times too small, found by counts alone (%)": "51.0 [50.0, 53.0]",
+        }
+    ]
+
+
+def test_the_power_of_an_audit_is_a_line_with_intervals_for_each_distance():
+    (axes,) = figures.audit_power(powers()).axes
+    assert axes.get_legend_handles_labels()[1] == [f"pair at a distance of {distance}" for distance in ("Δ/2", "Δ")]
+    assert [line.get_ydata().tolist() for line in axes.lines if line.get_marker() in figures.MARKERS] == [
+        pytest.approx([2.0]), pytest.approx([91.0]),
+    ]  # fmt: skip
+    bars = [container.lines[2][0].get_segments()[0][:, 1].tolist() for container in axes.containers]
+    assert bars == [pytest.approx([1.0, 4.0]), pytest.approx([90.0, 93.0])]
+
+
 def test_retraining_is_not_free_in_a_table_of_costs():
     found = tables("03_methods-table", frame())["What a method computes"].set_index("method")
     assert found["per-sample gradients"].to_dict() == {

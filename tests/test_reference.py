@@ -152,7 +152,8 @@ def test_the_chapters_planted_errors_are_caught_and_no_certificate_is_contradict
     audited = read_record(record_path(repository() / "results", "quick", "digits", 0, "10_audit"))
     words = {(m.method, m.split): m.value for m in audited.metrics if m.metric == "contradicted"}
     caught = {method for (method, _), value in words.items() if value}
-    assert caught == {"planted: noise ten times too little", "planted: noise on the way ten times too little"}
+    assert caught >= {"planted: noise ten times too little", "planted: noise on the way ten times too little"}
+    assert all(method.startswith("planted: ") and not method.endswith(" right") for method in caught)
     distances = [m.value for m in audited.metrics if m.metric == "planted_distance"]
     assert len(distances) == 2
     assert min(distances) >= 0.4

@@ -532,7 +532,7 @@ def test_the_front_page_says_how_far_an_audit_got(tmp_path, gaussian, words):
     text = report._audited(report.collect(tmp_path)[0])
     assert words in text
     assert "1 audits of certificates by 1 methods" in text
-    assert "Of 1 planted errors, noise ten times too little, caught: 1; of 1 with the right noise: 0." in text
+    assert "Of 1 planted errors, each too little noise, caught: 1 (a method wrong); of 1 with the right" in text
 
 
 def test_what_the_compute_page_says_of_the_releases_at_the_smallest_epsilon(setups):

@@ -1,6 +1,7 @@
 """Audits: from trials of a release and of what it should equal, an ε that the pair provably exceeds."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +11,28 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 from torch import Tensor
 
-from cdu.certification import gaussian_epsilon
+from cdu.certification import gaussian_delta, gaussian_epsilon
 from cdu.errors import CduError
 from cdu.expectations import expect
 
 Vector = NDArray[np.float64]
 
-#: Confidence of every bound.
+#: With this probability all bounds of an audit hold together: both on ε, at every threshold, in both directions.
 CONFIDENCE = 0.95
 
-#: Fewest trials of either hypothesis: a quarter chooses the direction, a quarter the threshold, the other half judges.
+#: Share of the trials that estimates the direction, where it is not known.
+DIRECTION = 0.4
+
+#: Share of the error 1 − :data:`CONFIDENCE` that is spent at the middle threshold.
+MIDDLE = 0.8
+
+#: Quantiles of the pilot trials of both hypotheses together that are thresholds too.
+LEVELS = (0.005, 0.02, 0.1, 0.25, 0.75, 0.9, 0.98, 0.995)
+
+#: So many quantiles :func:`learned` chooses from.
+CANDIDATES = 100
+
+#: Fewest trials of either hypothesis: a tenth places the thresholds, and half of them judge.
 FEWEST = 20
 
 
@@ -27,15 +40,15 @@ FEWEST = 20
 class Audit:
     """What trials say about the ε of a pair of distributions.
 
-    Each bound holds with probability :data:`CONFIDENCE`; of twenty on certificates without any slack one may be wrong.
+    Both lower bounds hold together with probability :data:`CONFIDENCE`; of twenty audits of certificates without any
+    slack one may be wrong.
 
     Attributes:
-        epsilon: Lower bound on ε at the given δ, from two Clopper-Pearson bounds that hold together; 0 where nothing
-            was found.
-        mu: μ of Gaussian differential privacy at the threshold that was chosen for it.
+        epsilon: Lower bound on ε at the given δ, from Clopper-Pearson bounds; 0 where nothing was found.
+        mu: μ of Gaussian differential privacy at the middle threshold.
         mu_low: Lower bound on μ; a pair that is μ'-GDP has μ' above it. Nothing is shown where it is not above 0.
-        mu_high: Upper bound on the μ that this threshold shows, infinite where no trial of one hypothesis passed it or
-            all did; no bound on what a better adversary would find.
+        mu_high: Upper bound on the μ that this threshold shows, by itself as sure as ``mu_low`` is by itself; infinite
+            where no trial of one hypothesis passed it or all did; no bound on what a better adversary would find.
         gaussian_epsilon: ε of ``mu_low`` at δ.
         detectable: The largest ``epsilon`` that so many trials could have given, when not one guess is wrong.
         gaussian_detectable: The same of ``gaussian_epsilon``.
@@ -57,20 +70,79 @@ class Audit:
         return max(self.epsilon, self.gaussian_epsilon) > certified
 
 
+@dataclass(frozen=True)
+class Strategy:
+    """How the thresholds of an audit come about.
+
+    Attributes:
+        pilot: Share of the trials that places them; those do not judge.
+        place: From pilot trials of release and reference, shapes (S, m), and δ: thresholds and the shares of the error
+            1 − :data:`CONFIDENCE` that are spent at each of them, shapes (S, k) and (k,). The shares add up to 1, so
+            that by Bonferroni the bounds at all thresholds hold together. μ is read at the first threshold.
+    """
+
+    pilot: float
+    place: Callable[[Vector, Vector, float], tuple[Vector, Vector]]
+
+
+def middle(release: Vector, reference: Vector, delta: float) -> tuple[Vector, Vector]:
+    """One threshold half-way between the means: the best one for the μ of Gaussian noise."""
+    return _middle(release, reference), np.ones(1)
+
+
+def quantiles(release: Vector, reference: Vector, delta: float) -> tuple[Vector, Vector]:
+    """Nine thresholds with equal shares: the middle, and eight quantiles of the pilot trials."""
+    return _grid(release, reference, 1 / (1 + len(LEVELS)))
+
+
+def middle_and_quantiles(release: Vector, reference: Vector, delta: float) -> tuple[Vector, Vector]:
+    """The middle with 80 % of the error, and eight quantiles that share the rest.
+
+    An error of a fortieth widens a bound far out in a tail little, and there is where counts show most; the middle is
+    where a smaller error would cost most.
+    """
+    return _grid(release, reference, MIDDLE)
+
+
+def learned(release: Vector, reference: Vector, delta: float) -> tuple[Vector, Vector]:
+    """Two thresholds with equal shares: those at which the pilot trials show the largest μ, and the largest ε."""
+    candidates, epsilon, mu = _tried(release, reference, delta)
+    best = [np.take_along_axis(candidates, np.argmax(bound, axis=1)[:, None], axis=1) for bound in (mu, epsilon)]
+    return np.concatenate(best, axis=1), np.full(2, 0.5)
+
+
+def learned_for_both(release: Vector, reference: Vector, delta: float) -> tuple[Vector, Vector]:
+    """One threshold for both bounds: that at which the pilot trials show the largest μ."""
+    candidates, _, mu = _tried(release, reference, delta)
+    return np.take_along_axis(candidates, np.argmax(mu, axis=1)[:, None], axis=1), np.ones(1)
+
+
+#: What was compared; the first is the audit's. The chapter on audits shows the power of each.
+STRATEGIES = {
+    "a tenth places the middle (80 % of the error) and eight quantiles": Strategy(0.1, middle_and_quantiles),
+    "a tenth places nine thresholds of equal shares": Strategy(0.1, quantiles),
+    "a tenth places the middle alone": Strategy(0.1, middle),
+    "a half chooses a threshold for each bound": Strategy(0.5, learned),
+    "a half chooses one threshold for both bounds": Strategy(0.5, learned_for_both),
+}
+STRATEGY = next(iter(STRATEGIES.values()))
+
+
 def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
     """Lower bounds on ε from trials of both hypotheses.
 
-    The direction that best separates them (:func:`separating_direction`) is estimated on the first quarter of the
-    trials, a threshold along it is chosen on the second, and the other half judges: with more coordinates than trials a
-    direction separates those that it was estimated on whatever they are, so that no threshold can be learned from them.
-    Trials of one coordinate need no direction, and the first half chooses the threshold. For a test with true-positive
-    rate t and false-positive rate f every (ε, δ) guarantee has t ≤ e^ε f + δ, so that
+    The direction that best separates them (:func:`separating_direction`) is estimated on the first two fifths of the
+    trials, thresholds along it are placed by the next tenth (:data:`STRATEGY`), and the other half judges: with more
+    coordinates than trials a direction separates those that it was estimated on whatever they are, so that no threshold
+    can be learned from them. Trials of one coordinate need no direction, and nine tenths judge. For a test with
+    true-positive rate t and false-positive rate f every (ε, δ) guarantee has t ≤ e^ε f + δ, so that
 
         ε ≥ ln((t − δ)/f)  and  ε ≥ ln((1 − f − δ)/(1 − t)),
 
     with the lower Clopper-Pearson bound of t and the upper one of f in both. Gaussian differential privacy has
     μ ≥ Φ⁻¹(t) − Φ⁻¹(f) (Nasr et al. 2023, "Tight Auditing of Differentially Private Machine Learning"), which needs far
-    fewer trials but speaks of certificates by Gaussian noise alone.
+    fewer trials but speaks of certificates by Gaussian noise alone. Both directions and both bounds, at all thresholds,
+    rest on the same bounds of t and f, which hold together with :data:`CONFIDENCE` by Bonferroni.
 
     Args:
         release: What the adversary sees of the releases under audit, one trial a row, shape (T, f).
@@ -92,9 +164,9 @@ def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
         )
     if not (release.isfinite().all() and reference.isfinite().all()):
         raise CduError("the trials hold values that are not finite; no direction separates those")
-    half = len(release) // 2
     known = release.shape[1] == 1
-    first, used = (half, 0) if known else (half // 2, half // 2)
+    # Of one coordinate the sign is all that can be wrong; what places the thresholds has to tell it.
+    first = round((STRATEGY.pilot if known else DIRECTION) * len(release))
     direction = separating_direction(release[:first], reference[:first])
     expect(
         bool(direction.isfinite().all() and direction.any())
@@ -102,8 +174,27 @@ def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
         f"the trials' means differ, and their spread is none, or beyond the range of {release.dtype}: either no noise "
         "was added and the two are told apart with certainty, or the trials want to be scaled to numbers of order one",
     )
-    positive, negative = ((trials @ direction).double().cpu().numpy() for trials in (release, reference))
-    return _judge(positive[used:half], negative[used:half], positive[half:], negative[half:], delta)
+    used = 0 if known else first
+    positive, negative = ((trials[used:] @ direction).double().cpu().numpy()[None] for trials in (release, reference))
+    pilot = round(STRATEGY.pilot * len(release))
+    return _judged(positive, negative, pilot, delta)
+
+
+def _judged(release: Vector, reference: Vector, pilot: int, delta: float) -> Audit:
+    """The audit of one row of trials, of which the first ``pilot`` place the thresholds."""
+    shown = _shown(release, reference, pilot, delta, STRATEGY.place)
+    mu_low, trials = float(shown.mu_low[0]), release.shape[1] - pilot
+    detectable, gaussian_detectable = detectable_epsilons(trials, delta)
+    return Audit(
+        epsilon=max(0.0, float(shown.epsilon[0])),
+        mu=float(shown.mu[0]),
+        mu_low=mu_low,
+        mu_high=float(shown.mu_high[0]),
+        gaussian_epsilon=gaussian_epsilon(1.0, delta, mu_low) if mu_low > 0 else 0.0,
+        detectable=detectable,
+        gaussian_detectable=gaussian_detectable,
+        trials=trials,
+    )
 
 
 def separating_direction(release: Tensor, reference: Tensor) -> Tensor:
@@ -119,13 +210,13 @@ def separating_direction(release: Tensor, reference: Tensor) -> Tensor:
     return direction / size if size > 0 else direction
 
 
-def clopper_pearson(successes: NDArray[Any], trials: int, confidence: float) -> tuple[Vector, Vector]:
+def clopper_pearson(successes: NDArray[Any], trials: int, confidence: float | Vector) -> tuple[Vector, Vector]:
     """Lower and upper bound on a probability, each of which holds with ``confidence``.
 
     Args:
         successes: Numbers of successes.
         trials: Number of trials.
-        confidence: Of one bound.
+        confidence: Of one bound, or of each.
     """
     counts, error = np.asarray(successes, dtype=float), 1 - confidence
     # The quantiles have no value at the ends, where the bounds are 0 and 1.
@@ -136,41 +227,53 @@ def clopper_pearson(successes: NDArray[Any], trials: int, confidence: float) -> 
 
 def detectable_epsilons(trials: int, delta: float) -> tuple[float, float]:
     """The bounds that ``trials`` of either hypothesis give when every one is told right, the second by Gaussian DP."""
-    hit = (1 - _single()) ** (1 / trials)
+    hit = (MIDDLE * (1 - CONFIDENCE) / 2) ** (1 / trials)
     plain = math.log(max(hit - delta, 1e-300) / (1 - hit))
     mu = 2 * float(norm.ppf(hit))
     return max(0.0, plain), gaussian_epsilon(1.0, delta, mu) if mu > 0 else 0.0
 
 
-def _single() -> float:
-    """Confidence of one proportion's bound, of two that must hold together."""
-    return 1 - (1 - CONFIDENCE) / 2
+@dataclass(frozen=True)
+class Power:
+    """In how many of ``seeds`` simulated audits of two Gaussians a bound lay above the certified ε.
+
+    Attributes:
+        detected: Either bound.
+        counted: The one by Clopper-Pearson alone, which is not for Gaussian noise only.
+        seeds: Simulated audits.
+    """
+
+    detected: int
+    counted: int
+    seeds: int
 
 
-def _judge(release: Vector, reference: Vector, later: Vector, later_reference: Vector, delta: float) -> Audit:
-    """Choose thresholds on the first trials, judge them on the later ones."""
-    thresholds = np.unique(np.concatenate([release, reference]))
-    found = _bounds(release, reference, thresholds, delta)
-    final = _bounds(later, later_reference, thresholds[[int(np.argmax(found.epsilon))]], delta)
-    threshold = thresholds[[int(np.argmax(found.mu_low))]]
-    gaussian = _bounds(later, later_reference, threshold, delta)
-    mu_low = float(gaussian.mu_low[0])
-    detectable, gaussian_detectable = detectable_epsilons(len(later), delta)
-    return Audit(
-        epsilon=max(0.0, float(final.epsilon[0])),
-        mu=float(gaussian.mu[0]),
-        mu_low=mu_low,
-        mu_high=float(gaussian.mu_high[0]),
-        gaussian_epsilon=gaussian_epsilon(1.0, delta, mu_low) if mu_low > 0 else 0.0,
-        detectable=detectable,
-        gaussian_detectable=gaussian_detectable,
-        trials=len(later),
-    )
+def power(
+    strategy: Strategy, mu: float, trials: int, certified: float, delta: float, seeds: int, draws: np.random.Generator
+) -> Power:
+    """Simulate audits of N(μ, 1) against N(0, 1).
+
+    Where noise comes last and the direction is known, every audit is one of these two, whatever the model.
+
+    Args:
+        strategy: How the thresholds come about.
+        mu: Distance of the pair over σ: of a certificate for Δ with noise k times too small, k·μ* at the distance Δ.
+        trials: Trials of either hypothesis, those included that place thresholds.
+        certified: ε of the certificate under audit.
+        delta: Its δ.
+        seeds: How many audits.
+        draws: Where the trials come from.
+    """
+    release, reference = draws.standard_normal((2, seeds, trials))
+    shown = _shown(release + mu, reference, round(strategy.pilot * trials), delta, strategy.place)
+    counted = shown.epsilon > certified
+    gaussian = np.array([low > 0 and gaussian_delta(certified, 1.0, low) > delta for low in shown.mu_low.tolist()])
+    return Power(int((counted | gaussian).sum()), int(counted.sum()), seeds)
 
 
 @dataclass(frozen=True)
-class _Bounds:
-    """By threshold, shape (k,): lower bound on ε; μ with the ends of its interval."""
+class _Shown:
+    """The largest lower bound on ε over the thresholds, and μ at the first, each of shape (S,)."""
 
     epsilon: Vector
     mu: Vector
@@ -178,22 +281,75 @@ class _Bounds:
     mu_high: Vector
 
 
-def _bounds(release: Vector, reference: Vector, thresholds: Vector, delta: float) -> _Bounds:
-    """The test "a release, if the statistic is at least the threshold"."""
-    true, false = (len(values) - np.searchsorted(np.sort(values), thresholds) for values in (release, reference))
-    true_low, true_high = clopper_pearson(true, len(release), _single())
-    false_low, false_high = clopper_pearson(false, len(reference), _single())
-    with np.errstate(divide="ignore"):
-        forward = np.log(np.maximum(true_low - delta, 0) / false_high)
-        reverse = np.log(np.maximum(1 - false_high - delta, 0) / (1 - true_low))
-    return _Bounds(
-        epsilon=np.maximum(forward, reverse),
-        mu=_quantile(true, len(release)) - _quantile(false, len(reference)),
-        mu_low=norm.ppf(true_low) - norm.ppf(false_high),
-        mu_high=norm.ppf(true_high) - norm.ppf(false_low),
+def _shown(
+    release: Vector,
+    reference: Vector,
+    pilot: int,
+    delta: float,
+    place: Callable[[Vector, Vector, float], tuple[Vector, Vector]],
+) -> _Shown:
+    """Place thresholds by the first trials of every row, shape (S, T), and judge at them by the later ones."""
+    thresholds, shares = place(release[:, :pilot], reference[:, :pilot], delta)
+    true, false = (_passed(values[:, pilot:], thresholds) for values in (release, reference))
+    trials = release.shape[1] - pilot
+    true_low, false_high = proportions(true, false, trials, shares)
+    false_low, true_high = proportions(false[:, :1], true[:, :1], trials, shares[:1])
+    return _Shown(
+        epsilon=_epsilon(true_low, false_high, delta).max(axis=1),
+        mu=_mu(*(np.clip(count[:, 0], 0.5, trials - 0.5) / trials for count in (true, false))),
+        mu_low=_mu(true_low[:, 0], false_high[:, 0]),
+        mu_high=_mu(true_high[:, 0], false_low[:, 0]),
     )
 
 
-def _quantile(successes: NDArray[Any], trials: int) -> Vector:
-    """Φ⁻¹ of a share, no nearer to 0 and 1 than half a trial."""
-    return np.asarray(norm.ppf(np.clip(successes, 0.5, trials - 0.5) / trials))
+def proportions(true: Vector, false: Vector, trials: int, shares: Vector) -> tuple[Vector, Vector]:
+    """Lower bounds of true-positive and upper bounds of false-positive rates that all hold together.
+
+    Args:
+        true: How many releases passed each threshold, shape (S, k).
+        false: How many references did.
+        trials: Trials of either.
+        shares: Share of the error that is spent at each threshold, shape (k,).
+    """
+    confidence = 1 - shares * (1 - CONFIDENCE) / 2  # of one proportion, of two at a threshold
+    return clopper_pearson(true, trials, confidence)[0], clopper_pearson(false, trials, confidence)[1]
+
+
+def _epsilon(true_low: Vector, false_high: Vector, delta: float) -> Vector:
+    """The larger of the bounds by the test "a release, if at least the threshold" and by its reverse."""
+    with np.errstate(divide="ignore"):
+        forward = np.log(np.maximum(true_low - delta, 0) / false_high)
+        reverse = np.log(np.maximum(1 - false_high - delta, 0) / (1 - true_low))
+    return np.asarray(np.maximum(forward, reverse))
+
+
+def _mu(true: Vector, false: Vector) -> Vector:
+    return np.asarray(norm.ppf(true) - norm.ppf(false))
+
+
+def _passed(trials: Vector, thresholds: Vector) -> Vector:
+    """How many trials of every row are at least each of its thresholds, shape (S, k)."""
+    rows = zip(np.sort(trials, axis=1), thresholds, strict=True)
+    below = np.stack([np.searchsorted(row, own) for row, own in rows])
+    return np.asarray(trials.shape[1] - below, dtype=float)
+
+
+def _middle(release: Vector, reference: Vector) -> Vector:
+    return np.asarray((release.mean(axis=1, keepdims=True) + reference.mean(axis=1, keepdims=True)) / 2)
+
+
+def _grid(release: Vector, reference: Vector, share: float) -> tuple[Vector, Vector]:
+    """The middle with a share of the error, and the quantiles that share the rest."""
+    levels = np.quantile(np.concatenate([release, reference], axis=1), LEVELS, axis=1).T
+    shares = np.full(1 + len(LEVELS), (1 - share) / len(LEVELS))
+    shares[0] = share
+    return np.concatenate([_middle(release, reference), levels], axis=1), shares
+
+
+def _tried(release: Vector, reference: Vector, delta: float) -> tuple[Vector, Vector, Vector]:
+    """Candidates for thresholds, and the bounds that the trials show at each, shapes (S, k)."""
+    levels = np.linspace(0, 1, CANDIDATES)
+    candidates = np.quantile(np.concatenate([release, reference], axis=1), levels, axis=1, method="nearest").T
+    true, false = (_passed(values, candidates) for values in (release, reference))
+    true_low, false_high = proportions(true, false, release.shape[1], np.ones(1))
+    return candidates, _epsilon(true_low, false_high, delta), _mu(true_low, false_high)

@@ -620,6 +620,39 @@ def audit(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+#: Simulated audits: the method under which their numbers stand, and the beginning of those of other strategies.
+SIMULATED, OTHER_STRATEGIES = "simulated", "simulated: "
+
+
+def audit_power(frame: pd.DataFrame) -> Figure:
+    """In how many simulated audits the certificate is contradicted when the noise is so many times too small.
+
+    Bars are 95 % intervals of that share (Clopper-Pearson; of several seeds their mean). The direction is known and the
+    pair is Δ, or half of it, apart; a pair at half of Δ has the certified ε when the noise is two times too small, so
+    that there is nothing to find left of it. The dashed line is the share of wrong contradictions that is allowed for.
+    """
+    figure, (panel,) = _figure(1)
+    rows = select(frame, method=SIMULATED)
+    for number, distance in enumerate(dict.fromkeys(select(rows, metric="detected")["split"])):
+        own = select(rows, split=str(distance))
+        share, low, high = (
+            select(own, metric=metric).groupby("point")["value"].mean()
+            for metric in ("detected", "detected_low", "detected_high")
+        )
+        panel.errorbar(
+            np.asarray(share.index, dtype=float) * (1 + 0.02 * number), 100 * share,
+            yerr=100 * np.stack([share - low, high - share]), color=COLOURS[number], marker=MARKERS[number],
+            linestyle=LINES[number], markersize=5, capsize=2, linewidth=1.2, label=f"pair at a distance of {distance}",
+        )  # fmt: skip
+    panel.axhline(5, color=COLOURS[6], linestyle="--", linewidth=1)
+    panel.set(xscale="log", xlabel="noise so many times too small", ylabel="audits that contradict (%)", ylim=(-3, 103))
+    points = sorted(set(select(rows, metric="detected")["point"]))
+    panel.set_xticks(points, [f"{point:g}" for point in points])
+    panel.minorticks_off()
+    panel.legend(fontsize=8)
+    return figure
+
+
 #: Models that the ablations compare, and what they are called there.
 _JUDGED = {"original": "doing nothing", "newton": "after the step", "retrain": "retrained"}
 
@@ -977,5 +1010,6 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "08_efficiency-retraining": efficiency_retraining,
     "09_official_code": official_code,
     "10_audit": audit,
+    "10_audit-power": audit_power,
     "11_scale": scale,
 }

@@ -70,6 +70,7 @@ CHAPTERS = {
     "08_efficiency-retraining": ("efficiency-retraining", "Unlearning against retraining"),
     "09_official_code": ("official-code", "Paper and code"),
     "10_audit": ("audit", "Audit"),
+    "10_audit-power": ("audit-power", "The power of an audit"),
     "11_scale": ("scale", "BatchNorm and large networks"),
 }
 
@@ -99,6 +100,7 @@ MARKERS = {
     "01_theory-control": "measured_distance",
     "04_attacks": "attack_auc",
     "06_ablations-setup": "trivial_bound",
+    "10_audit-power": "detected",
 }
 
 #: Marks a verdict that stands for its test alone, and not once all tests of the set-up are taken together.
@@ -937,7 +939,7 @@ def _points(gap: Interval) -> str:
 
 
 def _audited(setup: Setup) -> str | None:
-    """How many audits contradict a certificate, and whether the planted error was caught."""
+    """How many audits contradict a certificate, and which planted errors were caught."""
     shown = setup.sections.get("10_audit")
     if shown is None:
         return None
@@ -951,6 +953,8 @@ def _audited(setup: Setup) -> str | None:
     alike = sum((one.method, str(one.split).partition(", ")[0]) in equal for one in words.itertuples())
     caught = tried.groupby(["method", "seed"])["value"].max()
     right = caught.index.get_level_values("method").str.endswith(figures.PLANTED_RIGHT)
+    which = dict.fromkeys(method for (method, _), word in caught[~right].items() if word)
+    named = f" ({', '.join(str(method).removeprefix(figures.PLANTED) for method in which)})" if which else ""
     found = (
         f"the largest lower bound is ε ≥ {number(float(counted))} from counts and ε ≥ {number(float(gaussian))} by "
         "Gaussian differential privacy"
@@ -961,7 +965,7 @@ def _audited(setup: Setup) -> str | None:
         f"- **{setup.title}**: {len(words)} audits of certificates by {words['method'].nunique()} methods "
         f"({alike} of them of a release that equals its reference, both retrained), {words['value'].sum():.0f} "
         f"contradicted; {found}, where {number(float(certified))} is certified. "
-        f"Of {(~right).sum()} planted errors, noise ten times too little, caught: {caught[~right].sum():.0f}; of "
+        f"Of {(~right).sum()} planted errors, each too little noise, caught: {caught[~right].sum():.0f}{named}; of "
         f"{right.sum()} with the right noise: {caught[right].sum():.0f}."
     )
 

@@ -683,8 +683,47 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     wrong = whole[planted].assign(noise=[notes.get(name, "") for name in whole[planted]["method"]])
     return {
         "Certificates and what trials show": whole[~planted],
-        "A planted error": wrong,
+        "Planted errors": wrong,
         "How far a release is from its reference, before noise": pd.DataFrame(distances),
+    }
+
+
+def _share(frame: pd.DataFrame, metric: str, **keys: str | float) -> str:
+    """A share of simulations in percent with its 95 % interval, means over seeds."""
+    found = [select(frame, metric=f"{metric}{end}", **keys)["value"] for end in ("", "_low", "_high")]
+    if found[0].empty:
+        return "—"
+    share, low, high = (100 * float(values.mean()) for values in found)
+    return f"{share:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _audit_power_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    own = select(frame, method=figures.SIMULATED)
+    cells = dict.fromkeys(
+        (str(split), float(point)) for split, point in own.loc[own["metric"] == "detected", ["split", "point"]].values
+    )
+    curve = [
+        {
+            "pair at a distance of": distance,
+            "noise so many times too small": f"{factor:g}",
+            "ε of the pair, exactly": _cell(own, "simulated_epsilon", split=distance, point=factor),
+            "audits that contradict (%) [95 %]": _share(own, "detected", split=distance, point=factor),
+            "trials": _cell(own, "simulated_trials", split=distance, point=factor),
+        }
+        for distance, factor in cells
+    ]
+    others = frame[frame["method"].str.startswith(figures.OTHER_STRATEGIES)]
+    strategies = [
+        {
+            "thresholds": str(method).removeprefix(figures.OTHER_STRATEGIES),
+            "noise 1.5 times too small, found by either bound (%)": _share(rows, "detected", point=1.5),
+            "noise 3 times too small, found by counts alone (%)": _share(rows, "counted", point=3.0),
+        }
+        for method, rows in others.groupby("method", sort=False)
+    ]
+    return {
+        "What the audit would find, direction known": pd.DataFrame(curve),
+        "Ways to choose thresholds, pairs at the distance Δ": pd.DataFrame(strategies),
     }
 
 
@@ -1205,6 +1244,7 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "08_efficiency-retraining": _retraining_tables,
         "09_official_code": _official_code_tables,
         "10_audit": _audit_tables,
+        "10_audit-power": _audit_power_tables,
         "11_scale": _scale_tables,
     }
     return {title: content for title, content in makers[name](frame).items() if len(content)}
