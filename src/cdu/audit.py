@@ -45,7 +45,7 @@ class Audit:
 
     Attributes:
         epsilon: Lower bound on ε at the given δ, from Clopper-Pearson bounds; 0 where nothing was found.
-        mu: μ of Gaussian differential privacy at the middle threshold.
+        mu: μ of Gaussian differential privacy at the threshold with the largest ``mu_low``.
         mu_low: Lower bound on μ; a pair that is μ'-GDP has μ' above it. Nothing is shown where it is not above 0.
         mu_high: Upper bound on the μ that this threshold shows, by itself as sure as ``mu_low`` is by itself; infinite
             where no trial of one hypothesis passed it or all did; no bound on what a better adversary would find.
@@ -78,7 +78,7 @@ class Strategy:
         pilot: Share of the trials that places them; those do not judge.
         place: From pilot trials of release and reference, shapes (S, m), and δ: thresholds and the shares of the error
             1 − :data:`CONFIDENCE` that are spent at each of them, shapes (S, k) and (k,). The shares add up to 1, so
-            that by Bonferroni the bounds at all thresholds hold together. μ is read at the first threshold.
+            that by Bonferroni the bounds at all thresholds hold together.
     """
 
     pilot: float
@@ -273,7 +273,7 @@ def power(
 
 @dataclass(frozen=True)
 class _Shown:
-    """The largest lower bound on ε over the thresholds, and μ at the first, each of shape (S,)."""
+    """The largest lower bounds on ε and μ over the thresholds, and μ at the second one's, each of shape (S,)."""
 
     epsilon: Vector
     mu: Vector
@@ -293,12 +293,18 @@ def _shown(
     true, false = (_passed(values[:, pilot:], thresholds) for values in (release, reference))
     trials = release.shape[1] - pilot
     true_low, false_high = proportions(true, false, trials, shares)
-    false_low, true_high = proportions(false[:, :1], true[:, :1], trials, shares[:1])
+    false_low, true_high = proportions(false, true, trials, shares)
+    mu_low = _mu(true_low, false_high)
+    best = np.argmax(mu_low, axis=1)[:, None]
+
+    def there(values: Vector) -> Vector:
+        return np.asarray(np.take_along_axis(values, best, axis=1)[:, 0])
+
     return _Shown(
         epsilon=_epsilon(true_low, false_high, delta).max(axis=1),
-        mu=_mu(*(np.clip(count[:, 0], 0.5, trials - 0.5) / trials for count in (true, false))),
-        mu_low=_mu(true_low[:, 0], false_high[:, 0]),
-        mu_high=_mu(true_high[:, 0], false_low[:, 0]),
+        mu=there(_mu(*(np.clip(count, 0.5, trials - 0.5) / trials for count in (true, false)))),
+        mu_low=there(mu_low),
+        mu_high=there(_mu(true_high, false_low)),
     )
 
 

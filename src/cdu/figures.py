@@ -616,7 +616,7 @@ def audit(frame: pd.DataFrame) -> Figure:
     panel.set_xscale("symlog", linthresh=0.1)
     panel.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
     panel.set(xlabel="ε (linear below 0.1)", xlim=(-0.01, 20), ylim=(-0.8, len(methods) - 0.2))
-    panel.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False)
     return figure
 
 
