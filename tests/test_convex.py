@@ -457,6 +457,7 @@ def test_single_precision_is_refused_where_a_residual_is_to_prove_something():
     [
         ({"budget": math.nan}, "budget = nan is not a positive finite number"),
         ({"budget": 0.0}, "budget = 0.0"),
+        ({"budget": math.inf}, "budget = inf"),
         ({"l2": 0.0}, "l2 = 0.0 bounds no distance"),
         ({"scale": math.nan}, "the loss of 8 samples is not finite: .* look for NaN in the weights"),
         ({"missing": 1}, "has the norm nan after 0 Newton steps, so that no budget can be checked"),
