@@ -445,6 +445,15 @@ def summed(outputs, targets):
     return torch.nn.functional.cross_entropy(outputs, targets, reduction="sum")
 
 
+def test_no_step_at_all_leaves_the_start_with_its_residual():
+    objective, samples = problem()
+    w = point(objective, 0)
+    (only,) = convex.deletions(objective, w, samples, 0, 1.0)
+    assert only.steps == 0
+    assert torch.equal(only.iterate, w)
+    assert only.residual == pytest.approx(objective.gradient(w, samples).norm().item())
+
+
 def test_single_precision_is_refused_where_a_residual_is_to_prove_something():
     objective, samples = problem()
     single = Objective(LogisticRegression(FEATURES, CLASSES), l2=L2)
