@@ -460,6 +460,15 @@ def summed(outputs, targets):
     return torch.nn.functional.cross_entropy(outputs, targets, reduction="sum")
 
 
+def test_no_step_at_all_leaves_the_start_with_its_residual():
+    objective, samples = problem()
+    w = point(objective, 0)
+    (only,) = convex.deletions(objective, w, samples, 0, 1.0)
+    assert only.steps == 0
+    assert torch.equal(only.iterate, w)
+    assert only.residual == pytest.approx(objective.gradient(w, samples).norm().item())
+
+
 def test_single_precision_is_refused_where_a_residual_is_to_prove_something():
     objective, samples = problem()
     single = Objective(LogisticRegression(FEATURES, CLASSES), l2=L2)
@@ -472,6 +481,7 @@ def test_single_precision_is_refused_where_a_residual_is_to_prove_something():
     [
         ({"budget": math.nan}, "budget = nan is not a positive finite number"),
         ({"budget": 0.0}, "budget = 0.0"),
+        ({"budget": math.inf}, "budget = inf"),
         ({"l2": 0.0}, "l2 = 0.0 bounds no distance"),
         ({"scale": math.nan}, "the loss of 8 samples is not finite: .* look for NaN in the weights"),
         ({"missing": 1}, "has the norm nan after 0 Newton steps, so that no budget can be checked"),

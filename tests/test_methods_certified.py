@@ -615,8 +615,9 @@ def test_the_sources_epsilon_is_never_below_ours(steps, forget, delta):
             assert certify(bound, sigma, delta).epsilon < source
 
 
-def test_the_sources_epsilon_is_the_least_over_the_order():
-    sigma, delta, l2, rate, steps, forget = 0.2, 1e-4, 0.05, 0.5, 30, 20
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_the_sources_epsilon_is_the_least_over_the_order(rate):
+    sigma, delta, l2, steps, forget = 0.2, 1e-4, 0.05, 30, 20
     orders = 1 + np.geomspace(1e-6, 1e6, 400_001)
     squared = sigma**2 / (2 * rate)
     divergence = 4 * orders * forget**2 * GRADIENT_NORM**2 / (l2 * squared * 500**2)

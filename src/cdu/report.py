@@ -953,8 +953,7 @@ def _audited(setup: Setup) -> str | None:
     alike = sum((one.method, str(one.split).partition(", ")[0]) in equal for one in words.itertuples())
     caught = tried.groupby(["method", "seed"])["value"].max()
     right = caught.index.get_level_values("method").str.endswith(figures.PLANTED_RIGHT)
-    wrong = caught[~right]
-    which = dict.fromkeys(map(str, wrong[wrong > 0].index.get_level_values("method")))
+    which = dict.fromkeys(caught[~right & (caught > 0)].index.get_level_values("method").map(str))
     named = f" ({', '.join(method.removeprefix(figures.PLANTED) for method in which)})" if which else ""
     found = (
         f"the largest lower bound is ε ≥ {number(float(counted))} from counts and ε ≥ {number(float(gaussian))} by "
