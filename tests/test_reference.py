@@ -112,7 +112,7 @@ def test_a_benchmark_is_promoted_by_itself_without_the_path_of_a_clone(batch):
         (lambda path: path.with_suffix(".ipynb").unlink(), "the executed notebook that goes with the record"),
         (lambda path: rewrite(path, dirty=True), "uncommitted changes"),
         (lambda path: rewrite(path, config_hash="0" * 12), "made with other settings"),
-        (lambda path: rewrite(path, revision=99), "revision 99 of its numbers, expected 1"),
+        (lambda path: rewrite(path, revision=99), "revision 99 of its numbers, expected 2"),
     ],
 )
 def test_an_unfit_batch_is_refused_and_nothing_is_promoted(batch, change, message):

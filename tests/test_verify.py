@@ -125,9 +125,9 @@ def test_an_estimate_from_trials_may_move_within_both_intervals_elsewhere():
         batch = Batch([known | changes], [known])
         return [one.key for one in means("quick", {("digits", "10_audit"): batch}) if one.excess]
 
-    # Standard error 0.8/(2·1.96·√2) = 0.144 on either side, and 3.02 of √2 times that at level 0.01/4: 0.617.
-    assert found({mu: 0.7, low: 0.4, high: 1.2, bound: 0.4}) == []
-    assert found({mu: 0.75, low: 0.45, high: 1.25, bound: 0.6}) == [mu, low, high, bound]
+    # Standard error 0.8/(2·2.05·√2) = 0.138 on either side, and 3.02 of √2 times that at level 0.01/4: 0.588.
+    assert found({mu: 0.68, low: 0.38, high: 1.18, bound: 0.4}) == []
+    assert found({mu: 0.7, low: 0.4, high: 1.2, bound: 0.6}) == [mu, low, high, bound]
 
 
 def test_an_end_of_an_interval_may_be_infinite_elsewhere():

@@ -587,8 +587,8 @@ def relearn(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-#: How the names of planted errors begin, and how those among them end that are right.
-PLANTED, PLANTED_RIGHT = "planted: ", " right"
+#: How the names of those planted errors end that are right.
+PLANTED_RIGHT = " right"
 
 
 def audit(frame: pd.DataFrame) -> Figure:

@@ -64,7 +64,7 @@ CLOSED_FORMS = frozenset({
     "certified_epsilon", "control_sigma", "crossover", "damping", "default_damping", "delta", "detectable", "epsilon",
     "epsilon_classical", "epsilon_wanted", "failure", "gain", "gaussian_detectable", "known_hessian_lipschitz",
     "known_lipschitz", "majority", "sensitivity", "sequential_epsilon", "sigma", "sigma_needed", "sigma_ratio",
-    "trivial_bound",
+    "simulated_epsilon", "trivial_bound",
 })  # fmt: skip
 
 #: Closed forms, relatively: a thousand times the rounding of the searches behind them, 1e-12.
@@ -79,7 +79,8 @@ FOR_THE_BALL = ("Newton step", "output perturbation")
 #: Shares of samples, and sums of gaps between them.
 SHARES = frozenset({
     "accuracy", "attack_accuracy", "attack_auc", "attack_tpr", "auc", "auc_half", "batch_condition", "chosen_gap",
-    "default_exceeds_norm", "final_projected", "later_accuracy", "network_accuracy", "never_trained", "projected",
+    "counted", "counted_high", "counted_low", "default_exceeds_norm", "detected", "detected_high", "detected_low",
+    "final_projected", "later_accuracy", "network_accuracy", "never_trained", "projected",
     "published_accuracy", "published_auc", "recalibrated_accuracy", "released_projected", "sequential_accuracy",
     "spread_accuracy", "tpr", "tpr_high", "tpr_low", "trial_gap",
 })  # fmt: skip
@@ -125,8 +126,11 @@ RESIDUAL_TOLERANCE = 1e-2
 INTERVAL = ("mu_low", "mu_high")
 ESTIMATES = frozenset({"mu", *INTERVAL})
 
-#: The confidence of the bounds that an interval's ends are made of: two that hold together with 95 % (cdu.audit).
-INTERVAL_CONFIDENCE = 0.95
+#: The confidence of the bounds that an interval's ends are made of: at the middle threshold of cdu.audit.
+INTERVAL_CONFIDENCE = 0.96
+
+#: Whether an audit contradicts a certificate, and what the planted errors' names begin with.
+FOUND, PLANTED = "contradicted", "planted: "
 
 #: Lower bounds on ε from trials: whether one contradicts its certificate is compared exactly.
 LOWER_BOUNDS = frozenset({"audit_epsilon", "audit_gaussian"})
@@ -167,6 +171,9 @@ def _given(section: str, key: Key, reference: Numbers) -> bool:
         return True  # no gradient or no product at all: another method, not another model
     if (section, key.metric) in TUNED:
         return key.method.startswith(FOR_THE_BALL) and key.metric != "gradient_samples"
+    if key.metric == FOUND:
+        # Whether an audit finds a planted error that is small is chance.
+        return not key.method.startswith(PLANTED)
     return key.metric != "hvp_samples" or OF_NETWORKS in key.method.lower()
 
 

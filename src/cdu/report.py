@@ -34,6 +34,7 @@ from cdu.config import (
 from cdu.errors import CduError
 from cdu.figures import of_seeds, select
 from cdu.intervals import Interval, interval
+from cdu.kinds import PLANTED
 from cdu.records import UNREACHED, Record, read_record
 from cdu.reproduced import Reproduction
 from cdu.tables import equal_pairs, number, plus_minus, tables
@@ -944,7 +945,7 @@ def _audited(setup: Setup) -> str | None:
     if shown is None:
         return None
     frame = shown.frame
-    planted = frame["method"].str.startswith(figures.PLANTED)
+    planted = frame["method"].str.startswith(PLANTED)
     own, tried = frame[~planted], select(frame[planted], metric="contradicted")
     words = select(own, metric="contradicted")
     counted, gaussian = (select(own, metric=metric)["value"].max() for metric in ("audit_epsilon", "audit_gaussian"))
@@ -954,7 +955,7 @@ def _audited(setup: Setup) -> str | None:
     caught = tried.groupby(["method", "seed"])["value"].max()
     right = caught.index.get_level_values("method").str.endswith(figures.PLANTED_RIGHT)
     which = dict.fromkeys(caught[~right & (caught > 0)].index.get_level_values("method").map(str))
-    named = f" ({', '.join(method.removeprefix(figures.PLANTED) for method in which)})" if which else ""
+    named = f" ({', '.join(method.removeprefix(PLANTED) for method in which)})" if which else ""
     found = (
         f"the largest lower bound is ε ≥ {number(float(counted))} from counts and ε ≥ {number(float(gaussian))} by "
         "Gaussian differential privacy"

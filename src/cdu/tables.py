@@ -11,6 +11,7 @@ from cdu import figures
 from cdu.claims import CLOSE_AUC
 from cdu.figures import of_seeds, select
 from cdu.intervals import interval
+from cdu.kinds import PLANTED
 from cdu.records import UNREACHED
 
 
@@ -667,7 +668,7 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             }
         )
     whole = pd.DataFrame(lines)
-    planted = whole["method"].str.startswith(figures.PLANTED)
+    planted = whole["method"].str.startswith(PLANTED)
     distances = [
         {
             "method": str(method),
