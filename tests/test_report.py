@@ -251,7 +251,7 @@ def test_records_of_an_earlier_revision_say_what_moved_since(tmp_path, monkeypat
     known = {("03_methods", number): Entry(f"change {number}.", False) for number in (1, 2, 3)}
     monkeypatch.setattr(report.changelog, "entries", lambda: known)
     told = report._source_line(setup, setup.sections["03_methods"])
-    assert "are of revision 1 of this section's numbers, which is at 3. change 2. change 3." in told
+    assert "are of revision 1 of this section's numbers. Revision 2: change 2. Revision 3: change 3." in told
 
 
 def test_numbers_of_the_paper_stand_beside_ours_once_a_reader_fills_them_in(tmp_path, monkeypatch):

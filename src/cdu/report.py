@@ -545,11 +545,9 @@ def _what_changed(setup: Setup, record: Record) -> str:
     if record.revision == now:
         return f"These records were made with other settings than `{setup.experiment}.yaml` has now."
     known = changelog.entries()
-    later = [known.get((record.section, number)) for number in range(record.revision + 1, now + 1)]
-    since = " ".join(entry.text for entry in later if entry is not None)
-    return (
-        f"These records are of revision {record.revision} of this section's numbers, which is at {now}. {since}".strip()
-    )
+    later = {number: known.get((record.section, number)) for number in range(record.revision + 1, now + 1)}
+    since = [f"Revision {number}: {entry.text}" for number, entry in later.items() if entry is not None]
+    return " ".join([f"These records are of revision {record.revision} of this section's numbers.", *since])
 
 
 def outdated(record: Record) -> bool:
