@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -111,6 +113,20 @@ def test_every_further_release_can_fail_anew_but_a_sequence_counts_all_its_reque
     assert c.certify(sequence, 2.0, 1e-5, releases=4).failure == 4e-6
     assert c.certify(sequence, 2.0, 1e-5, releases=1).failure == 4e-6
     assert c.certify(sequence, 2.0, 1e-5, releases=5).failure == 8e-6
+
+
+@given(
+    st.floats(1e-9, 1e3),
+    st.one_of(st.just(1.0), st.floats(1e-3, 1e4)),
+    st.floats(1e-9, 1e-2),
+    st.sampled_from([1, 3, 10]),
+)
+@settings(max_examples=200, deadline=None)
+def test_noise_for_an_epsilon_certifies_no_more_than_it_not_even_in_the_last_digit(value, epsilon, delta, releases):
+    """An ε of 1.0000000000000002 would be called weak where 1 is meaningful."""
+    bound = c.budget_bound(value)
+    sigma = c.required_sigma(bound, epsilon, delta, releases)
+    assert c.certify(bound, sigma, delta, releases).epsilon <= epsilon
 
 
 def test_a_lissa_bound_known_in_advance_is_certified_with_its_failure():

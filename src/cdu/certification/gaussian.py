@@ -140,6 +140,9 @@ def gaussian_sigma(epsilon: float, delta: float, sensitivity: float) -> float:
         f"no noise within double precision gives epsilon = {epsilon}, delta = {delta} at sensitivity = {sensitivity}; "
         "choose a larger delta or measure distances in another unit",
     )
+    # Quotient and search are rounded: what this σ certifies may be a last digit above ε.
+    while gaussian_epsilon(sigma, delta, sensitivity) > epsilon:
+        sigma = math.nextafter(sigma, math.inf)
     return sigma
 
 
