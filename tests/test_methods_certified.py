@@ -408,7 +408,7 @@ def test_what_is_held_against_the_budget_is_the_residual_over_l2(l2):
     problem = digits_problem(count=80)
     free = CertifiedRemoval(l2, 1e9, 1, 2)(problem, generator(0))
     assert "retrained" not in free.note
-    task = LinearTask(problem, 2, l2, torch.float64)
+    task = LinearTask(problem, 2, l2)
     distance = task.objective.gradient(free.w, task.retain).norm().item() / l2
     for share in (0.99, 1.01):
         update = CertifiedRemoval(l2, share * distance, 1, 2)(problem, generator(0))
