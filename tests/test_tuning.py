@@ -126,11 +126,20 @@ def test_a_method_with_a_bound_of_its_own_is_judged_with_its_noise(scenario):
     bounds = {"none": None, "small": budget_bound(1e-9), "large": budget_bound(10.0)}
 
     def make(values):
-        return lambda problem, generator: Update(problem.w_star, 0.0, bound=bounds[values["bound"]])
+        return lambda problem, generator: Update(problem.w_star, 0.0, bound=bounds[values["bound"]], rounding=0.0)
 
     none, small, large = tune(rehearsal, "test", make, {"bound": tuple(bounds)}, 8, 0, *PROMISE)
     assert none.gap == pytest.approx(small.gap, abs=0.01)
     assert large.gap > none.gap + 0.5
+
+
+def test_a_trial_whose_noise_cannot_be_certified_says_why(scenario):
+    def make(values):
+        return lambda problem, generator: Update(problem.w_star, 0.0, bound=budget_bound(1.0))
+
+    (trial,) = tune(scenario.rehearsal(140), "test", make, {"bound": "of exact arithmetic"}, 1, 0, *PROMISE)
+    assert trial.gap is None
+    assert "nothing is known of the rounding" in trial.note
 
 
 @given(

@@ -83,13 +83,13 @@ def tune(
         try:
             method = build(values)
             update = method(problem, generator(seed, "trial", name))
+            noise = generator(seed, "trial noise", name)
+            if update.bound is None:
+                released = publish(problem, update, noise)
+            else:
+                released = publish_at(problem, update, noise, epsilon, delta)
         except CduError as error:
             return Trial(values, None, str(error))
-        noise = generator(seed, "trial noise", name)
-        if update.bound is None:
-            released = publish(problem, update, noise)
-        else:
-            released = publish_at(problem, update, noise, epsilon, delta)
         found = [accuracy(released.objective, released.w, samples) for samples in judges]
         return Trial(values, sum(abs(a - b) for a, b in zip(found, wanted, strict=True)))
 
