@@ -112,8 +112,8 @@ for name in tqdm(unlearned.names, desc="unlearning", unit="method"):
         evaluate(f"{name}, ε = {epsilon:g}", publish_at(problem, update, generator(seed, "noise"), epsilon, delta))
 
 # %% [markdown]
-# The linear methods' l2 above was searched with this request's size in view. Here it was fixed before any data; of the
-# other constants the last of every grid is taken.
+# The linear methods' l2 above was searched with this request's size in view. Here it is the same for every request and
+# every dataset; of the other constants the last of every grid is taken.
 
 
 # %%

@@ -26,10 +26,12 @@ from cdu.certification.rounding import (
     squared_gradient_rounding,
     step_rounding,
 )
+from cdu.config import repository
 from cdu.data import Samples, load
 from cdu.errors import CduError
 from cdu.models import LogisticRegression
 from cdu.objective import Objective, parameter_vector
+from cdu.records import read_record
 from cdu.references import reference
 from cdu.seeding import generator
 from cdu.training import project
@@ -267,3 +269,14 @@ def test_noise_is_no_longer_than_noise_can_be(monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: 10 * draw(*shape, **options))
     with pytest.raises(CduError, match="the generator is broken"):
         draw_noise(torch.zeros(1000), generator(0))
+
+
+def test_no_committed_release_is_farther_from_its_reference_than_certified():
+    ratios = {
+        (path.parts[-4:], one.method): one.value
+        for path in (repository() / "results").glob("*/*/seed-*/03_methods.json")
+        for one in read_record(path).metrics
+        if one.metric == "distance_ratio"
+    }
+    assert len(ratios) >= 30
+    assert all(ratio is not None and 0 <= ratio <= 1 for ratio in ratios.values())

@@ -74,7 +74,7 @@ class Reproduction(BaseModel):
     @property
     def platform(self) -> str:
         """The processor, and that it was made to round like another."""
-        return self.processor + (", rounding like an old one" if self.emulation else "")
+        return self.processor + (", rounding as an older kind" if self.emulation else "")
 
 
 _FILE = TypeAdapter(list[Reproduction])

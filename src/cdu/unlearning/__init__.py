@@ -62,7 +62,7 @@ CERTIFIED = (
     "certified removal, linear",
 )  # fmt: skip
 
-#: The l2 of linear methods where none was searched: the middle of the usual grids, fixed without a look at any data.
+#: The l2 of linear methods where none is searched for a request: the middle of the usual grids, the same everywhere.
 L2_IN_ADVANCE = {"rewind, linear": 0.01, "Langevin, linear": 0.01, "certified removal, linear": 1e-3}
 
 #: Those that add noise of their own, and so must be told what to certify.
