@@ -8,7 +8,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # Every program of the environment is found first, by Snakemake's jobs too.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help report test test-fast lint batch book bench notebooks canaries verify reference clean
+.PHONY: help report test test-fast lint batch paper wheels book bench notebooks canaries verify reference clean
 
 help:
 	@echo "make report      install, run the experiment 'quick' on embedded real data, build the book"
@@ -16,6 +16,8 @@ help:
 	@echo "make test-fast   the same without the slow ones, which run whole batches and build the book"
 	@echo "make lint        ruff and mypy"
 	@echo "make batch EXPERIMENT=mnist [CORES=2] [DEVICE=auto]   run an experiment; resumes after any interruption"
+	@echo "make paper MINUTES=12 [REHEARSE=1]   the paper's networks on a GPU: as much as the time allows, the most valuable first"
+	@echo "make wheels HAVE=freeze.txt   collect what a machine without network lacks; there: make paper WHEELS=wheels"
 	@echo "make book        build the book from what is there"
 	@echo "make notebooks   write notebooks/*.ipynb for papermill and Jupyter"
 	@echo "make bench EXPERIMENT=quick [OFFICIAL=path]   time the solvers; OFFICIAL is a clone of the authors' repository"
@@ -42,8 +44,25 @@ lint: $(VENV)/test.stamp
 	mypy
 
 batch: $(VENV)/report.stamp
-	snakemake --snakefile workflow/Snakefile --config 'experiment="$(EXPERIMENT)"' 'output="$(OUTPUT)"' device=$(DEVICE) --cores $(CORES) \
-		--keep-going --nolock --ignore-incomplete --keep-incomplete --rerun-triggers mtime --scheduler greedy --quiet rules host
+	cdu batch "$(EXPERIMENT)" --output "$(OUTPUT)" --device $(DEVICE) --cores $(CORES)
+
+# Where there is no network: `make wheels HAVE=freeze.txt` elsewhere, with what that machine's Python has, then here `make paper WHEELS=wheels`.
+ifdef WHEELS
+export PYTHONPATH := $(CURDIR)/src:$(CURDIR)/$(VENV)/site
+READY := $(VENV)/site.stamp
+CDU := $(or $(PYTHON),python3) -m cdu
+else
+READY := $(VENV)/report.stamp
+CDU := cdu
+endif
+
+MINUTES ?= 12
+paper: $(READY)
+	$(CDU) paper --minutes $(MINUTES) --device $(DEVICE) $(if $(REHEARSE),--rehearse --cores $(CORES)) \
+		$(if $(RESULTS),--results "$(RESULTS)") $(if $(EARLIER),--earlier "$(EARLIER)")
+
+wheels: $(VENV)/report.stamp
+	python workflow/wheels.py "$(HAVE)" wheels
 
 book: $(VENV)/report.stamp
 	jupyter-book build book/ $(BOOK_OPTIONS)
@@ -96,6 +115,10 @@ $(VENV)/python.stamp:
 	done; \
 	if [ -z "$$found" ]; then echo "Python 3.11 or newer is needed; install it, or say where: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; fi; \
 	$$found -m venv $(VENV)
+	@touch $@
+
+$(VENV)/site.stamp:
+	$(or $(PYTHON),python3) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --target $(VENV)/site $(WHEELS)/*.whl
 	@touch $@
 
 # The lock is a constraint: pip installs what the package needs, at exactly the locked versions.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cdu import batch
 from cdu.config import ModelSettings
 from cdu.data import Samples
 from cdu.models import build
@@ -126,7 +127,4 @@ def one_thread():
 
 def batch_command(experiment, output, cores=1):
     """What `make batch` runs, for an experiment and a folder of its own."""
-    settings = (f'experiment="{experiment}"', f'output="{output}"', "device=cpu")
-    fixed = ("--nolock", "--ignore-incomplete", "--keep-incomplete", "--rerun-triggers", "mtime")
-    command = ("snakemake", "--snakefile", "workflow/Snakefile", "--config", *settings, "--cores", str(cores))
-    return [*command, *fixed]
+    return batch.command(str(experiment), output, "cpu", str(cores))

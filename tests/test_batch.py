@@ -151,4 +151,4 @@ def test_one_seed_s_failure_undoes_no_other_s(experiment, tmp_path):
 def test_make_quotes_the_experiment(experiment, tmp_path):
     command = ["make", "--dry-run", "batch", f"EXPERIMENT={experiment}"]
     done = subprocess.run(command, cwd=repository(), capture_output=True, text=True, check=True)
-    assert f"'experiment=\"{experiment}\"'" in done.stdout
+    assert f'cdu batch "{experiment}"' in done.stdout

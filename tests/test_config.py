@@ -7,12 +7,21 @@ from cdu.config import (
     load_experiment,
     repository,
     section_hash,
+    section_settings,
 )
 from cdu.errors import CduError
 
 
 def test_every_experiment_is_valid_and_every_section_has_a_notebook():
-    assert available_experiments() == ["batchnorm", "mnist", "paper", "paper-cpu", "quick", "resnet18"]
+    assert available_experiments() == [
+        "batchnorm",
+        "mnist",
+        "paper",
+        "paper-cpu",
+        "paper-resnet18",
+        "quick",
+        "resnet18",
+    ]
     for name in available_experiments():
         assert load_experiment(name).name == name
     assert {path.stem for path in (repository() / "notebooks").glob("*.py")} == set(SECTIONS)
@@ -29,9 +38,17 @@ def test_the_experiments_are_the_papers_setting():
     )
     assert mnist.settings("mnist").forget.size == 1000
     assert mnist.seeds == tuple(range(10))
-    assert set(load_experiment("paper").datasets) == {"mnist", "cifar10", "svhn"}
-    assert load_experiment("paper").settings("mnist").training.radius == 10
-    assert load_experiment("paper").settings("svhn").training.radius == 20
+    assert mnist.settings("mnist").training.radius == 10
+    large = {
+        ("paper", "cifar10"): "allcnn",
+        ("paper-resnet18", "cifar10"): "resnet18",
+        ("paper-resnet18", "svhn"): "resnet18",
+    }
+    for (name, dataset), network in large.items():
+        settings = load_experiment(name).settings(dataset)
+        assert (settings.model.name, settings.model.width) == (network, 1.0)
+        assert (settings.training.epochs, settings.training.batch_size, settings.training.radius) == (50, 128, 20)
+        assert settings.forget.size == 1000
 
 
 def changed(tmp_path, change):
@@ -72,8 +89,25 @@ def test_settings_that_do_not_fit_are_named(tmp_path, change, message):
 def test_a_batch_runs_the_sections_that_it_names_and_large_networks_only_where_they_are_set_up():
     assert {section for _, _, section in load_experiment("paper-cpu").jobs()} == {"02_training", "11_scale"}
     assert "11_scale" not in {section for _, _, section in load_experiment("mnist").jobs()}
-    paper = load_experiment("paper").jobs()
-    assert {dataset for dataset, _, section in paper if section == "11_scale"} == {"cifar10", "svhn"}
+    paper = load_experiment("paper-resnet18")
+    assert {dataset for dataset, _, section in paper.jobs() if section == "11_scale"} == {"cifar10", "svhn"}
+    assert set(paper.jobs(datasets=["svhn"], sections=["11_scale"])) == {
+        ("svhn", seed, "11_scale") for seed in paper.seeds
+    }
+
+
+def test_what_no_batch_runs_is_run_where_it_is_named():
+    quick = load_experiment("quick")
+    assert "04_shadows" not in {section for _, _, section in quick.jobs()}
+    assert quick.jobs(sections=["04_shadows"]) == quick.by_hand() == [("digits", 0, "04_shadows")]
+
+
+def test_only_a_rehearsal_s_hash_knows_of_the_number_of_samples():
+    settings = load_experiment("quick").settings("digits")
+    small = settings.model_copy(update={"samples": 500})
+    assert "samples" not in section_settings(settings, "02_training")
+    assert section_settings(small, "02_training")["samples"] == 500
+    assert section_hash(settings, "digits", "02_training") != section_hash(small, "digits", "02_training")
 
 
 def test_a_section_can_have_seeds_of_its_own():

@@ -15,8 +15,13 @@ from hypothesis import strategies as st
 from torchvision import datasets
 
 from cdu import data
-from cdu.config import ForgetSettings
+from cdu.config import ForgetSettings, load_experiment
 from cdu.errors import CduError
+from cdu.evaluation import accuracy
+from cdu.scenario import Scenario
+from cdu.seeding import generator
+from cdu.subsampled import SubsampledNewton
+from cdu.unlearning import publish
 
 LABELS = np.random.default_rng(0).integers(0, 10, 400)
 
@@ -147,8 +152,11 @@ def test_svhn_loads_through_torchvision(svhn):
     assert np.array_equal(loaded.train.inputs[4].numpy(), contents["train"]["X"][..., 4].transpose(2, 0, 1))
 
 
-@pytest.mark.skipif("CDU_SVHN_SAMPLE" not in os.environ, reason="CDU_SVHN_SAMPLE names no original SVHN file")
-def test_a_piece_of_the_original_svhn_loads(tmp_path, monkeypatch):
+@pytest.fixture
+def original_svhn(tmp_path, monkeypatch):
+    """A piece of the original SVHN as training and as test set, under CDU_DATA."""
+    if "CDU_SVHN_SAMPLE" not in os.environ:
+        pytest.skip("CDU_SVHN_SAMPLE names no original SVHN file")
     content = Path(os.environ["CDU_SVHN_SAMPLE"]).read_bytes()
     listed = {}
     for part in ("train", "test"):
@@ -156,9 +164,40 @@ def test_a_piece_of_the_original_svhn_loads(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
         listed[part] = [url, name, hashlib.md5(content).hexdigest()]
     monkeypatch.setattr(datasets.SVHN, "split_list", listed)
-    loaded = data.load("svhn", root=tmp_path)
-    assert loaded.train.inputs.shape[1:] == (3, 32, 32)
+    monkeypatch.setenv("CDU_DATA", str(tmp_path))
+    return scipy.io.loadmat(tmp_path / listed["train"][1])
+
+
+def test_a_piece_of_the_original_svhn_loads(original_svhn):
+    loaded = data.load("svhn")
+    assert loaded.train.inputs.shape == (original_svhn["X"].shape[3], 3, 32, 32)
     assert set(loaded.train.targets.tolist()) == set(range(10))
+    assert loaded.train.targets.tolist() == (original_svhn["y"][:, 0] % 10).tolist()
+    inputs, _ = loaded.train.batch(slice(7, 8))
+    pixels = original_svhn["X"][..., 7].transpose(2, 0, 1).astype(float) / 255
+    np.testing.assert_allclose(inputs[0].numpy(), (pixels - 0.5) / 0.5, atol=1e-6)
+
+
+@pytest.mark.slow  # The network is at full width.
+def test_the_papers_resnet_learns_and_unlearns_svhn(original_svhn, tmp_path):
+    settings = load_experiment("paper-resnet18").settings("svhn")
+    changes = {
+        "samples": 48,
+        "forget": settings.forget.model_copy(update={"size": 8}),
+        "training": settings.training.model_copy(update={"epochs": 1, "batch_size": 16}),
+    }
+    experiment = load_experiment("paper-resnet18").model_copy(
+        update={"datasets": {"svhn": settings.model_copy(update=changes)}}
+    )
+    scenario = Scenario(experiment, "svhn", 0, tmp_path / "checkpoints", torch.device("cpu"))
+    assert scenario.original.w.numel() == 11_171_274
+    assert scenario.original.history[-1]["loss"] < 5
+    problem = scenario.problem()
+    update = SubsampledNewton(1e6, 8)(problem, generator(0, "step"))
+    released = publish(problem, update, generator(0, "noise"), sigma=0.01, delta=1e-5)
+    assert 0 < (update.w - problem.w_star).norm() < problem.radius
+    assert released.w.norm() > problem.radius
+    assert 0 <= accuracy(released.objective, released.w, scenario.test) <= 1
 
 
 def available(name):

@@ -504,7 +504,8 @@ def test_a_section_of_its_own_is_not_overruled_by_the_combined_one(tmp_path):
 
 def test_a_dataset_without_records_has_the_reason_and_the_command(shortened):
     text = report._absent([shortened])
-    assert "**SVHN**: data not available where these results were made. `cdu data fetch svhn && make batch" in text
+    assert "**SVHN**: its files were not at hand where these results were made, and a GPU is needed." in text
+    assert "`cdu data fetch svhn && make paper` fills its rows." in text
     assert "CIFAR-10" not in text
     assert "**CIFAR-10**: not run yet" in report._absent([])
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cdu import clock
+from cdu.clock import OutOfTime
 from cdu.config import (
     DEFAULT_EXPERIMENT,
     REVISIONS,
@@ -55,6 +57,54 @@ def notebooks() -> None:
         typer.echo(str(target.relative_to(repository())))
 
 
+@app.command("batch")
+def run_batch(
+    experiment: Annotated[str, typer.Argument(help="name or file of the experiment")] = "quick",
+    output: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    cores: Annotated[str, typer.Option(help="runs at a time; 'all' for as many as there are cores")] = "all",
+) -> None:
+    """Run an experiment. What is done is kept, and the same command goes on after an interruption."""
+    from cdu import batch
+
+    file = Path(experiment)
+    line = batch.command(str(file.resolve()) if file.is_file() else experiment, output, device, cores)
+    if not batch.run(line):
+        raise SystemExit(1)
+
+
+@app.command()
+def paper(
+    minutes: Annotated[
+        float, typer.Option(min=0, help="how long; what is done is kept, the same command goes on")
+    ] = 12,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="every step, cut to seconds on a CPU")] = False,
+    output: Annotated[Path | None, typer.Option(help="folder of all runs; runs or runs/rehearsal if not given")] = None,
+    results: Annotated[Path | None, typer.Option(help="folder to leave what was reached in; OUTPUT/results")] = None,
+    earlier: Annotated[Path | None, typer.Option(help="what an earlier run left: go on from there")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    cores: Annotated[str, typer.Option(help="runs at a time")] = "3",
+) -> None:
+    """The paper's networks on CIFAR-10 and SVHN: as much as the time allows, the most valuable first."""
+    from cdu import bundle, rehearsal
+    from cdu import paper as plan
+
+    runs = repository() / (output or Path("runs/rehearsal" if rehearse else "runs"))
+    files = [rehearsal.rehearsal(file, runs) if rehearse else file for file in plan.EXPERIMENTS]
+    if earlier is not None:
+        bundle.unpack(earlier, runs)
+    stages, absent = plan.stages(files)
+    typer.echo("\n".join([plan.plan(stages, runs, minutes), *absent]))
+    plan.run(stages, runs, minutes, device, cores)
+    for path in bundle.pack(stages, runs, results or runs / "results", absent):
+        typer.echo(f"{path} ({path.stat().st_size:,} bytes)")
+    ended = plan.outcomes(stages, runs)
+    typer.echo(f"{sum(one.state == plan.DONE for one in ended)} of {len(ended)} runs are done")
+    failed = [one for one in ended if one.failed]
+    if failed:
+        raise CduError("\ncdu: ".join(f"{one.name}: {one.state}" for one in failed))
+
+
 @app.command()
 def section(
     name: Annotated[str, typer.Argument(help="01_theory, 02_training, ...")],
@@ -94,6 +144,7 @@ def run_section(
     Raises:
         CduError: Unknown section, dataset or experiment, a clone without its code or for a section that takes none, or
             the notebook failed (its executed copy is kept).
+        OutOfTime: The batch's time is up.
     """
     from filelock import FileLock
 
@@ -126,6 +177,7 @@ def run_section(
         }
         if official:
             parameters["official"] = str(Path(official).resolve())
+        clock.require(f"{name} of {dataset}, seed {seed}")
         execute(name, record.with_suffix(".ipynb"), parameters, kernel)
         mark_current(mark)
     return record
@@ -366,6 +418,6 @@ def main() -> None:
     """Entry point: one clear sentence instead of a traceback for errors the user can mend."""
     try:
         app()
-    except CduError as error:
+    except (CduError, OutOfTime) as error:
         typer.echo(f"cdu: {error}", err=True)
         raise SystemExit(1) from None

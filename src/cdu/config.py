@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,8 @@ DatasetName = Literal["digits", "mnist", "cifar10", "svhn"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+#: A run: dataset, seed, section.
+Job = tuple[DatasetName, int, str]
 
 #: The section of the report each notebook reproduces, and the blocks of settings its numbers depend on.
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -43,7 +46,7 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
     "digits": "quick",
     "mnist": "mnist",
     "cifar10": "paper",
-    "svhn": "paper",
+    "svhn": "paper-resnet18",
 }
 
 #: Sections that run only where an experiment has a block of settings for them.
@@ -421,8 +424,13 @@ class ScaleSettings(Settings):
 
 
 class DatasetSettings(Settings):
-    """Everything that one dataset's runs depend on."""
+    """Everything that one dataset's runs depend on.
 
+    ``samples`` is for rehearsals: that many images of the training set, and of the test set, the first ones. All when
+    None.
+    """
+
+    samples: Count | None = None
     model: ModelSettings
     forget: ForgetSettings
     training: TrainingSettings = TrainingSettings()
@@ -448,9 +456,11 @@ class Experiment(Settings):
         description: One sentence.
         seeds: Seeds of every section.
         section_seeds: Sections that are run with other seeds.
-        sections: Sections that a batch runs; all when empty.
+        sections: Sections that a batch runs, the most valuable first; all when empty.
         seeds_together: Whether a batch runs all seeds of a section in one process, one after another: worth it where
             starting a process takes as long as a section.
+        expected_seconds: By section, about how many seconds one seed takes on the machine that the experiment is made
+            for. ``cdu paper`` says with them beforehand how far a given time will reach.
         datasets: Settings by dataset.
     """
 
@@ -460,6 +470,7 @@ class Experiment(Settings):
     section_seeds: dict[str, Seeds] = {}
     sections: tuple[str, ...] = ()
     seeds_together: bool = False
+    expected_seconds: dict[str, Positive] = {}
     datasets: dict[DatasetName, DatasetSettings]
 
     @field_validator("name", mode="before")
@@ -470,7 +481,12 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _sections_are_known(self) -> "Experiment":
-        for field, names in (("section_seeds", set(self.section_seeds)), ("sections", set(self.sections))):
+        named = {
+            "section_seeds": self.section_seeds,
+            "sections": self.sections,
+            "expected_seconds": self.expected_seconds,
+        }
+        for field, names in ((field, set(names)) for field, names in named.items()):
             unknown = sorted(names - set(SECTIONS))
             if unknown:
                 raise ValueError(f"{field} names no section of ours: {unknown}; known are {', '.join(SECTIONS)}")
@@ -481,28 +497,38 @@ class Experiment(Settings):
         alone = section in BENCHMARKS or section in BY_HAND
         return self.section_seeds.get(section, self.seeds[:1] if alone else self.seeds)
 
-    def jobs(self) -> list[tuple[DatasetName, int, str]]:
-        """Every run of a batch: dataset, seed, section."""
-        return [job for job in self._all_jobs() if job[2] not in (*BENCHMARKS, *BY_HAND)]
+    def jobs(self, datasets: Sequence[str] = (), sections: Sequence[str] = ()) -> list[Job]:
+        """Every run of a batch: dataset, seed, section.
 
-    def batches(self) -> list[tuple[DatasetName, tuple[int, ...], str]]:
-        """The runs of a batch as processes take them: dataset, seeds, section."""
-        if not self.seeds_together:
-            return [(dataset, (seed,), section) for dataset, seed, section in self.jobs()]
+        Args:
+            datasets: These alone; all when empty.
+            sections: These alone, those that no batch runs by itself among them; all that a batch runs when empty.
+        """
         return [
-            (dataset, tuple(seed for other, seed, name in self.jobs() if (other, name) == (dataset, section)), section)
-            for dataset, section in dict.fromkeys((dataset, section) for dataset, _, section in self.jobs())
+            job
+            for job in self._all_jobs()
+            if job[0] in (datasets or self.datasets)
+            and (job[2] in sections if sections else job[2] not in (*BENCHMARKS, *BY_HAND))
         ]
 
-    def benchmarks(self) -> list[tuple[DatasetName, int, str]]:
+    def batches(self, jobs: Sequence[Job]) -> list[tuple[DatasetName, tuple[int, ...], str]]:
+        """Runs as processes take them: dataset, seeds, section."""
+        if not self.seeds_together:
+            return [(dataset, (seed,), section) for dataset, seed, section in jobs]
+        return [
+            (dataset, tuple(seed for other, seed, name in jobs if (other, name) == (dataset, section)), section)
+            for dataset, section in dict.fromkeys((dataset, section) for dataset, _, section in jobs)
+        ]
+
+    def benchmarks(self) -> list[Job]:
         """Every run that is made by itself, since it times things: dataset, seed, section."""
         return [job for job in self._all_jobs() if job[2] in BENCHMARKS]
 
-    def by_hand(self) -> list[tuple[DatasetName, int, str]]:
+    def by_hand(self) -> list[Job]:
         """Every run that takes too long for a batch: dataset, seed, section."""
         return [job for job in self._all_jobs() if job[2] in BY_HAND]
 
-    def _all_jobs(self) -> list[tuple[DatasetName, int, str]]:
+    def _all_jobs(self) -> list[Job]:
         return [
             (dataset, seed, section)
             for dataset, settings in self.datasets.items()
@@ -528,10 +554,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def section_settings(settings: DatasetSettings, section: str) -> dict[str, Any]:
+    """The settings that the numbers of one section depend on, and no others, as plain values."""
+    blocks = settings.model_dump(mode="json", include=set(SECTIONS[section]))
+    return blocks if settings.samples is None else {**blocks, "samples": settings.samples}
+
+
 def section_hash(settings: DatasetSettings, dataset: str, section: str) -> str:
     """Hash of the settings that the numbers of one section depend on, and of nothing else."""
-    blocks = settings.model_dump(mode="json", include=set(SECTIONS[section]))
-    return digest({"dataset": dataset, "section": section, **blocks})
+    return digest({"dataset": dataset, "section": section, **section_settings(settings, section)})
 
 
 def repository() -> Path:
@@ -575,7 +606,7 @@ def load_experiment(name_or_path: str) -> Experiment:
         defaults = _block(content.pop("defaults", {}), path.name, "defaults")
         datasets = _block(content.get("datasets"), path.name, "datasets")
         content["datasets"] = {
-            name: _merged(defaults, _block(own or {}, path.name, f"datasets.{name}")) for name, own in datasets.items()
+            name: merged(defaults, _block(own or {}, path.name, f"datasets.{name}")) for name, own in datasets.items()
         }
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
@@ -598,10 +629,10 @@ def _block(content: Any, file: str, where: str) -> dict[str, Any]:
     return content
 
 
-def _merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
-    """``override`` over ``base``, block by block."""
-    merged = dict(base)
+def merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """Settings over others, block by block."""
+    found = dict(base)
     for key, value in override.items():
         nested = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merged(base[key], value) if nested else value
-    return merged
+        found[key] = merged(base[key], value) if nested else value
+    return found

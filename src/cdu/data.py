@@ -169,6 +169,11 @@ class Dataset:
         """Shape of one image: (channels, height, width)."""
         return tuple(self.train.inputs.shape[1:])
 
+    def first(self, size: int) -> "Dataset":
+        """The first images of the training set and of the test set, ``size`` of each or as many as there are."""
+        train, test = (part.subset(torch.arange(min(size, len(part)))) for part in (self.train, self.test))
+        return replace(self, train=train, test=test)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -393,6 +398,13 @@ def _downloads(name: str, root: Path) -> list[DataFile]:
     if name == "cifar10":
         return [DataFile(root / datasets.CIFAR10.filename, datasets.CIFAR10.tgz_md5)]
     return _files(name, root)
+
+
+def at_hand(name: str, root: Path | None = None) -> bool:
+    """Whether all files of a dataset are there; their contents are not looked at."""
+    _require_known(name)
+    folder = data_root() if root is None else root
+    return name == "digits" or all(file.path.is_file() for file in _files(name, folder))
 
 
 def status(root: Path | None = None) -> list[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cdu.clock import OutOfTime
 from cdu.config import digest, repository
 from cdu.errors import CduError
 
@@ -102,6 +103,7 @@ def execute(section: str, executed: Path, parameters: dict[str, object], kernel:
 
     Raises:
         CduError: A cell failed, or the kernel died.
+        OutOfTime: The batch's time was up.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -115,6 +117,8 @@ def execute(section: str, executed: Path, parameters: dict[str, object], kernel:
             str(source), str(executed), parameters, progress_bar=bar, cwd=folder, **kernel.options()
         )
     except papermill.PapermillExecutionError as error:
+        if error.ename == OutOfTime.__name__:
+            raise OutOfTime(error.evalue) from None
         raise CduError(
             f"{section} failed for {parameters['dataset']}, seed {parameters['seed']}: {error.ename}: {error.evalue} "
             f"(the executed copy with the traceback is {executed})"

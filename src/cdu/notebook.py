@@ -14,10 +14,18 @@ import torch
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from cdu import data, figures
+from cdu import clock, data, figures
 from cdu.arithmetic import prepare
 from cdu.certification import Bound
-from cdu.config import DEFAULT_EXPERIMENT, REVISIONS, SECTIONS, digest, load_experiment, repository, section_hash
+from cdu.config import (
+    DEFAULT_EXPERIMENT,
+    REVISIONS,
+    digest,
+    load_experiment,
+    repository,
+    section_hash,
+    section_settings,
+)
 from cdu.errors import CduError
 from cdu.records import (
     SCHEMA_VERSION,
@@ -142,9 +150,13 @@ class Run:
         Args:
             name: Of the point, unique in the section.
             compute: Calls :meth:`log` and what is built on it.
+
+        Raises:
+            OutOfTime: The batch's time is up, and the point was not computed before.
         """
 
         def logged() -> list[Metric]:
+            clock.require(f"{self.section}, {name}")
             start = len(self.metrics)
             compute()
             found = self.metrics[start:]
@@ -173,7 +185,7 @@ class Run:
             dataset=scenario.name,
             section=self.section,
             seed=scenario.seed,
-            settings=scenario.settings.model_dump(mode="json", include=set(SECTIONS[self.section])),
+            settings=section_settings(scenario.settings, self.section),
             config_hash=section_hash(scenario.settings, scenario.name, self.section),
             revision=self.revision,
             split_hash=scenario.split.hash,

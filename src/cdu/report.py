@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -78,12 +78,15 @@ CHAPTERS = {
 #: Sections whose numbers the section on large networks has in one record, under the same names.
 COMBINED = ("03_unlearning", "04_attacks", "05_relearn")
 
-#: The paper's set-ups, and why one without records has none.
+#: The paper's set-ups: why one without records has none, and what runs it.
 PAPER_SETUPS = {
-    "mnist": "not run yet",
-    "cifar10": "not run yet: a GPU is needed for the paper's 50 epochs",
-    "svhn": "data not available where these results were made",
+    "mnist": ("not run yet", "make batch EXPERIMENT=mnist"),
+    "cifar10": ("not run yet: a GPU is needed for the paper's 50 epochs", "make paper"),
+    "svhn": ("its files were not at hand where these results were made, and a GPU is needed", "make paper"),
 }
+
+#: Folders of records, and whether they hold runs of this machine.
+FOLDERS = {"results": False, "runs": True}
 
 #: Epochs that the paper trains for.
 PAPER_EPOCHS = 50
@@ -216,17 +219,21 @@ class Setup:
         return verdicts.decide_all(self.metrics, self.place, self.consistent)
 
 
-def collect(root: Path) -> list[Setup]:
+def collect(root: Path, folders: Mapping[str, bool] = FOLDERS) -> list[Setup]:
     """Read the records below ``runs/`` and ``results/`` and choose which to show.
 
     Per section those count that were made with the settings that the experiment has now; where there are none, those
     made with the settings of the latest run, or else of the latest reference. Among them a run replaces the reference
     of the same seed.
+
+    Args:
+        root: Where the folders lie.
+        folders: Folders of records, and whether they hold runs of this machine.
     """
     # Since the last collection an experiment may have been changed.
     _current_settings.cache_clear()
     found: dict[tuple[str, str], dict[str, list[Loaded]]] = {}
-    for folder, run in (("results", False), ("runs", True)):
+    for folder, run in folders.items():
         for path in sorted((root / folder).glob("*/*/seed-*/*.json")):
             record = read_record(path)
             sections = found.setdefault((record.experiment, record.dataset), {})
@@ -1024,8 +1031,8 @@ def _absent(setups: list[Setup]) -> str:
     """The paper's set-ups that have no records, why, and the one command that makes them."""
     present = {setup.dataset for setup in setups}
     lines = [
-        f"- **{TITLES[name]}**: {reason}. `cdu data fetch {name} && make batch EXPERIMENT=paper` fills its rows."
-        for name, reason in PAPER_SETUPS.items()
+        f"- **{TITLES[name]}**: {reason}. `cdu data fetch {name} && {command}` fills its rows."
+        for name, (reason, command) in PAPER_SETUPS.items()
         if name not in present
     ]
     return "\n".join(lines)

@@ -69,7 +69,8 @@ class Scenario:
     @cached_property
     def data(self) -> Dataset:
         """Training and test images on the device."""
-        return data.load(self.name, self.device)
+        loaded = data.load(self.name, self.device)
+        return loaded if self.settings.samples is None else loaded.first(self.settings.samples)
 
     @cached_property
     def split(self) -> Split:

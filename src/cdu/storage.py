@@ -63,10 +63,15 @@ def read_json(path: Path, remedy: str) -> Any:
 
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], content: Any = None) -> None:
     """Write named tensors, and plain values beside them, as a safetensors file in one step."""
-    from safetensors.torch import save_file
+    write(path, lambda temporary: temporary.write_bytes(tensor_bytes(tensors, content)))
+
+
+def tensor_bytes(tensors: Mapping[str, "Tensor"], content: Any = None) -> bytes:
+    """What :func:`write_tensors` would write."""
+    from safetensors.torch import save
 
     on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    write(path, lambda temporary: save_file(on_cpu, temporary, metadata={HEADER: json.dumps(content)}))
+    return save(on_cpu, metadata={HEADER: json.dumps(content)})
 
 
 def read_tensors(path: Path, remedy: str, device: "torch.device | str" = "cpu") -> "tuple[dict[str, Tensor], Any]":
