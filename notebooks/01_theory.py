@@ -532,7 +532,8 @@ for kind, represent in representations.items():
             run.log("accuracy", unregularised, method=f"{kind}, l2 = {tiny.l2:g}", split="test")
         for pick, forgotten in picks.items():
             left = everything.subset(np.setdiff1d(chosen, forgotten))
-            found = convex.deletions(objective, w_star, left, 2, checks.budget, inverse)
+            gone = everything.subset(forgotten)
+            found = convex.deletions(objective, w_star, left, gone, 2, checks.budget, inverse)
             # The minimiser is unique: starting near it saves time and changes nothing.
             exact = convex.minimise(objective, left, found[-1].iterate, 1e-12, inverse)
             noiseless = accuracy(objective, exact.w, test)

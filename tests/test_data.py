@@ -120,6 +120,31 @@ def test_samples_that_would_be_cast_into_something_else_are_refused(inputs, chan
         data.Samples(inputs, torch.arange(4), **change)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_samples_are_told_apart_by_every_bit_and_by_their_targets(dtype):
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1, 1, 5, 5), generator=rng).to(dtype).repeat(400, 1, 1, 1)
+    width = 25 * images.element_size()
+    for row in range(1, 1 + width):
+        images[row].view(torch.uint8).view(-1)[row - 1] ^= 1
+    samples = data.Samples(images[: 1 + width], torch.zeros(1 + width, dtype=torch.long), dtype=torch.float64)
+    found = samples.identities()
+    assert len(np.unique(found)) == len(samples)
+    order = torch.randperm(len(samples), generator=rng)
+    assert np.array_equal(samples.subset(order).identities(), found[order.numpy()])
+    other = data.Samples(samples.inputs, samples.targets + 1, dtype=torch.float64)
+    assert not np.isin(other.identities(), found).any()
+
+
+def test_ids_follow_their_samples():
+    samples = data.Samples(torch.zeros(4, 2), torch.arange(4), ids=np.array([7, 5, 3, 1]))
+    assert samples.subset(torch.tensor([2, 0])).identities().tolist() == [3, 7]
+    assert samples.joined(samples).identities().tolist() == [7, 5, 3, 1] * 2
+    assert samples.to(dtype=torch.float64).identities().tolist() == [7, 5, 3, 1]
+    with pytest.raises(CduError, match="there are 3 ids and 4 samples"):
+        data.Samples(torch.zeros(4, 2), torch.arange(4), ids=np.arange(3))
+
+
 def write_svhn(path, count, monkeypatch=None):
     rng = np.random.default_rng(0)
     content = {

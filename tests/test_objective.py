@@ -314,3 +314,50 @@ def test_batches_go_through_all_samples_from_a_row_on(size, start):
     if batches:
         assert torch.equal(torch.cat([images for images, _ in batches]), inputs)
         assert torch.equal(torch.cat([labels for _, labels in batches]), targets)
+
+
+class InPlace(torch.nn.Module):
+    """Changes its inputs, as a first layer ReLU(inplace=True) does."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        inputs -= 0.5
+        return self.linear(torch.nn.functional.relu(inputs, inplace=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_module_that_works_in_place_leaves_the_samples_as_they_are(dtype):
+    model = InPlace().to(dtype)
+    rng = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(20, 6, generator=rng, dtype=dtype), torch.randint(3, (20,), generator=rng)
+    samples, before = Samples(inputs, targets, dtype=dtype), inputs.clone()
+    objective, w = Objective(model, l2=0.1, chunk=7), parameter_vector(model)
+    twin = torch.nn.Sequential(torch.nn.ReLU(), model.linear)
+    plain, moved = Objective(twin, l2=0.1, chunk=7), Samples(inputs - 0.5, targets, dtype=dtype)
+    for _ in range(2):
+        assert torch.equal(objective.outputs(w, samples), plain.outputs(w, moved))
+        assert torch.allclose(objective.gradient(w, samples), plain.gradient(w, moved))
+        assert torch.allclose(objective.hvp(w, samples, w), plain.hvp(w, moved, w))
+        assert objective.mean_loss(w, samples) == pytest.approx(plain.mean_loss(w, moved))
+        assert torch.equal(inputs, before)
+
+
+def test_every_part_of_a_module_is_given_back_in_its_own_mode():
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(4, 3))
+    )
+    model.train()
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    objective, samples = Objective(model), Samples(torch.randn(10, 6), torch.zeros(10, dtype=torch.long))
+    with objective.evaluating():
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == modes
+    with pytest.raises(ZeroDivisionError), objective.evaluating():
+        1 / 0  # noqa: B018
+    assert [module.training for module in model.modules()] == modes
+    objective.gradient(parameter_vector(model), samples)
+    assert [module.training for module in model.modules()] == modes

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.utils.checkpoint import checkpoint
 
 from cdu.certification import budget_bound, certify
 from cdu.certification.rounding import computed
@@ -126,14 +127,19 @@ def test_leave_one_out_influence_correlates_with_retraining():
 
 
 def test_a_release_is_projected_before_the_noise():
-    problem = logistic_problem(radius=0.3)
-    plain = release(problem, Original(), generator(0))
-    assert plain.w.norm() == pytest.approx(0.3)
+    problem = logistic_problem()
+    problem = replace(problem, radius=problem.w_star.norm().item())
+
+    def far(problem, source):
+        return Update(3 * problem.w_star, 0.0)
+
+    plain = release(problem, far)
+    assert plain.w.norm() == pytest.approx(problem.radius)
     assert plain.certificate is None
-    noisy = release(problem, Original(), generator(0), sigma=0.5)
-    assert noisy.certificate.sensitivity == pytest.approx(0.6)
-    expected = plain.w + 0.5 * torch.randn(len(plain.w), generator=generator(0), dtype=torch.float64)
-    assert torch.allclose(noisy.w, expected)
+    noisy = release(problem, far, sigma=0.5, unsafe_seed=7)
+    assert noisy.certificate.sensitivity == pytest.approx(2 * problem.radius)
+    drawn = torch.randn(len(plain.w), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    assert torch.allclose(noisy.w, plain.w + 0.5 * drawn)
 
 
 def test_doing_nothing_gives_the_original_bit_for_bit_and_relearns_in_no_time():
@@ -143,8 +149,8 @@ def test_doing_nothing_gives_the_original_bit_for_bit_and_relearns_in_no_time():
         samples = load("digits").train.subset(torch.arange(200))
         trained = train(model, samples, settings, seed)
         objective = Objective(model, l2=settings.weight_decay)
-        problem = Problem(objective, trained.w, samples, samples, settings.radius, None, seed)
-        released = release(problem, Original(), generator(0))
+        parts = samples.subset(torch.arange(150)), samples.subset(torch.arange(150, 200))
+        released = release(Problem(objective, trained.w, *parts, settings.radius, None, seed), Original())
         assert torch.equal(released.w, trained.w)
         target = objective.mean_loss(trained.w, samples)
         assert relearn(released.objective, released.w, samples, target, RelearnSettings(), 0).epochs == 0
@@ -188,7 +194,7 @@ def test_no_method_changes_the_retained_samples_or_the_original():
     before = [problem.w_star.clone(), problem.retain.inputs.clone(), problem.retain.targets.clone()]
     settings = load_experiment("quick").settings("digits").unlearning
     for name, method in methods(settings, 0).items():
-        released = release(problem, method, generator(0, name), 0.01)
+        released = release(problem, method, 0.01, unsafe_seed=0)
         assert torch.isfinite(released.w).all(), name
     after = [problem.w_star, problem.retain.inputs, problem.retain.targets]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
@@ -205,14 +211,14 @@ def test_the_registry_holds_yardsticks_and_every_named_damping():
 
 def test_retraining_reports_the_recipes_time_and_model():
     problem = logistic_problem()
-    released = release(problem, Retrain(), generator(0))
+    released = release(problem, Retrain())
     assert released.update.seconds == 1.5
     assert released.objective.model is problem.objective.model
 
 
 def test_retraining_without_a_recipe_is_refused():
     with pytest.raises(CduError, match=r"the problem's recipe is None; retraining needs retrain\(samples, seed\)"):
-        release(replace(logistic_problem(), retrain=None), Retrain(), generator(0))
+        release(replace(logistic_problem(), retrain=None), Retrain())
 
 
 def test_the_codes_damping_is_refused_on_an_indefinite_hessian():
@@ -249,6 +255,23 @@ def separate(outputs, targets):
     return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
 
 
+def with_nan(samples):
+    inputs = samples.inputs.double()
+    inputs[3].view(-1)[0] = math.nan
+    return replace(samples, inputs=inputs)
+
+
+class Recomputing(torch.nn.Module):
+    """A module whose activations are computed again in the backward pass."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs):
+        return checkpoint(self.inner, inputs, use_reentrant=False)
+
+
 def weighted(outputs, targets):
     return torch.nn.functional.cross_entropy(outputs, targets, torch.arange(1.0, outputs.shape[1] + 1).double())
 
@@ -271,6 +294,27 @@ def weighted(outputs, targets):
         (lambda problem: {"w_star": problem.w_star * math.nan}, "w_star holds NaN"),
         (lambda problem: {"radius": 0.0}, "radius = 0.0 is not above 0"),
         (lambda problem: {"radius": math.nan}, "radius = nan is not above 0"),
+        (
+            lambda problem: {"radius": 0.99 * problem.w_star.norm().item()},
+            r"w_star has the norm .*, above radius = .*: training did not project",
+        ),
+        (
+            lambda problem: {"retain": problem.retain.joined(problem.forget.subset(torch.tensor([2])))},
+            r"1 of the \d+ samples to forget are still in the retain set, the first is forget row 2",
+        ),
+        (
+            lambda problem: {"forget": problem.forget.joined(problem.forget.subset(torch.tensor([0])))},
+            r"the forget set's \d+ rows hold \d+ different samples; list every one once",
+        ),
+        (
+            lambda problem: {"retain": problem.forget, "forget": problem.retain},
+            r"the forget set has \d+ samples and the retain set \d+; are they exchanged\?",
+        ),
+        (
+            lambda problem: {"retain": with_nan(problem.retain)},
+            "1 rows of the retain set hold NaN .*the first is row 3",
+        ),
+        (lambda problem: {"forget": with_nan(problem.forget)}, "1 rows of the forget set hold NaN"),
         (lambda problem: {"objective": Objective(problem.objective.model, summed)}, "give a loss that is the mean"),
         (lambda problem: {"objective": Objective(problem.objective.model, weighted)}, "without class weights"),
         (
@@ -282,7 +326,7 @@ def weighted(outputs, targets):
 def test_a_problem_that_has_no_answer_is_refused_before_the_method_runs(change, words):
     problem = logistic_problem()
     with pytest.raises(CduError, match=words):
-        release(replace(problem, **change(problem)), lambda *_: pytest.fail("the method ran"), generator(0))
+        release(replace(problem, **change(problem)), lambda *_: pytest.fail("the method ran"))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +339,7 @@ def test_a_problem_that_has_no_answer_is_refused_before_the_method_runs(change, 
 )
 def test_a_promise_that_is_none_is_refused_before_the_method_runs(sigma, delta, words):
     with pytest.raises(CduError, match=words):
-        release(logistic_problem(), lambda *_: pytest.fail("the method ran"), generator(0), sigma, delta)
+        release(logistic_problem(), lambda *_: pytest.fail("the method ran"), sigma, delta)
 
 
 def test_a_bound_on_the_distance_before_a_projection_is_not_passed_on_beyond_it():
@@ -321,7 +365,7 @@ def test_the_norm_of_many_single_precision_weights_is_not_underestimated():
 def test_noise_that_is_lost_in_the_weights_rounding_is_refused():
     problem = logistic_problem()
     largest = problem.w_star.abs().max().item()
-    assert release(problem, Original(), generator(0), 1e-8 * largest).certificate is not None
+    assert release(problem, Original(), 1e-8 * largest).certificate is not None
     single = replace(
         problem,
         objective=Objective(problem.objective.model.float()),
@@ -329,9 +373,91 @@ def test_noise_that_is_lost_in_the_weights_rounding_is_refused():
         retain=problem.retain.to(dtype=torch.float32),
         forget=problem.forget.to(dtype=torch.float32),
     )
-    assert release(single, Original(), generator(0), 1e-6 * largest).certificate is not None
+    assert release(single, Original(), 1e-6 * largest).certificate is not None
     with pytest.raises(CduError, match=r"is lost in the rounding of torch.float32 weights of up to .*; use float64"):
-        release(single, Original(), generator(0), 1e-8 * largest)
+        release(single, Original(), 1e-8 * largest)
+
+
+def test_a_weight_of_a_rare_class_is_seen_on_all_samples():
+    targets = torch.zeros(200, dtype=torch.long)
+    # Not among the few that are tried one by one.
+    targets[::2], targets[11] = 1, 2
+    rng = torch.Generator().manual_seed(0)
+    samples = Samples(torch.randn(200, 5, generator=rng, dtype=torch.float64), targets, dtype=torch.float64)
+    model = torch.nn.Linear(5, 3).double()
+    parts = samples.subset(torch.arange(180)), samples.subset(torch.arange(180, 200))
+    for weight, allowed in ((1.0, True), (1.05, False)):
+        weights = torch.tensor([1.0, 1.0, weight], dtype=torch.float64)
+        objective = Objective(model, torch.nn.CrossEntropyLoss(weights))
+        problem = Problem(objective, parameter_vector(model), *parts, 10.0, None, 0)
+        if allowed:
+            assert release(problem, Original(), sigma=1.0).certificate is not None
+        else:
+            with pytest.raises(CduError, match=r"in batches of 180 and .* in batches of 25; give a loss"):
+                release(problem, Original(), sigma=1.0)
+
+
+def test_a_module_that_is_run_again_in_the_backward_pass_is_refused():
+    objective, w, samples = network("mlp", count=40)
+    again = Objective(Recomputing(objective.model))
+    right, wrong = objective.gradient(w + 1, samples), again.gradient(w + 1, samples)
+    assert (right - wrong).norm() > 0.1 * right.norm()
+    parts = samples.subset(torch.arange(30)), samples.subset(torch.arange(30, 40))
+    problem = Problem(again, w, *parts, 1e3, None, 0)
+    with pytest.raises(CduError, match="switch its activation checkpointing off"):
+        release(problem, Original())
+    assert release(replace(problem, objective=objective), Original()).certificate is None
+
+
+def test_two_releases_share_no_noise_and_nobody_can_name_its_seed():
+    problem = logistic_problem()
+    first, second = (release(problem, Original(), sigma=1.0).w for _ in range(2))
+    assert (first - second).norm() > 0.5 * math.sqrt(2 * len(first))
+    # What PyTorch's generator draws without a seed is the same everywhere.
+    usual = problem.w_star + torch.randn(len(first), generator=torch.Generator(), dtype=torch.float64)
+    assert min((one - usual).norm() for one in (first, second)) > 0.5 * math.sqrt(2 * len(first))
+    again = [release(problem, Original(), sigma=1.0, unsafe_seed=3).w for _ in range(2)]
+    assert torch.equal(*again)
+
+
+def test_the_noise_of_a_release_is_standard_normal_times_sigma():
+    problem = logistic_problem()
+    drawn = torch.cat([release(problem, Original(), sigma=0.5).w - problem.w_star for _ in range(200)])
+    assert stats.kstest(drawn.numpy() / 0.5, "norm").pvalue > 1e-4
+
+
+def test_a_method_with_noise_of_its_own_takes_no_other_and_no_large_delta():
+    objective, w, samples = network("logistic", count=400)
+    parts = samples.subset(torch.arange(380)), samples.subset(torch.arange(380, 400))
+    problem = Problem(objective, w, *parts, 1e3, None, 0)
+    bound = computed(budget_bound(1.0), "float64", 0.0)
+
+    def own(delta):
+        return lambda problem, source: Update(problem.w_star, 0.0, certificate=certify(bound, 1.0, delta))
+
+    with pytest.raises(CduError, match=r"sigma = 0\.1 was given to a method that adds noise of its own"):
+        release(problem, own(1e-5), sigma=0.1)
+    with pytest.raises(CduError, match=r"delta = 0\.005, not below one over the number of samples, 400"):
+        release(problem, own(0.005))
+    assert release(problem, own(1e-5)).certificate.delta == 1e-5
+
+
+def test_weights_that_are_not_finite_are_no_release():
+    with pytest.raises(CduError, match="the unlearned weights hold NaN"):
+        release(logistic_problem(), lambda problem, source: Update(problem.w_star * math.nan, 0.0))
+
+
+def test_samples_that_are_alike_are_told_apart_by_ids():
+    problem = logistic_problem()
+    retain = problem.retain.joined(problem.forget.subset(torch.tensor([0])))
+    named = {
+        "retain": replace(retain, ids=np.arange(len(retain))),
+        "forget": replace(problem.forget, ids=1000 + np.arange(len(problem.forget))),
+    }
+    assert release(replace(problem, **named), Original(), sigma=1.0).certificate is not None
+    named["forget"] = replace(problem.forget, ids=np.arange(len(problem.forget)))
+    with pytest.raises(CduError, match="are still in the retain set"):
+        release(replace(problem, **named), Original(), sigma=1.0)
 
 
 def test_a_methods_own_certificate_is_not_handed_out_for_a_better_one():

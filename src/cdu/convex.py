@@ -17,7 +17,7 @@ from cdu.certification.rounding import UNIT, norm_rounding, softmax_gradient_rou
 from cdu.curvature import Hessian
 from cdu.data import Samples
 from cdu.errors import CduError
-from cdu.expectations import expect, expect_mean
+from cdu.expectations import expect, expect_disjoint, expect_finite, expect_mean
 from cdu.models import LogisticRegression
 from cdu.objective import Objective
 from cdu.seeding import generator
@@ -317,6 +317,7 @@ def deletions(
     objective: Objective,
     w_star: Tensor,
     retain: Samples,
+    forget: Samples,
     steps: int,
     budget: float,
     preconditioner: Preconditioner | None = None,
@@ -331,6 +332,7 @@ def deletions(
         objective: L of a :class:`~cdu.models.LogisticRegression`, with l2 > 0.
         w_star: The minimiser on D.
         retain: D_r, rows of shape (n, features).
+        forget: D_u, none of which may be in ``retain``; the steps need nothing else of it.
         steps: Newton steps.
         budget: Δ.
         preconditioner: For conjugate gradient.
@@ -339,8 +341,9 @@ def deletions(
         One deletion for 0, 1, …, ``steps`` steps.
 
     Raises:
-        CduError: l2 or the budget is not positive, the weights are not in float64, the loss is no mean or none whose
-            rounding is known, the model is not linear, or the gradient is not finite, so that nothing can be checked.
+        CduError: l2 or the budget is not positive, a sample is in both sets, the weights are not in float64, the loss
+            is no mean or none whose rounding is known, the model is not linear, or the gradient is not finite, so that
+            nothing can be checked.
     """
     expect(objective.l2 > 0, f"l2 = {objective.l2} bounds no distance; train with l2 > 0")
     expect(0 < budget < math.inf, f"budget = {budget} is not a positive finite number")
@@ -350,6 +353,8 @@ def deletions(
         f"the weights are of type {w_star.dtype}, whose rounding a residual does not show; give model and samples "
         "in float64",
     )
+    expect_disjoint(retain, forget)
+    expect_finite(retain, "retain")
     expect_mean(objective, w_star, retain)
     begin = time.perf_counter()
     w, found = w_star, []

@@ -52,9 +52,12 @@ class Samples:
         spread: Per-channel standard deviation of the pixels in [0, 1].
         maximum: The largest pixel value.
         dtype: Floating-point type of the batches.
+        ids: A number for every sample by which it is known, shape (n,), int64. None where its own bits tell it from all
+            others: two that are alike then count as one.
 
     Raises:
-        CduError: Inputs and targets do not belong together, or inputs are neither floats nor images of bytes.
+        CduError: Inputs and targets do not belong together, inputs are neither floats nor images of bytes, or there is
+            another number of ids.
     """
 
     inputs: Tensor
@@ -63,6 +66,7 @@ class Samples:
     spread: tuple[float, ...] = (1.0,)
     maximum: float = 255.0
     dtype: torch.dtype = torch.float32
+    ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would be cast or broadcast into something else than was meant."""
@@ -89,6 +93,11 @@ class Samples:
             "give anything else as floats",
         )
         expect(self.dtype.is_floating_point, f"batches of type {self.dtype} have no gradient; dtype is a float type")
+        expect(
+            self.ids is None or self.ids.shape == (len(self.targets),),
+            f"there are {0 if self.ids is None else self.ids.size} ids and {len(self.targets)} samples; every sample "
+            "has one id",
+        )
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -117,6 +126,22 @@ class Samples:
         scale, offset = self._affine
         return torch.addcmul(offset, inputs.to(self.dtype), scale)
 
+    def identities(self) -> NDArray[np.int64]:
+        """A number for every sample, by which it is told from others: its id, or a hash of input and target.
+
+        The hash is a sum of the sample's bytes with fixed random odd weights, modulo 2⁶⁴. Samples that are alike to the
+        bit have the same; two that differ have the same with a probability of about 2⁻⁵⁶.
+        """
+        if self.ids is not None:
+            return self.ids
+        found = np.zeros(len(self), dtype=np.int64)
+        for part in (self.inputs, self.targets):
+            rows = np.ascontiguousarray(part.detach().reshape(len(self), -1).cpu().numpy())
+            rows = rows.view(np.uint8).reshape(len(self), -1)
+            weights = np.random.default_rng(rows.shape[1]).integers(-(2**62), 2**62, rows.shape[1]) * 2 + 1
+            found = found * 1_000_003 + np.concatenate([block.astype(np.int64) @ weights for block in _blocks(rows)])
+        return found
+
     def batch(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Normalised inputs and targets of some rows."""
         return self.normalised(self.inputs[rows]), self.targets[rows]
@@ -129,7 +154,8 @@ class Samples:
     def subset(self, indices: NDArray[np.int64] | Tensor) -> "Samples":
         """The samples at ``indices``, in that order."""
         rows = torch.as_tensor(indices, device=self.device)
-        return replace(self, inputs=self.inputs[rows], targets=self.targets[rows])
+        ids = None if self.ids is None else self.ids[rows.cpu().numpy()]
+        return replace(self, inputs=self.inputs[rows], targets=self.targets[rows], ids=ids)
 
     def joined(self, other: "Samples") -> "Samples":
         """These samples followed by others that are normalised alike."""
@@ -137,6 +163,7 @@ class Samples:
             self,
             inputs=torch.cat([self.inputs, other.inputs]),
             targets=torch.cat([self.targets, other.targets]),
+            ids=None if self.ids is None or other.ids is None else np.concatenate([self.ids, other.ids]),
         )
 
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -153,6 +180,13 @@ class Samples:
             targets=self.targets.to(target),
             dtype=self.dtype if dtype is None else dtype,
         )
+
+
+def _blocks(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Rows in blocks of a few megabytes: each is widened to eight times its size."""
+    size = max(1, 2**22 // max(1, rows.shape[1]))
+    for start in range(0, max(1, len(rows)), size):
+        yield rows[start : start + size]
 
 
 @dataclass(frozen=True)

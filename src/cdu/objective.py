@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.functional import cross_entropy
 
 from cdu.data import Samples
@@ -79,6 +80,7 @@ class Objective:
         self._places = _places(model)
         self._modules = list(model.modules())
         self._bytes: dict[tuple[object, ...], int] = {}
+        self._changes_inputs: bool | None = None
 
     @property
     def size(self) -> int:
@@ -94,7 +96,8 @@ class Objective:
         """The module's outputs at ``w``, in whatever mode the module is in.
 
         Views into ``w`` take the place of the module's parameters meanwhile: what ``torch.func.functional_call`` does,
-        without its look-ups by name, which take longer than a small network.
+        without its look-ups by name, which take longer than a small network. A module that changes its inputs in place
+        is given a copy: batches may be views of the user's data.
         """
         views = [view.view(shape) for view, shape in zip(w.split(self._sizes), self._shapes, strict=True)]
         own = [module._parameters[name] for module, name, _ in self._places]
@@ -102,11 +105,23 @@ class Objective:
             # A module registers nothing but parameters under this name, yet takes any tensor from there.
             module._parameters[name] = views[number]
         try:
-            outputs: Tensor = self.model(inputs)
+            outputs = self._outputs(inputs)
         finally:
             for (module, name, _), parameter in zip(self._places, own, strict=True):
                 module._parameters[name] = parameter
         return outputs
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        """The module's outputs; the first call finds out whether it changes its inputs."""
+        # Inside vmap a tensor has no count of its changes; what is drawn there is a copy already.
+        if self._changes_inputs is False or is_functorch_wrapped_tensor(inputs):
+            found: Tensor = self.model(inputs)
+            return found
+        copied = inputs.clone()
+        before = copied._version
+        found = self.model(copied)
+        self._changes_inputs = copied._version != before
+        return found
 
     def batch_loss(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of one batch, without the l2 term."""
@@ -121,10 +136,11 @@ class Objective:
         """L(w, S)."""
         return self.mean_loss(w, samples) + 0.5 * self.l2 * w.square().sum().item()
 
-    def mean_loss(self, w: Tensor, samples: Samples) -> float:
-        """The mean loss over S alone, without the l2 term."""
+    def mean_loss(self, w: Tensor, samples: Samples, chunk: int | None = None) -> float:
+        """The mean loss over S alone, without the l2 term; ``chunk`` samples at once, as usual when None."""
+        size = self.chunk if chunk is None else chunk
         with torch.no_grad():
-            return sum(share * self.batch_loss(w, x, y).item() for x, y, share in self._chunks(samples, self.chunk))
+            return sum(share * self.batch_loss(w, x, y).item() for x, y, share in self._chunks(samples, size))
 
     def gradient(self, w: Tensor, samples: Samples) -> Tensor:
         """∇L(w, S), shape (p,)."""
@@ -201,16 +217,17 @@ class Objective:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The module in evaluation mode; afterwards in the mode it was in."""
-        if not any(module.training for module in self._modules):
+        """The module in evaluation mode; afterwards every part of it in the mode that it was in."""
+        training = [module for module in self._modules if module.training]
+        if not training:
             yield
             return
-        training = self.model.training
         self.model.eval()
         try:
             yield
         finally:
-            self.model.train(training)
+            for module in training:
+                module.training = True
 
 
 def _places(model: nn.Module) -> list[tuple[nn.Module, str, int]]:

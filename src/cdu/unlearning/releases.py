@@ -2,6 +2,7 @@
 
 import copy
 import math
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -44,28 +45,50 @@ class Release:
 
 
 def release(
-    problem: Problem, method: Method, generator: torch.Generator, sigma: float = 0.0, delta: float = 1e-5
+    problem: Problem, method: Method, sigma: float = 0.0, delta: float = 1e-5, *, unsafe_seed: int | None = None
 ) -> Release:
     """Run a method, project its result onto the ball of radius C, add N(0, σ²I).
 
     The Newton iterate can leave the ball; the projection is non-expansive and the retrained model lies inside, so
     that every bound on the distance stays valid and 2C becomes one.
 
-    The noise is drawn and added in float64, whatever the weights' type, and the sum is rounded to that.
+    Whoever knows the noise subtracts it. So it is drawn from a seed of the operating system's entropy, which is neither
+    returned nor kept, and every call draws anew. It is drawn and added in float64, whatever the weights' type, and the
+    sum is rounded to that.
 
     Args:
         problem: What is to be unlearned.
         method: How.
-        generator: Draws what the method needs, then the noise. Its seed must be a secret, e.g.
-            ``secrets.randbits(63)``, for a model that is handed out: who knows it subtracts the noise.
-        sigma: Standard deviation of the noise per coordinate; 0 for none.
+        sigma: Standard deviation of the noise per coordinate; 0 for none, and for a method that adds its own noise.
         delta: δ of the certificate.
+        unsafe_seed: For tests and records: a seed from which method and noise are drawn. A release made with it
+            promises nothing to whoever knows it, or has another release of the same seed.
 
     Raises:
-        CduError: No method could answer (:func:`~cdu.expectations.expect_answerable`), or as for :func:`publish`.
+        CduError: No method could answer (:func:`~cdu.expectations.expect_answerable`), σ was given to a method with
+            noise of its own, or δ of that method's certificate is too large; or as for :func:`publish`.
     """
     expect_answerable(problem, sigma, delta)
-    return publish(problem, method(problem, generator), generator, sigma, delta, torch.float64)
+    seed = secrets.randbits(63) if unsafe_seed is None else unsafe_seed
+    source = torch.Generator().manual_seed(seed)
+    update = method(problem, source)
+    own, total = update.certificate, len(problem.retain) + len(problem.forget)
+    expect(
+        own is None or sigma == 0,
+        f"sigma = {sigma:g} was given to a method that adds noise of its own; leave it out, and make the method for "
+        "the epsilon and delta that are wanted",
+    )
+    expect(
+        own is None or own.delta < 1 / total,
+        f"the method's own certificate has delta = {0 if own is None else own.delta:g}, not below one over the number "
+        f"of samples, {total:,}: so much would let one be published outright; make the method for far less",
+    )
+    expect(
+        bool(update.w.isfinite().all()),
+        "the unlearned weights hold NaN or infinite numbers; lower the method's learning rate, raise its damping, or "
+        "retrain",
+    )
+    return publish(problem, update, source, sigma, delta, torch.float64)
 
 
 def publish(
