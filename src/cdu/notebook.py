@@ -17,7 +17,15 @@ from matplotlib.figure import Figure
 from cdu import data, figures
 from cdu.arithmetic import prepare
 from cdu.certification import Bound
-from cdu.config import DEFAULT_EXPERIMENT, REVISIONS, SECTIONS, digest, load_experiment, repository, section_hash
+from cdu.config import (
+    DEFAULT_EXPERIMENT,
+    REVISIONS,
+    digest,
+    load_experiment,
+    repository,
+    section_hash,
+    section_settings,
+)
 from cdu.errors import CduError
 from cdu.records import (
     SCHEMA_VERSION,
@@ -173,7 +181,7 @@ class Run:
             dataset=scenario.name,
             section=self.section,
             seed=scenario.seed,
-            settings=scenario.settings.model_dump(mode="json", include=set(SECTIONS[self.section])),
+            settings=section_settings(scenario.settings, self.section),
             config_hash=section_hash(scenario.settings, scenario.name, self.section),
             revision=self.revision,
             split_hash=scenario.split.hash,
