@@ -4,6 +4,7 @@ import json
 import subprocess
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from cdu import arithmetic, canaries, changelog, notebook
@@ -14,6 +15,7 @@ from cdu.config import REVISIONS, SECTIONS, repository
 from cdu.kinds import Key
 from cdu.records import Metric, read_record, write_record
 from cdu.seeding import generator
+from cdu.tables import tables
 from cdu.unlearning import CERTIFIED, TUNED
 from test_records import record
 
@@ -160,6 +162,23 @@ def test_shadows_with_batchnorm_are_trained_in_turn_and_only_those_that_are_used
     assert found["single_seconds", "", ""] > 0
     assert found["seconds", "retrain", ""] > 0
     assert not {"shadow_seconds", "single_difference"} & {metric for metric, _, _ in found}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "rows"),
+    [
+        (
+            "mlp",
+            {"training all together (s)", "training one after another (s), from two of them",
+             "largest relative difference of the weights"},
+        ),
+        ("batchnorm", {"training one after another (s)"}),
+    ],
+)  # fmt: skip
+def test_the_cost_of_shadows_says_how_they_were_trained(experiment, rows):
+    frame = pd.DataFrame([metric.model_dump() for metric in held("04_shadows", experiment).metrics])
+    cost = tables("04_shadows", frame)["Shadow models and their cost"]
+    assert set(cost["quantity"]) == {"shadow models", "targets in the pool", *rows}
 
 
 # --- judging --------------------------------------------------------------------------------------------------------
