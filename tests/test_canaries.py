@@ -176,7 +176,8 @@ def test_shadows_with_batchnorm_are_trained_in_turn_and_only_those_that_are_used
     ],
 )  # fmt: skip
 def test_the_cost_of_shadows_says_how_they_were_trained(experiment, rows):
-    frame = pd.DataFrame([metric.model_dump() for metric in held("04_shadows", experiment).metrics])
+    metrics = [metric.model_dump() for metric in held("04_shadows", experiment).metrics]
+    frame = pd.DataFrame(metrics).assign(section="04_shadows", seed=0, dataset="digits")
     cost = tables("04_shadows", frame)["Shadow models and their cost"]
     assert set(cost["quantity"]) == {"shadow models", "targets in the pool", *rows}
 
