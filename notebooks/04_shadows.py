@@ -19,7 +19,7 @@ run = notebook.begin("04_shadows", globals())
 
 # %%
 import time
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -31,33 +31,37 @@ from cdu.errors import CduError
 from cdu.objective import Objective
 from cdu.released import released
 from cdu.seeding import generator
-from cdu.shadows import draw_pool, keep, likelihood_ratio_attack, roc, scaled_logit, train_together
-from cdu.training import Trained, train
+from cdu.shadows import draw_pool, keep, likelihood_ratio_attack, roc, scaled_logit, train_shadows
+from cdu.subsampled import scale_methods
+from cdu.training import train
 from cdu.unlearned import FIXED, Unlearned
-from cdu.unlearning import SECOND_SEED, Problem, Retrain, build, methods
+from cdu.unlearning import SECOND_SEED, Problem, build, methods
 
 scenario, settings = run.scenario, run.scenario.settings
-wanted, recipe, noise = settings.shadows, settings.training, settings.unlearning
-unlearned = Unlearned(scenario)
+wanted, recipe, noise, scale = settings.shadows, settings.training, settings.unlearning, settings.scale
+# With a block `scale` the methods' constants are given there, and nothing is chosen for the original model.
+searched = Unlearned(scenario) if scale is None else None
+known = tuple(scale_methods(noise, scale, seed)) if searched is None else searched.names
 
 #: Methods that do not start from the original model but train one of their own.
 OWN_MODEL = ("rewind, linear", "certified removal", "Langevin, linear")
 
-chosen = wanted.methods or unlearned.names
-unknown = set(chosen) - set(unlearned.names)
+chosen = wanted.methods or known
+unknown = set(chosen) - set(known)
 if unknown:
-    raise CduError(f"shadows.methods names '{min(unknown)}', which is none of {', '.join(unlearned.names)}")
+    raise CduError(f"shadows.methods names '{min(unknown)}', which is none of {', '.join(known)}")
 
 # %% [markdown]
 # ## The shadow models
 #
 # A fixed pool of targets. Every shadow is trained on the rest and on a random half of the pool, with the recipe of the
-# original model; it forgets that half. The other half it has never seen. Retrained shadows see the rest alone.
+# original model; it forgets that half. The other half it has never seen. Retrained shadows see the rest alone. Networks
+# with BatchNorm are trained one after another, others all at once.
 
 # %%
 samples = scenario.train
 pool = draw_pool(len(samples), wanted.pool, wanted.shadows, seed)
-targets = samples.subset(pool.targets)
+rest, targets = samples.subset(pool.rest), samples.subset(pool.targets)
 seeds = [10_000 * (seed + 1) + number for number in range(wanted.shadows)]
 folder = scenario.checkpoints / "shadows"
 origin = digest([scenario.origin(), wanted.shadows, wanted.pool])
@@ -72,74 +76,87 @@ def initial(own):
     return models.build(settings.model, shape, classes, own).to(scenario.device)
 
 
-def together(rows, name, epochs=recipe.epochs, shift=0):
-    """Weights of all shadows, trained on some rows; with other seeds if shifted."""
+rest_alone = pool.rest.expand(wanted.shadows, -1)
+#: By kind of shadows the rows that they are trained on, and what is added to their seeds.
+KINDS = {
+    "shadows": (pool.trained, 0),
+    "retrained shadows": (rest_alone, 0),
+    "shadows retrained again": (rest_alone, SECOND_SEED),
+}
+
+
+@cache
+def shadows(kind, epochs=recipe.epochs):
+    """All shadows of a kind, trained when they are first asked for."""
+    rows, shift = KINDS[kind]
     shorter = recipe.model_copy(update={"epochs": epochs})
     drawn = [own + shift for own in seeds]
     starts = [initial(own) for own in drawn]
-    return train_together(starts, samples, rows, shorter, drawn, place(name, epochs), name)
+    return train_shadows(starts, samples, rows, shorter, drawn, place(kind, epochs), kind)
 
 
-trained = together(pool.trained, "shadows")
-retrained = together(pool.rest.expand(wanted.shadows, -1), "retrained shadows")
-second = together(pool.rest.expand(wanted.shadows, -1), "shadows retrained again", shift=SECOND_SEED)
+trained, retrained = shadows("shadows"), shadows("retrained shadows")
+# On a GPU, trying every algorithm pays while training, for one size of batch, not for the many that follow.
+torch.backends.cudnn.benchmark = False
 run.log("shadows", wanted.shadows)
 run.log("pool", wanted.pool)
-run.log("shadow_seconds", trained.seconds)
+run.log("shadow_seconds" if trained.together else "single_seconds", trained.seconds)
 
 # %% [markdown]
-# One after another they would take so long, judged by two of them; and they are the same models.
+# One after another those trained at once would take so long, judged by two of them; and they are the same models.
 
 # %%
-alone, differences = [], []
-for number in range(2):
-    start = time.perf_counter()
-    single = train(initial(seeds[number]), samples.subset(pool.trained[number]), recipe, seeds[number])
-    alone.append(time.perf_counter() - start)
-    differences.append((single.w - trained.w[number]).norm() / single.w.norm())
-run.log("single_seconds", np.mean(alone) * wanted.shadows)
-run.log("single_difference", max(differences))
-print(f"{wanted.shadows} shadows: {trained.seconds:.1f} s together, {np.mean(alone) * wanted.shadows:.1f} s one by one")
-print(f"largest relative difference of the weights: {max(differences):.2g}")
+if trained.together:
+    alone, differences = [], []
+    for number in range(2):
+        start = time.perf_counter()
+        single = train(initial(seeds[number]), samples.subset(pool.trained[number]), recipe, seeds[number])
+        alone.append(time.perf_counter() - start)
+        differences.append((single.w - trained.each[number].w).norm() / single.w.norm())
+    one_by_one = np.mean(alone) * wanted.shadows
+    run.log("single_seconds", one_by_one)
+    run.log("single_difference", max(differences))
+    print(f"{wanted.shadows} shadows: {trained.seconds:.1f} s together, {one_by_one:.1f} s one by one")
+    print(f"largest relative difference of the weights: {max(differences):.2g}")
 
 # %% [markdown]
 # ## Unlearning on every shadow
 #
-# With the hyper-parameters that were chosen for the original model. What counts is φ = ln p/(1 − p) of the right class.
+# With the hyper-parameters that were chosen for the original model, or with those that the experiment gives in its
+# block `scale`. What counts is φ = ln p/(1 − p) of the right class.
 
 
 # %%
 def problem(number):
     """Delete a shadow's half of the pool."""
-    model = initial(seeds[number])
+    shadow, own = trained.each[number], seeds[number]
 
-    def stopped(epochs):
-        return Trained(model, together(pool.trained, "shadows", epochs).w[number], [])
+    def retrain(retain, with_seed):
+        return shadows("retrained shadows" if with_seed == own else "shadows retrained again").each[number]
 
     return Problem(
-        objective=Objective(model, l2=scenario.l2),
-        w_star=trained.w[number],
-        retain=samples.subset(pool.rest),
+        objective=Objective(shadow.model, l2=scenario.l2),
+        w_star=shadow.w,
+        retain=rest,
         forget=samples.subset(pool.forgotten(number)),
         radius=recipe.radius,
-        retrain=lambda retain, own: Trained(model, (retrained if own == seeds[number] else second).w[number], []),
-        seed=seeds[number],
+        retrain=retrain,
+        seed=own,
         training=recipe,
-        stopped=stopped,
+        stopped=lambda epochs: shadows("shadows", epochs).each[number],
     )
 
 
 def constants(name):
-    """What a method is made from: chosen for the original model, or fixed."""
-    return {} if name in FIXED else unlearned.chosen(name)
+    """What a method is made from: given by the experiment, chosen for the original model, or fixed."""
+    if searched is None:
+        return {"hessian_samples": scale.hessian_samples, **scale.methods.get(name, {})}
+    return {} if name in FIXED else searched.chosen(name)
 
 
-def make(name, number):
-    if name == "retrain":
-        return Retrain()
-    if name == "second retraining":
-        return Retrain(seeds[number] + SECOND_SEED)
-    fixed = methods(noise, seed)
+def make(name, own):
+    """A method for the shadow of a seed."""
+    fixed = methods(noise, own) if searched is not None else scale_methods(noise, scale, own)
     return fixed[name] if name in fixed else build(name, constants(name), noise.epsilon, noise.delta)
 
 
@@ -148,7 +165,7 @@ def everything(name):
     rows, seconds = [], 0.0
     for number in tqdm(range(wanted.shadows), desc=name, unit="shadow"):
         task, own = problem(number), seeds[number]
-        update = make(name, number)(task, generator(own, name))
+        update = make(name, own)(task, generator(own, name))
         seconds += update.seconds
         found = released(name, task, update, noise, partial(generator, own, "noise"))
         rows.append(
@@ -165,12 +182,18 @@ def phi_of(name):
 
 
 SECONDS = "seconds"
+# Where shadows are trained one after another the second retraining is made for those who name it.
+yardsticks = ["original", "retrain", *(["second retraining"] if trained.together else [])]
 phi = {}
-for name in dict.fromkeys(["original", "retrain", "second retraining", *chosen]):
+for name in dict.fromkeys([*yardsticks, *chosen]):
     found = run.outcome(name, partial(phi_of, name), "lira_auc")
     if found is not None:
         run.log("seconds", found.pop(SECONDS), method=name)
-        phi |= {label: values.cpu().numpy() for label, values in found.items()}
+        for label, values in found.items():
+            if values.isfinite().all():
+                phi[label] = values.cpu().numpy()
+            else:
+                run.log("lira_auc", None, method=label, note="the outputs overflow in float32: there is no φ to attack")
 
 # %% [markdown]
 # ## The attack
@@ -186,7 +209,8 @@ levels = list(dict.fromkeys([*wanted.levels, *grid]))
 for label, values in tqdm(phi.items(), desc="attacking", unit="model"):
     worlds = {"never trained": (values, ~inside)}
     counterpart = "retrain + noise" if label.endswith("+ noise") else "retrain"
-    if label not in {counterpart, "rewind"} and not label.startswith(OWN_MODEL) and "ε = " not in label:
+    alike = counterpart in phi and label not in {counterpart, "rewind"}
+    if alike and not label.startswith(OWN_MODEL) and "ε = " not in label:
         worlds["retrained"] = (phi[counterpart], inside)
     for world, (outside, others) in worlds.items():
         attack = likelihood_ratio_attack(values, inside, outside, others)

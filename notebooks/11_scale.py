@@ -31,8 +31,8 @@ from cdu.errors import CduError
 from cdu.evaluation import accuracy, relearn
 from cdu.recalibration import has_statistics, recalibrated
 from cdu.seeding import generator, seed_for
-from cdu.subsampled import SubsampledNewton, part_of, spectrum_ends
-from cdu.unlearning import SECOND_SEED, Original, Retrain, build, publish
+from cdu.subsampled import SubsampledNewton, part_of, scale_methods, spectrum_ends
+from cdu.unlearning import Original, publish
 
 scenario, settings = run.scenario, run.scenario.settings
 scale, unlearning, recipe = settings.scale, settings.unlearning, settings.training
@@ -106,16 +106,8 @@ for label, where in problems.items():
 # *newton* at the default.
 
 # %%
-others = sorted({named.value for named in unlearning.dampings.values()} - {damping})
-newton = {"newton": damping, **{f"newton, λ = {value:g}": value for value in others}}
-newton = {name: SubsampledNewton(value, scale.hessian_samples) for name, value in newton.items()}
-methods = {
-    "original": Original(),
-    "retrain": Retrain(),
-    "second retraining": Retrain(seed + SECOND_SEED),
-    **newton,
-    **{name: build(name, values, unlearning.epsilon, unlearning.delta) for name, values in scale.methods.items()},
-}
+methods = scale_methods(unlearning, scale, seed)
+newton = {name: method for name, method in methods.items() if isinstance(method, SubsampledNewton)}
 distance = certification.trivial_bound(problem.radius).value
 needed = certification.gaussian_sigma(unlearning.epsilon, unlearning.delta, distance)
 noises = {"noise": unlearning.sigma, f"noise for ε = {unlearning.epsilon:g}": needed}

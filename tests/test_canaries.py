@@ -4,6 +4,7 @@ import json
 import subprocess
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from cdu import arithmetic, canaries, changelog, notebook
@@ -11,8 +12,10 @@ from cdu.canaries import all_canaries, judge, moves
 from cdu.changelog import Entry
 from cdu.comparison import numbers
 from cdu.config import REVISIONS, SECTIONS, repository
+from cdu.kinds import Key
 from cdu.records import Metric, read_record, write_record
 from cdu.seeding import generator
+from cdu.tables import tables
 from cdu.unlearning import CERTIFIED, TUNED
 from test_records import record
 
@@ -150,6 +153,35 @@ def test_a_network_with_batchnorm_has_everything_in_one_record():
         assert fresh == pytest.approx(found["recalibrated_accuracy", "newton, λ = 200", split], abs=0.02)
 
 
+def test_shadows_with_batchnorm_are_trained_in_turn_and_only_those_that_are_used():
+    found = {(m.metric, m.method, m.split): m.value for m in held("04_shadows", "batchnorm").metrics}
+    assert {method for metric, method, _ in found if metric == "lira_auc"} == {
+        "original", "original + noise", "retrain", "retrain + noise", "newton", "newton + noise", "negative gradient",
+    }  # fmt: skip
+    assert ("lira_auc", "newton + noise", "retrained") in found
+    assert found["single_seconds", "", ""] > 0
+    assert found["seconds", "retrain", ""] > 0
+    assert not {"shadow_seconds", "single_difference"} & {metric for metric, _, _ in found}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "rows"),
+    [
+        (
+            "mlp",
+            {"training all together (s)", "training one after another (s), from two of them",
+             "largest relative difference of the weights"},
+        ),
+        ("batchnorm", {"training one after another (s)"}),
+    ],
+)  # fmt: skip
+def test_the_cost_of_shadows_says_how_they_were_trained(experiment, rows):
+    metrics = [metric.model_dump() for metric in held("04_shadows", experiment).metrics]
+    frame = pd.DataFrame(metrics).assign(section="04_shadows", seed=0, dataset="digits")
+    cost = tables("04_shadows", frame)["Shadow models and their cost"]
+    assert set(cost["quantity"]) == {"shadow models", "targets in the pool", *rows}
+
+
 # --- judging --------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +223,14 @@ def test_moved_numbers_need_a_revision_and_the_sentence_says_which_and_by_how_mu
         "1 of 1 numbers of 05_relearn moved: mlp, distance, newton: 0.5 → 0.6. Undo that; or, if they are meant to "
         "move, set REVISIONS['05_relearn'] to 2"
     )
+
+
+@pytest.mark.parametrize(("tolerance", "moved"), [(canaries.TOLERANCE, 1), (canaries.BATCHNORM_TOLERANCE, 0)])
+def test_one_pair_of_shadows_may_change_places_with_batchnorm_only(tolerance, moved):
+    rate, area = (Key(metric, "newton", "never trained", "", None) for metric in ("lira_roc", "lira_auc"))
+    before = {rate: 0.075, area: 0.56}
+    assert len(moves("04_shadows", {**before, rate: 0.075 + 1 / 80}, before, tolerance)) == moved
+    assert len(moves("04_shadows", {**before, area: 0.585}, before, tolerance)) == 1
 
 
 def test_a_raised_revision_needs_moved_numbers(committed):

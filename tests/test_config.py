@@ -130,3 +130,14 @@ def test_a_sections_hash_depends_on_its_own_settings_only(tmp_path):
     after = load_experiment(path).settings("digits")
     same = {name: section_hash(before, "digits", name) == section_hash(after, "digits", name) for name in SECTIONS}
     assert same == {name: name not in {"05_relearn", "11_scale"} for name in SECTIONS}
+
+
+def test_shadow_models_depend_on_the_block_of_large_networks_where_there_is_one():
+    before = load_experiment("batchnorm").settings("digits")
+    part = before.scale.model_copy(update={"hessian_samples": 7})
+    after = before.model_copy(update={"scale": part})
+    same = {name: section_hash(before, "digits", name) == section_hash(after, "digits", name) for name in SECTIONS}
+    assert same == {name: name not in {"04_shadows", "11_scale"} for name in SECTIONS}
+    assert set(section_settings(before, "04_shadows")) == set(SECTIONS["04_shadows"])
+    small = section_settings(load_experiment("quick").settings("digits"), "04_shadows")
+    assert set(small) == set(SECTIONS["04_shadows"]) - {"scale"}

@@ -7,13 +7,25 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from cdu import shadows
+from cdu import shadows, training
 from cdu.config import ModelSettings, TrainingSettings
 from cdu.errors import CduError
 from cdu.models import build
-from cdu.shadows import Inference, draw_pool, keep, likelihood_ratio_attack, roc, scaled_logit, train_together
+from cdu.objective import Objective
+from cdu.shadows import (
+    Inference,
+    draw_pool,
+    keep,
+    likelihood_ratio_attack,
+    roc,
+    scaled_logit,
+    train_in_turn,
+    train_shadows,
+    train_together,
+)
 from cdu.training import train
-from conftest import random_samples
+from conftest import NETWORKS as ALL_NETWORKS
+from conftest import counted, random_samples
 
 SHAPE, CLASSES = (1, 4, 4), 3
 NETWORKS = {
@@ -113,6 +125,126 @@ def test_a_training_that_diverges_says_which():
     samples, recipe = random_samples(SHAPE, 60, 0), TrainingSettings(epochs=1, learning_rate=1e300, radius=1e308)
     with pytest.raises(CduError, match=r"diverged in epoch 1 for seed \d+ .* lower the learning rate"):
         train_together(models("mlp", range(2)), samples, rows(2, 40, 0), recipe, range(2))
+
+
+# --- one after another ---------------------------------------------------------------------------------------------
+
+WITH_BATCHNORM, IMAGE = ALL_NETWORKS["allcnn"]
+BRIEF = TrainingSettings(epochs=2, batch_size=10, learning_rate=0.01)
+
+
+def batchnorm_models(seeds):
+    return [build(WITH_BATCHNORM, IMAGE, CLASSES, seed).double() for seed in seeds]
+
+
+def outputs(trained, samples):
+    return Objective(trained.model).outputs(trained.w, samples)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("first", [0, 40])
+def test_networks_that_are_trained_in_turn_are_those_trained_together(name, first):
+    samples, seeds, chosen = random_samples(SHAPE, 60, first), range(first, first + 3), rows(3, 43, first)
+    recipe = TrainingSettings(epochs=4, batch_size=10, learning_rate=0.01, weight_decay=0.05, radius=2.0)
+    together = train_together(models(name, seeds), samples, chosen, recipe, list(seeds))
+    in_turn = train_in_turn(models(name, seeds), samples, chosen, recipe, list(seeds))
+    torch.testing.assert_close(in_turn.w, together.w, rtol=1e-9, atol=1e-11)
+    assert together.together
+    assert not in_turn.together
+    assert in_turn.seconds == sum(one.seconds for one in in_turn.each) > 0
+
+
+@pytest.mark.parametrize(
+    ("networks", "shape", "together"),
+    [
+        (lambda: models("mlp", range(2)), SHAPE, True),
+        (lambda: batchnorm_models(range(2)), IMAGE, False),
+        (
+            lambda: [nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 3).double()) for _ in range(2)],
+            SHAPE,
+            False,
+        ),
+    ],
+)
+def test_networks_are_trained_at_once_where_they_can_be(networks, shape, together):
+    samples = random_samples(shape, 60, 0)
+    found = train_shadows(networks(), samples, rows(2, 40, 0), BRIEF, range(2))
+    assert found.together is together
+    assert found.w.shape == (2, found.each[0].w.numel())
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_a_shadow_with_batchnorm_has_statistics_of_its_own_when_it_is_loaded_too(tmp_path, first):
+    samples, seeds, chosen = random_samples(IMAGE, 60, first), range(first, first + 2), rows(2, 43, first)
+    path = tmp_path / "shadows.safetensors"
+    found = train_shadows(batchnorm_models(seeds), samples, chosen, BRIEF, list(seeds), path)
+    loaded = train_shadows(batchnorm_models(seeds), samples, chosen, BRIEF, list(seeds), path)
+    for number, seed in enumerate(seeds):
+        (model,) = batchnorm_models([seed])
+        alone = train(model, samples.subset(chosen[number]), BRIEF, seed)
+        for shadow in (found.each[number], loaded.each[number]):
+            assert torch.equal(shadow.w, alone.w)
+            assert torch.equal(outputs(shadow, samples), outputs(alone, samples))
+        # The statistics of the other would give other outputs.
+        exchanged = Objective(found.each[1 - number].model).outputs(alone.w, samples)
+        assert not torch.allclose(exchanged, outputs(alone, samples), rtol=1e-3)
+
+
+def test_shadows_that_are_trained_are_not_trained_again_after_an_interruption(tmp_path, monkeypatch):
+    samples, chosen = random_samples(IMAGE, 60, 0), rows(3, 40, 0)
+    path, original, begun = tmp_path / "shadows.safetensors", shadows.train, []
+
+    def interrupted(model, own, settings, seed, *rest):
+        begun.append(seed)
+        if seed == 2:
+            raise KeyboardInterrupt
+        return original(model, own, settings, seed, *rest)
+
+    monkeypatch.setattr(shadows, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_shadows(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3), path)
+    assert begun == [0, 1, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(shadows, "train", original)
+    epochs = counted(monkeypatch, training, "_epoch")
+    resumed = train_shadows(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3), path)
+    assert [(arguments[-2], arguments[-1]) for arguments in epochs] == [(2, 0), (2, 1)]  # seed and epoch
+    whole = train_shadows(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3))
+    assert torch.equal(resumed.w, whole.w)
+
+
+def test_shadows_of_other_rows_seeds_or_settings_are_not_taken_for_these(tmp_path):
+    samples, path = random_samples(IMAGE, 60, 0), tmp_path / "shadows.safetensors"
+    train_shadows(batchnorm_models([0]), samples, rows(1, 40, 0), BRIEF, [0], path)
+    others = [
+        (batchnorm_models([0]), rows(1, 40, 1), BRIEF, [0]),
+        (batchnorm_models([0]), rows(1, 40, 0), BRIEF, [1]),
+        (batchnorm_models([1]), rows(1, 40, 0), BRIEF, [0]),
+        (batchnorm_models([0]), rows(1, 40, 0), BRIEF.model_copy(update={"epochs": 1}), [0]),
+    ]
+    for count, (networks, chosen, recipe, seeds) in enumerate(others, 2):
+        train_shadows(networks, samples, chosen, recipe, seeds, path)
+        assert len(list(tmp_path.iterdir())) == count
+
+
+def test_no_shadow_sees_the_other_half_of_the_pool(monkeypatch):
+    samples, pool, seen = random_samples(IMAGE, 60, 0), draw_pool(60, 12, 4, 0), []
+    original = shadows.train
+    monkeypatch.setattr(shadows, "train", lambda model, own, *rest: (seen.append(own), original(model, own, *rest))[1])
+    train_shadows(batchnorm_models(range(4)), samples, pool.trained, BRIEF, range(4))
+    for number, own in enumerate(seen):
+        held = (samples.inputs[:, None] == own.inputs).flatten(2).all(dim=2).any(dim=1)
+        expected = torch.ones(60, dtype=torch.bool)
+        expected[pool.targets[~pool.members[number]]] = False
+        assert torch.equal(held, expected)
+
+
+def test_as_many_rows_and_seeds_as_networks_are_needed():
+    with pytest.raises(CduError, match="2 models, 3 rows and 2 seeds"):
+        train_shadows(batchnorm_models(range(2)), random_samples(IMAGE, 60, 0), rows(3, 40, 0), BRIEF, range(2))
+
+
+# --- the attack ----------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 20).map(lambda half: 2 * half), st.integers(1, 30), st.integers(0, 1000))

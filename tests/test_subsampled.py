@@ -2,14 +2,15 @@ import pytest
 import torch
 
 from cdu import models
-from cdu.config import ModelSettings
+from cdu.config import ModelSettings, ScaleSettings, load_experiment
 from cdu.curvature import Hessian
 from cdu.data import Samples
+from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
 from cdu.solvers import SolverError
-from cdu.subsampled import SubsampledNewton, part_of, spectrum_ends
+from cdu.subsampled import SubsampledNewton, part_of, scale_methods, spectrum_ends
 from cdu.training import Trained
-from cdu.unlearning import NewtonStep, Problem
+from cdu.unlearning import SECOND_SEED, NewtonStep, Problem, build
 
 
 def problem(seed=0, rows=40):
@@ -79,3 +80,22 @@ def test_the_ends_lie_within_the_spectrum_and_reach_it_with_enough_steps(seed):
         assert float(values[0]) - rounding <= low <= high <= float(values[-1]) + rounding
     assert low == pytest.approx(float(values[0]), abs=1e-9)
     assert high == pytest.approx(float(values[-1]), abs=1e-9)
+
+
+def test_without_a_search_the_constants_are_those_of_the_experiment():
+    paper = load_experiment("paper").settings("cifar10")
+    found = scale_methods(paper.unlearning, paper.scale, 5)
+    steps = {name: vars(method) for name, method in found.items() if isinstance(method, SubsampledNewton)}
+    dampings = {"newton": 20000, "newton, λ = 10": 10, "newton, λ = 1000": 1000}
+    assert steps == {name: {"damping": value, "samples": 5000} for name, value in dampings.items()}
+    assert found["retrain"].seed is None
+    assert found["second retraining"].seed == 5 + SECOND_SEED
+    assert list(found) == ["original", "retrain", "second retraining", *dampings, *paper.scale.methods]
+    for name, values in paper.scale.methods.items():
+        assert vars(found[name]) == vars(build(name, values, 1.0, 1e-5))
+
+
+def test_a_method_that_there_is_not_is_refused():
+    unlearning = load_experiment("paper").settings("cifar10").unlearning
+    with pytest.raises(CduError, match="there is no method 'magic'"):
+        scale_methods(unlearning, ScaleSettings(methods={"magic": {}}), 0)

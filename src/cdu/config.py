@@ -25,7 +25,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "03_unlearning": ("model", "forget", "training", "unlearning"),
     "03_methods": ("model", "forget", "training", "unlearning", "methods"),
     "04_attacks": ("model", "forget", "training", "unlearning", "methods", "attack"),
-    "04_shadows": ("model", "forget", "training", "unlearning", "methods", "shadows"),
+    "04_shadows": ("model", "forget", "training", "unlearning", "methods", "shadows", "scale"),
     "05_relearn": ("model", "forget", "training", "unlearning", "methods", "relearn"),
     "06_ablations": ("model", "forget", "training", "unlearning", "attack", "ablations"),
     "07_sequential": ("model", "forget", "training", "unlearning", "sequential"),
@@ -555,9 +555,9 @@ def digest(value: Any) -> str:
 
 
 def section_settings(settings: DatasetSettings, section: str) -> dict[str, Any]:
-    """The settings that the numbers of one section depend on, and no others, as plain values."""
-    blocks = settings.model_dump(mode="json", include=set(SECTIONS[section]))
-    return blocks if settings.samples is None else {**blocks, "samples": settings.samples}
+    """The blocks that the numbers of one section depend on, as plain values; those that a dataset lacks are absent."""
+    blocks = settings.model_dump(mode="json", include={*SECTIONS[section], "samples"})
+    return {name: block for name, block in blocks.items() if block is not None}
 
 
 def section_hash(settings: DatasetSettings, dataset: str, section: str) -> str:

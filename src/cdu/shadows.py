@@ -1,4 +1,4 @@
-"""Shadow models: hundreds of networks trained at once, and the likelihood-ratio attack that they make possible."""
+"""Shadow models, trained at once or one after another, and the likelihood-ratio attack that they make possible."""
 
 import hashlib
 import time
@@ -22,7 +22,7 @@ from cdu.errors import CduError
 from cdu.objective import parameter_vector
 from cdu.scenario import fingerprint
 from cdu.seeding import generator
-from cdu.training import AGAIN, CHECKPOINT_SECONDS, project
+from cdu.training import AGAIN, CHECKPOINT_SECONDS, Trained, project, train
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -39,16 +39,83 @@ OWN_VARIANCE = 64
 
 
 @dataclass(frozen=True)
-class Together:
-    """Networks that were trained at once.
+class Shadows:
+    """S trained networks of one architecture.
 
     Attributes:
-        w: Their weights, shape (S, p).
-        seconds: Wall time of the epochs, over all sittings.
+        each: The networks; every module holds the buffers that belong to its weights. A network that was trained with
+            others at once has no history of its own.
+        seconds: Wall time of all epochs, over all sittings.
+        together: Whether they were trained at once.
     """
 
-    w: Tensor
+    each: tuple[Trained, ...]
     seconds: float
+    together: bool
+
+    @property
+    def w(self) -> Tensor:
+        """Their weights, shape (S, p)."""
+        return torch.stack([one.w for one in self.each])
+
+
+def train_shadows(
+    models: Sequence[nn.Module],
+    samples: Samples,
+    rows: Tensor,
+    settings: TrainingSettings,
+    seeds: Sequence[int],
+    checkpoint: Path | None = None,
+    label: str = "shadows",
+) -> Shadows:
+    """Train S networks, each on its own samples: at once where that can be done, else one after another.
+
+    The arguments are those of :func:`train_together`. Networks with buffers, such as BatchNorm's running statistics, or
+    with dropout are trained by :func:`train_in_turn`.
+
+    Raises:
+        CduError: As for the function that trains them.
+    """
+    _require_as_many(models, rows, seeds)
+    train_them = train_in_turn if _not_batched(models[0]) else train_together
+    return train_them(models, samples, rows, settings, seeds, checkpoint, label)
+
+
+def train_in_turn(
+    models: Sequence[nn.Module],
+    samples: Samples,
+    rows: Tensor,
+    settings: TrainingSettings,
+    seeds: Sequence[int],
+    checkpoint: Path | None = None,
+    label: str = "shadows",
+) -> Shadows:
+    """Train S networks one after another with :func:`cdu.training.train`.
+
+    Args:
+        models: S initialised modules on the device of the samples; their buffers are updated.
+        samples: All samples.
+        rows: Row s holds the rows of ``samples`` that model s is trained on, shape (S, n).
+        settings: Adam's constants and the radius C.
+        seeds: S seeds of the batches.
+        checkpoint: Beside this path every network has a file of its own, whose name tells its number and a hash of all
+            that determines it. Networks that are there are loaded, and one that was interrupted goes on.
+        label: Text of the progress bars.
+
+    Raises:
+        CduError: The numbers of models, rows and seeds differ, or as for :func:`cdu.training.train`.
+    """
+    _require_as_many(models, rows, seeds)
+    content = fingerprint(samples)
+    each = []
+    for number, (model, own, seed) in enumerate(zip(models, rows, seeds, strict=True)):
+        path = None
+        if checkpoint is not None:
+            mark = _mark(content, own, parameter_vector(model), settings, [seed])
+            path = checkpoint.with_name(f"{checkpoint.stem}-{number}-{mark}{checkpoint.suffix}")
+        place = f"{label}, {number + 1} of {len(models)}"
+        each.append(train(model, samples.subset(own), settings, seed, path, place))
+    return Shadows(tuple(each), sum(one.seconds for one in each), together=False)
 
 
 def train_together(
@@ -59,7 +126,7 @@ def train_together(
     seeds: Sequence[int],
     checkpoint: Path | None = None,
     label: str = "shadows",
-) -> Together:
+) -> Shadows:
     """Train S networks of one architecture at once, each on its own samples, with the recipe of :func:`train`.
 
     Every network sees the batches that :func:`cdu.training.train` would draw for its seed, has an Adam of its own and
@@ -75,19 +142,13 @@ def train_together(
         checkpoint: Where the result is kept (safetensors); loaded if it is there. Progress is kept beside it.
         label: Text of the progress bar.
 
-    Returns:
-        Weights and time.
-
     Raises:
-        CduError: The modules have buffers or differ, or the numbers of models, rows and seeds do; a network diverged;
-            the checkpoint is damaged or belongs to another training.
+        CduError: The modules have buffers or dropout, or differ, or the numbers of models, rows and seeds do; a network
+            diverged; the checkpoint is damaged or belongs to another training.
     """
     _require_batchable(models, rows, seeds)
     w = torch.stack([parameter_vector(model) for model in models])
-    contents = [hashlib.sha256(part.cpu().numpy().tobytes()).hexdigest() for part in (rows, w)]
-    mark = digest(
-        [REVISIONS["04_shadows"], settings.model_dump(mode="json"), list(seeds), fingerprint(samples), *contents]
-    )
+    mark = _mark(fingerprint(samples), rows, w, settings, seeds)
     groups = _groups(w, samples, rows, settings, seeds)
     partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
     done, seconds = 0, 0.0
@@ -112,9 +173,9 @@ def train_together(
     if checkpoint is not None and partial is not None and not checkpoint.exists():
         _save(checkpoint, groups, {"epochs": settings.epochs, "seconds": seconds, "mark": mark})
         partial.unlink(missing_ok=True)
-    return Together(
-        torch.stack([project(one, settings.radius) for group in groups for one in group.w.detach()]), seconds
-    )
+    weights = [project(one, settings.radius) for group in groups for one in group.w.detach()]
+    each = [Trained(model, one, []) for model, one in zip(models, weights, strict=True)]
+    return Shadows(tuple(each), seconds, together=True)
 
 
 @dataclass(frozen=True)
@@ -146,19 +207,35 @@ def _groups(
     return found
 
 
-def _require_batchable(models: Sequence[nn.Module], rows: Tensor, seeds: Sequence[int]) -> None:
+def _mark(content: str, rows: Tensor, w: Tensor, settings: TrainingSettings, seeds: Sequence[int]) -> str:
+    """Hash of all that determines a training: the samples' fingerprint, the rows of each network, initial weights."""
+    hashes = [hashlib.sha256(part.cpu().numpy().tobytes()).hexdigest() for part in (rows, w)]
+    return digest([REVISIONS["04_shadows"], settings.model_dump(mode="json"), list(seeds), content, *hashes])
+
+
+def _not_batched(model: nn.Module) -> str:
+    """What a network has that is not batched over models; empty if nothing."""
+    for name, _ in model.named_buffers():
+        return f"the buffer '{name}'"
+    random = (layer for layer in model.modules() if isinstance(layer, nn.modules.dropout._DropoutNd))
+    return next((type(layer).__name__ for layer in random), "")
+
+
+def _require_as_many(models: Sequence[nn.Module], rows: Tensor, seeds: Sequence[int]) -> None:
     if not len(models) == len(rows) == len(seeds) > 0:
         raise CduError(
             f"{len(models)} models, {len(rows)} rows and {len(seeds)} seeds were given; there must be as many of each, "
             "at least one"
         )
-    buffers = [name for name, _ in models[0].named_buffers()]
-    random = [layer for layer in models[0].modules() if isinstance(layer, nn.modules.dropout._DropoutNd)]
-    if buffers or random:
-        found = f"the buffer '{buffers[0]}'" if buffers else f"{type(random[0]).__name__}"
+
+
+def _require_batchable(models: Sequence[nn.Module], rows: Tensor, seeds: Sequence[int]) -> None:
+    _require_as_many(models, rows, seeds)
+    found = _not_batched(models[0])
+    if found:
         raise CduError(
             f"networks with {found} cannot be trained together: BatchNorm's statistics and dropout are not batched "
-            "over models; use cdu.training.train for one after another"
+            "over models; use train_shadows, which trains such networks one after another"
         )
     if len({str(model) for model in models}) > 1:
         raise CduError("the shadow models must be of one architecture; build them from the same settings")

@@ -1,12 +1,13 @@
-"""The Newton step for networks whose Hessian is taken over part of the retained set."""
+"""Large networks: the Newton step with the Hessian over part of the retained set, and the methods beside it."""
 
 from dataclasses import replace
 
 import torch
 
+from cdu.config import ScaleSettings, UnlearningSettings
 from cdu.curvature import Hessian, lanczos
 from cdu.data import Samples
-from cdu.unlearning import NewtonStep, Problem, Update
+from cdu.unlearning import SECOND_SEED, Method, NewtonStep, Original, Problem, Retrain, Update, build
 
 
 def part_of(samples: Samples, size: int | None, generator: torch.Generator) -> Samples:
@@ -38,6 +39,33 @@ class SubsampledNewton:
         # With S in place of D_r that step has the factor n_u/|S|; it is linear in it.
         w = torch.lerp(problem.w_star, update.w, len(part) / len(problem.retain))
         return replace(update, w=w)
+
+
+def scale_methods(unlearning: UnlearningSettings, scale: ScaleSettings, seed: int) -> dict[str, Method]:
+    """The methods on a network for which no hyper-parameters are searched, by the name they have in tables.
+
+    The yardsticks come first. Then comes the Newton step over part of D_r at every λ that has a name in the experiment,
+    called *newton* at the default λ and *newton, λ = …* at the others. Last are the methods of ``scale.methods`` with
+    the hyper-parameters that are given there.
+
+    Args:
+        unlearning: λ, and ε and δ for methods that add noise of their own.
+        scale: The part of D_r, and the further methods.
+        seed: Seed that the original model was trained with.
+
+    Raises:
+        CduError: ``scale.methods`` names an unknown method, or hyper-parameters that a method does not take.
+    """
+    default = unlearning.dampings[unlearning.default].value
+    others = sorted({named.value for named in unlearning.dampings.values()} - {default})
+    dampings = {"newton": default, **{f"newton, λ = {value:g}": value for value in others}}
+    return {
+        "original": Original(),
+        "retrain": Retrain(),
+        "second retraining": Retrain(seed + SECOND_SEED),
+        **{name: SubsampledNewton(value, scale.hessian_samples) for name, value in dampings.items()},
+        **{name: build(name, values, unlearning.epsilon, unlearning.delta) for name, values in scale.methods.items()},
+    }
 
 
 def spectrum_ends(problem: Problem, samples: int, steps: int, generator: torch.Generator) -> tuple[float, float]:
