@@ -92,7 +92,7 @@ certifying = f"noise for ε = {unlearning.epsilon:g}"
 def follow(name, method, count, axis, carried, sigmas, checkpoints=None):
     """Answer all requests with one method; log what comes out after each, or where so many are gone."""
     kept, total = sequential.keeper(scenario, method, count, carried), 0.0
-    chain = sequential.answers(problem, asked(count), method, seed, carried, kept)
+    chain = sequential.answers(problem, asked(count), method, carried, kept, unsafe_seed=seed)
     answered = 0
     try:
         for answer in tqdm(chain, desc=f"{name}, {count} requests", total=count, unit="request"):
@@ -123,7 +123,7 @@ def yardsticks(count, axis, sigmas, checkpoints=None):
         if checkpoints is not None and len(request.gone) not in checkpoints:
             continue
         where = {"axis": axis, "point": request.number}
-        nothing = sequential.Answer(request, problem, Update(problem.w_star, 0.0), seed)
+        nothing = sequential.Answer(request, problem, Update(problem.w_star, 0.0), seed, public=True)
         for label, sigma in sigmas.items():
             released = nothing.release(sigma, unlearning.delta)
             judge(released.objective, released.w, request.gone, request.retain, method=label, **where)

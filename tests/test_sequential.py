@@ -99,7 +99,7 @@ def test_on_a_quadratic_every_iterate_is_the_retrained_model(seed, form):
     """The undamped step is exact, whatever the number of requests, in both forms."""
     objective, samples = linear(convex.squared_error, seed)
     problem = problem_of(objective, samples, ridge_solution(samples))
-    chain = answers(problem, asked(samples, 20, 10, seed), NewtonStep(0.0, "exact", form), seed)
+    chain = answers(problem, asked(samples, 20, 10, seed), NewtonStep(0.0, "exact", form), unsafe_seed=seed)
     moved = 0.0
     for answer in chain:
         expected = ridge_solution(answer.request.retain)
@@ -114,7 +114,7 @@ def test_from_the_noisy_release_a_quadratic_forgets_the_noise():
     problem = problem_of(objective, samples, ridge_solution(samples))
     step = NewtonStep(0.0, "exact")
     starts = []
-    for answer in answers(problem, asked(samples, 20, 5), step, seed=0, sigma=0.3):
+    for answer in answers(problem, asked(samples, 20, 5), step, sigma=0.3, unsafe_seed=0):
         starts.append(answer.problem.w_star)
         assert (answer.iterate - ridge_solution(answer.request.retain)).norm() < 1e-10
     noisy = [(start - problem.w_star).norm().item() for start in starts]
@@ -130,7 +130,7 @@ def test_the_two_forms_agree_at_an_optimum_and_not_elsewhere(seed):
 
     def first(w, form):
         step = NewtonStep(1.0, "exact", form)
-        return next(answers(problem_of(objective, samples, w), asked(samples, 20, 2), step, seed)).iterate
+        return next(answers(problem_of(objective, samples, w), asked(samples, 20, 2), step, unsafe_seed=seed)).iterate
 
     step = (first(optimum, "retain") - optimum).norm()
     assert (first(optimum, "retain") - first(optimum, "forget")).norm() < 1e-9 * step
@@ -143,7 +143,7 @@ def test_on_softmax_every_iterate_is_nearer_to_retraining_than_doing_nothing(rad
     start = torch.zeros(objective.size, dtype=torch.float64)
     optimum = convex.minimise(objective, samples, start, 1e-12).w
     problem = problem_of(objective, samples, project(optimum, radius), radius)
-    last = list(answers(problem, asked(samples, 20, 10), NewtonStep(0.0, "exact"), 0))[-1]
+    last = list(answers(problem, asked(samples, 20, 10), NewtonStep(0.0, "exact")))[-1]
     assert last.iterate.norm() <= radius
     if radius > optimum.norm():
         retrained = convex.minimise(objective, last.request.retain, optimum, 1e-12).w
@@ -154,7 +154,7 @@ def test_on_softmax_every_iterate_is_nearer_to_retraining_than_doing_nothing(rad
 def test_every_start_lies_in_the_ball_and_is_what_the_last_answer_left(sigma):
     objective, w, samples = network("smooth mlp", count=40)
     problem = problem_of(objective, samples, w, radius=0.9 * w.norm().item())
-    found = list(answers(problem, asked(samples, 20, 4), NewtonStep(5.0), 0, sigma))
+    found = list(answers(problem, asked(samples, 20, 4), NewtonStep(5.0), sigma))
     assert len(found) == 4
     assert torch.equal(found[0].problem.w_star, project(w, problem.radius))
     for before, after in itertools.pairwise(found):
@@ -170,7 +170,7 @@ def test_the_noiseless_chain_does_not_know_its_noise_and_the_noisy_one_does():
 
     def iterates(seed, sigma):
         parts = list(asked(samples, 20, 3))
-        return [answer.iterate for answer in answers(problem, parts, NewtonStep(5.0), seed, sigma)]
+        return [answer.iterate for answer in answers(problem, parts, NewtonStep(5.0), sigma, unsafe_seed=seed)]
 
     for ours, theirs in zip(iterates(0, 0.0), iterates(1, 0.0), strict=True):
         assert torch.equal(ours, theirs)
@@ -182,13 +182,25 @@ def test_the_noiseless_chain_does_not_know_its_noise_and_the_noisy_one_does():
 def test_every_release_has_noise_of_its_own_and_models_are_compared_at_the_same():
     objective, w, samples = network("smooth mlp", count=40)
     problem = problem_of(objective, samples, w)
-    found = list(answers(problem, asked(samples, 20, 2), Original(), seed=3))
+    found = list(answers(problem, asked(samples, 20, 2), Original(), unsafe_seed=3))
     noise = [answer.release(1.0).w - answer.iterate for answer in found]
     assert abs(noise[0].std().item() - 1) < 4 / math.sqrt(2 * len(w))
     assert not torch.allclose(noise[0], noise[1])
     other = found[0].release(2.0, update=Update(0.5 * w, 0.0)).w - 0.5 * w
     assert torch.allclose(other, 2 * noise[0])
     assert torch.equal(found[0].release().w, found[0].iterate)
+
+
+def test_no_two_releases_of_an_answer_give_its_iterate_away():
+    objective, w, samples = network("smooth mlp", count=40)
+    problem = problem_of(objective, samples, w)
+    one = next(answers(problem, asked(samples, 20, 2), Original()))
+    first, second = (one.release(sigma).w for sigma in (1.0, 2.0))
+    # With one draw for both this would be the iterate.
+    assert (2 * first - second - one.iterate).norm() > 0.5 * math.sqrt(8 * len(w))
+    assert torch.equal(one.release(1.0).w, first)
+    again = next(answers(problem, asked(samples, 20, 2), Original()))
+    assert not torch.allclose(again.release(1.0).w, first)
 
 
 @pytest.mark.parametrize(("releases", "sigma"), [(1, 3.0), (10, 20.0), (50, 40.0)])
@@ -210,7 +222,7 @@ def test_a_refused_request_ends_the_chain_after_those_before_it():
             raise CduError("no more")
         return Update(given.w_star, 0.0)
 
-    chain = answers(problem, asked(samples, 20, 10), refusing, 0)
+    chain = answers(problem, asked(samples, 20, 10), refusing)
     assert [next(chain).request.number for _ in range(4)] == [1, 2, 3, 4]
     with pytest.raises(CduError, match="no more"):
         next(chain)
@@ -235,7 +247,7 @@ def test_updates_are_kept_and_not_computed_twice(tmp_path):
         method = Counted(damping)
         kept = sequential.keeper(scenario, method, count, sigma)
         parts = requests(scenario.data.train, scenario.split.train, scenario.split.forget, count, 0)
-        return list(itertools.islice(answers(scenario.problem(), parts, method, 0, sigma, kept), stop))
+        return list(itertools.islice(answers(scenario.problem(), parts, method, sigma, kept, unsafe_seed=0), stop))
 
     chain(stop=2)
     assert len(calls) == 2
@@ -274,6 +286,6 @@ def test_a_step_is_given_what_is_left_after_the_request_and_what_it_deletes():
 
     objective, w, _ = network("mlp")
     problem = problem_of(objective, samples, w)
-    for answer in answers(problem, asked(samples, 9, 3), method, 0):
+    for answer in answers(problem, asked(samples, 9, 3), method):
         assert isinstance(answer.request, Request)
     assert seen == [(17, 3, None), (14, 3, None), (11, 3, None)]

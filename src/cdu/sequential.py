@@ -1,5 +1,6 @@
 """Requests one after another: how a forget set is cut into them, and the chain of steps that answers them."""
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,12 +82,15 @@ class Answer:
         problem: What the method was given: where it started, D_{r_k} and D_{u_k}.
         update: What it returned, before projection and noise.
         seed: Seed of the noise.
+        public: Whether others may know the seed, as in records: then releases with different noise share one draw, so
+            that they can be compared. Else each σ has a draw of its own, which nobody can subtract.
     """
 
     request: Request
     problem: Problem
     update: Update
     seed: int
+    public: bool = False
 
     @property
     def iterate(self) -> Tensor:
@@ -97,11 +101,12 @@ class Answer:
         """What is handed out after this request, with the noise of this request.
 
         Args:
-            sigma: Standard deviation of the noise per coordinate; 0 for none.
+            sigma: Standard deviation of the noise per coordinate; 0 for none. The same σ gives the same release again.
             delta: δ of the certificate of this release alone.
             update: Another method's update that gets the same noise; this one's when None.
         """
-        noise = generator(self.seed, "request noise", self.request.number)
+        purpose = () if self.public else (float(sigma).hex(),)
+        noise = generator(self.seed, "request noise", self.request.number, *purpose)
         return publish(self.problem, self.update if update is None else update, noise, sigma, delta)
 
 
@@ -114,9 +119,10 @@ def answers(
     problem: Problem,
     asked: Iterable[Request],
     method: Method,
-    seed: int,
     sigma: float = 0.0,
     kept: Keep = compute,
+    *,
+    unsafe_seed: int | None = None,
 ) -> Iterator[Answer]:
     """Answer requests one after another, each from where the last one ended.
 
@@ -129,9 +135,10 @@ def answers(
         problem: The original model; its D_r and D_u are not used.
         asked: The requests, in order.
         method: Answers each.
-        seed: Seed of what the method draws, and of the noise.
         sigma: Standard deviation of the noise that is carried on; 0 where the noiseless iterate is.
         kept: Where updates are kept; nowhere by default.
+        unsafe_seed: For tests and records: seed of what the method draws, and of the noise, in which releases with
+            different σ then share their draw. Otherwise it is of the operating system's entropy.
 
     Yields:
         The answer to each request, before the next is looked at.
@@ -139,6 +146,7 @@ def answers(
     Raises:
         CduError: The method refuses a request; the answers before it have been yielded.
     """
+    seed = secrets.randbits(63) if unsafe_seed is None else unsafe_seed
     state = problem.w_star
     for request in asked:
         local = replace(
@@ -149,7 +157,7 @@ def answers(
             stopped=None,
         )
         update = kept(request.number, partial(method, local, generator(seed, "request", request.number)))
-        answer = Answer(request, local, update, seed)
+        answer = Answer(request, local, update, seed, public=unsafe_seed is not None)
         yield answer
         state = answer.iterate if sigma == 0 else answer.release(sigma).w
 
