@@ -97,6 +97,55 @@ def test_one_step_is_adam_with_coupled_decay_then_projection():
     assert trained.history[0]["projected"] == 1.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["mlp", "allcnn"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_is_the_plain_loop_with_pytorchs_adam_to_the_bit(dtype, name, seed):
+    samples = digits().subset(torch.arange(70)).to(dtype=dtype)
+    settings = TrainingSettings(epochs=3, batch_size=32, radius=4.0, weight_decay=0.01)
+    trained = training.train(fresh(seed, name).to(dtype), samples, settings, seed)
+    model = fresh(seed, name).to(dtype).train()
+    objective, w = training.Objective(model), parameter_vector(model).requires_grad_()
+    adam = torch.optim.Adam([w], lr=settings.learning_rate, weight_decay=0.01, fused=True)
+    losses, active = [], []
+    for epoch in range(3):
+        order = torch.randperm(70, generator=training.generator(seed, "batches", epoch))
+        losses.append(torch.zeros((), dtype=dtype))
+        for rows in order.split(32):
+            loss = torch.nn.functional.cross_entropy(
+                objective.forward(w, samples.batch(rows)[0]), samples.targets[rows]
+            )
+            (w.grad,) = torch.autograd.grad(loss, w)
+            adam.step()
+            with torch.no_grad():
+                norm = w.norm()
+                active.append((norm > 4.0).item())
+                w.mul_((4.0 / norm).clamp(max=1.0))
+                losses[-1] += loss * len(rows)
+    assert torch.equal(trained.w, training.project(w.detach(), 4.0))
+    assert all(map(torch.equal, trained.model.buffers(), model.buffers()))
+    assert [row["loss"] for row in trained.history] == [loss.item() / 70 for loss in losses]
+    assert [row["projected"] for row in trained.history] == [sum(active[i : i + 3]) / 3 for i in (0, 3, 6)]
+
+
+@pytest.mark.parametrize("name", ["mlp", "allcnn"])
+def test_training_is_that_of_a_module_with_its_own_parameters(name):
+    samples = digits().subset(torch.arange(70)).to(dtype=torch.float64)
+    settings = TrainingSettings(epochs=2, batch_size=32, radius=1e6, weight_decay=0.01)
+    trained = training.train(fresh(name=name).double(), samples, settings, 5)
+    model = fresh(name=name).double().train()
+    adam = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    for epoch in range(2):
+        for rows in torch.randperm(70, generator=training.generator(5, "batches", epoch)).split(32):
+            adam.zero_grad()
+            inputs, targets = samples.batch(rows)
+            torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+            adam.step()
+    torch.testing.assert_close(trained.w, parameter_vector(model), rtol=1e-9, atol=1e-11)
+    for one, other in zip(trained.model.buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_projection_is_idempotent_and_ends_inside(seed):
     w = torch.randn(26_506, generator=torch.Generator().manual_seed(seed))
