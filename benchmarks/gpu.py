@@ -90,7 +90,7 @@ class Sheet:
         """One row."""
         self.rows.append({"what": what, **values})
         storage.write_json(self.path, {**self.head, "rows": self.rows})
-        print(f"{what:<52}" + "  ".join(_cell(key, value) for key, value in values.items()), flush=True)
+        print(f"{what:<68}" + "  ".join(_cell(key, value) for key, value in values.items()), flush=True)
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:

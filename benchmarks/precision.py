@@ -1,7 +1,7 @@
 """Does training in bf16 cost accuracy? ``python -m benchmarks.precision`` trains in it and in float32, with some seeds.
 
 Both start from the same weights and see the same batches; accuracy is that on the test set, computed in float32. The
-recipe is that of the experiment ``paper``. On a CPU, ``--width 0.1 --samples 2000`` tries the program.
+recipe is that of the experiment ``paper``. On a CPU, ``--width 0.1 --samples 2000 --judged 2000`` tries the program.
 """
 
 import argparse
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--network", default="allcnn", choices=["allcnn", "resnet18"])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--samples", type=int, default=0, help="training images; 0 are all of them")
+    parser.add_argument("--judged", type=int, default=0, help="test images; 0 are all of them")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("runs") / "precision.json")
@@ -36,10 +37,11 @@ def main() -> None:
     device = pick_device(options.device)
     print(precision.configure(device.type))
     dataset = channels_last(data.load("cifar10", device))
-    samples = dataset.train
-    if options.samples:
-        # Random in the file's own order.
-        samples = samples.subset(torch.arange(options.samples))
+    # The files' own order is random.
+    samples, judged = (
+        part.subset(torch.arange(size or len(part)))
+        for part, size in ((dataset.train, options.samples), (dataset.test, options.judged))
+    )
     recipe = load_experiment("paper").settings("cifar10").training.model_copy(update={"epochs": options.epochs})
     settings = ModelSettings(name=options.network, width=options.width)
     found: dict[str, list[dict[str, Any]]] = {chosen: [] for chosen in COMPARED}
@@ -47,7 +49,7 @@ def main() -> None:
         for chosen in COMPARED:
             model = models.build(settings, dataset.input_shape, dataset.classes, seed).to(device)
             trained = train(model, samples, recipe, seed, label=f"{chosen}, seed {seed}", computed_in=chosen)
-            share = accuracy(Objective(trained.model), trained.w, dataset.test)
+            share = accuracy(Objective(trained.model), trained.w, judged)
             row = {"seed": seed, "accuracy": share, "loss": trained.history[-1]["loss"], "seconds": trained.seconds}
             found[chosen].append(row)
             print(f"{chosen}, seed {seed}: accuracy {share:.2%}, loss {row['loss']:.4f}, {row['seconds']:.1f} s")

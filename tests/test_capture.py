@@ -28,12 +28,15 @@ class Graph:
 def device(monkeypatch):
     """PyTorch with a CUDA device of sorts; ``failure`` is what a capture raises."""
     Graph.replays = 0
-    made = SimpleNamespace(failure=None, steps=[], random=torch.zeros(3))
+    made = SimpleNamespace(failure=None, steps=[], pools=[], random=torch.zeros(3))
     stream = SimpleNamespace(wait_stream=lambda _: None)
 
     @contextmanager
-    def graph(graph, pool, stream):
-        assert pool == "pool"
+    def graph(graph, stream, pool=None):
+        made.pools.append(pool)
+        if pool is None:
+            yield
+            return
         if made.failure is not None:
             raise made.failure
         yield
@@ -112,6 +115,8 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is(device, capsys):
         run(torch.tensor([1, 2]))
     assert total == 9
     assert device.ended
+    # A capture that succeeds follows, which gives the generator back.
+    assert device.pools == ["pool", None]
     assert capsys.readouterr().out.count("(operation not permitted when stream is capturing)") == 1
 
 

@@ -146,6 +146,7 @@ def test_what_cannot_be_captured_is_trained_eagerly_and_the_next_network_is_capt
     fallen_back = training.train(averaging(), samples, SETTINGS, 0, computed_in="float32")
     assert "it cannot be captured" in capsys.readouterr().out
     assert len(made) == 1
+    assert torch.rand(100, device="cuda").unique().numel() > 90
     eager = eagerly(monkeypatch, averaging(), samples, SETTINGS, 0, computed_in="float32")
     assert_same(fallen_back, eager, parameter_vector(averaging()))
     training.train(network("allcnn"), samples, SETTINGS, 0)

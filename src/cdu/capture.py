@@ -82,9 +82,12 @@ class Captured:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 self._step(held)
         except RuntimeError as error:
-            # A capture that fails on the device leaves the allocator in the pool, with a reference to its graph.
+            # A capture that fails on the device leaves the allocator in the pool, with a reference to its graph, and
+            # the generator of random numbers in a state in which it refuses to draw. The next capture ends that.
             with suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
+            with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self._stream):
+                held.clone()
             self.obstacle = f"it cannot be captured ({str(error).strip().splitlines()[0]})"
             return
         self._graphs[len(held)] = held, graph
