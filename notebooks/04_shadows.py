@@ -96,8 +96,6 @@ def shadows(kind, epochs=recipe.epochs):
 
 
 trained, retrained = shadows("shadows"), shadows("retrained shadows")
-# On a GPU, trying every algorithm pays while training, for one size of batch, not for the many that follow.
-torch.backends.cudnn.benchmark = False
 run.log("shadows", wanted.shadows)
 run.log("pool", wanted.pool)
 run.log("shadow_seconds" if trained.together else "single_seconds", trained.seconds)

@@ -22,7 +22,6 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from cdu import certification, figures
@@ -43,8 +42,6 @@ if scale is None:
     )
 problem = scenario.problem()
 original, retrained, _ = scenario.original, scenario.retrained, scenario.second
-# All are trained. On a GPU, trying every algorithm pays there, for one size of batch, not for the many that follow.
-torch.backends.cudnn.benchmark = False
 
 # %% [markdown]
 # ## What is computed on what

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from cdu import arithmetic, canaries, changelog, notebook
+from cdu import canaries, changelog, notebook, precision
 from cdu.canaries import all_canaries, judge, moves
 from cdu.changelog import Entry
 from cdu.comparison import numbers
@@ -48,11 +48,12 @@ def test_the_committed_arithmetic_is_that_of_the_code():
     assert canaries.judge_arithmetic() == ""
 
 
-@pytest.mark.parametrize("change", ["tf32", "fastest_convolutions", "flush_denormals"])
+@pytest.mark.parametrize("change", ["training", "fastest_convolutions", "flush_denormals"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_another_arithmetic_of_a_device_is_seen_without_one(monkeypatch, device, change):
-    known = arithmetic.ARITHMETIC[device]
-    monkeypatch.setitem(arithmetic.ARITHMETIC, device, replace(known, **{change: not getattr(known, change)}))
+    known = precision.ARITHMETIC[device]
+    other = "tf32" if change == "training" else not getattr(known, change)
+    monkeypatch.setitem(precision.ARITHMETIC, device, replace(known, **{change: other}))
     assert f"the arithmetic of a device changed ({device}: " in canaries.judge_arithmetic()
 
 

@@ -6,7 +6,7 @@ from cdu.config import ModelSettings
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.models import build
-from cdu.objective import Linearised, Objective, parameter_vector
+from cdu.objective import Linearised, Objective, kept_bytes, parameter_vector
 from conftest import NETWORKS, counted, network, random_samples
 
 
@@ -154,6 +154,16 @@ def test_products_are_the_references_and_no_bit_depends_on_the_graphs_kept(name,
         for _ in range(2):
             assert torch.equal(linearised.product(vectors[0]), one)
             assert torch.equal(linearised.product(vectors), several)
+
+
+def test_kept_graphs_have_a_gibibyte_on_a_cpu_and_half_of_what_a_gpu_has_free(monkeypatch):
+    assert kept_bytes(torch.device("cpu")) == 2**30
+    free = {"mem_get_info": (50, 80), "memory_reserved": 20, "memory_allocated": 12}
+    for name, value in free.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert kept_bytes(torch.device("cuda")) == (50 + 20 - 12) // 2
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
+    assert kept_bytes(torch.device("cuda")) == 2**35
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cdu import training
+from cdu import clock, storage, training
 from cdu.config import ModelSettings, TrainingSettings
 from cdu.data import load
 from cdu.errors import CduError
@@ -72,6 +72,41 @@ def test_interrupted_training_resumes_to_the_same_bits(tmp_path, monkeypatch, na
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_the_end_of_the_time_keeps_the_epochs_that_are_done(tmp_path, monkeypatch):
+    whole = training.train(fresh(), digits(), SETTINGS, 3)
+    path = tmp_path / "model.safetensors"
+    with monkeypatch.context() as patch:
+        real = training._epoch
+
+        def last(step, run, settings, seed, epoch):
+            if epoch == 1:
+                patch.setenv(clock.VARIABLE, "1")
+            return real(step, run, settings, seed, epoch)
+
+        patch.setattr(training, "_epoch", last)
+        with pytest.raises(clock.OutOfTime, match="the time is up before epoch 3 of training"):
+            training.train(fresh(), digits(), SETTINGS, 3, path)
+    assert not path.exists()
+    done, real = [], training._epoch
+    monkeypatch.setattr(training, "_epoch", lambda *given: done.append(given[-1]) or real(*given))
+    assert torch.equal(training.train(fresh(), digits(), SETTINGS, 3, path).w, whole.w)
+    assert done == [2, 3, 4, 5]
+
+
+def test_a_model_without_moments_is_loaded_and_not_trained_further(tmp_path):
+    path, lean = tmp_path / "model.safetensors", tmp_path / "lean.safetensors"
+    trained = training.train(fresh(), digits(), SETTINGS, 3, path)
+    tensors, history = storage.read_tensors(path, "")
+    storage.write_tensors(lean, {"w": tensors["w"]}, history)
+    assert torch.equal(training.train(fresh(), digits(), SETTINGS, 3, lean).w, trained.w)
+    longer = SETTINGS.model_copy(update={"epochs": 8})
+    whole, gone_on, anew = (
+        training.train(fresh(), digits(), longer, 3, earlier=earlier).w for earlier in (None, path, lean)
+    )
+    assert torch.equal(gone_on, whole)
+    assert torch.equal(anew, whole)
+
+
 def test_a_finished_training_is_loaded_and_not_repeated(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     first = training.train(fresh(), digits(), SETTINGS, 0, path)
@@ -95,6 +130,55 @@ def test_one_step_is_adam_with_coupled_decay_then_projection():
     assert stepped.norm() > 0.5
     assert torch.allclose(trained.w, stepped * 0.5 / stepped.norm(), atol=1e-10)
     assert trained.history[0]["projected"] == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["mlp", "allcnn"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_is_the_plain_loop_with_pytorchs_adam_to_the_bit(dtype, name, seed):
+    samples = digits().subset(torch.arange(70)).to(dtype=dtype)
+    settings = TrainingSettings(epochs=3, batch_size=32, radius=4.0, weight_decay=0.01)
+    trained = training.train(fresh(seed, name).to(dtype), samples, settings, seed)
+    model = fresh(seed, name).to(dtype).train()
+    objective, w = training.Objective(model), parameter_vector(model).requires_grad_()
+    adam = torch.optim.Adam([w], lr=settings.learning_rate, weight_decay=0.01, fused=True)
+    losses, active = [], []
+    for epoch in range(3):
+        order = torch.randperm(70, generator=training.generator(seed, "batches", epoch))
+        losses.append(torch.zeros((), dtype=dtype))
+        for rows in order.split(32):
+            loss = torch.nn.functional.cross_entropy(
+                objective.forward(w, samples.batch(rows)[0]), samples.targets[rows]
+            )
+            (w.grad,) = torch.autograd.grad(loss, w)
+            adam.step()
+            with torch.no_grad():
+                norm = w.norm()
+                active.append((norm > 4.0).item())
+                w.mul_((4.0 / norm).clamp(max=1.0))
+                losses[-1] += loss * len(rows)
+    assert torch.equal(trained.w, training.project(w.detach(), 4.0))
+    assert all(map(torch.equal, trained.model.buffers(), model.buffers()))
+    assert [row["loss"] for row in trained.history] == [loss.item() / 70 for loss in losses]
+    assert [row["projected"] for row in trained.history] == [sum(active[i : i + 3]) / 3 for i in (0, 3, 6)]
+
+
+@pytest.mark.parametrize("name", ["mlp", "allcnn"])
+def test_training_is_that_of_a_module_with_its_own_parameters(name):
+    samples = digits().subset(torch.arange(70)).to(dtype=torch.float64)
+    settings = TrainingSettings(epochs=2, batch_size=32, radius=1e6, weight_decay=0.01)
+    trained = training.train(fresh(name=name).double(), samples, settings, 5)
+    model = fresh(name=name).double().train()
+    adam = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    for epoch in range(2):
+        for rows in torch.randperm(70, generator=training.generator(5, "batches", epoch)).split(32):
+            adam.zero_grad()
+            inputs, targets = samples.batch(rows)
+            torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+            adam.step()
+    torch.testing.assert_close(trained.w, parameter_vector(model), rtol=1e-9, atol=1e-11)
+    for one, other in zip(trained.model.buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("seed", range(20))

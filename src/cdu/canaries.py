@@ -179,8 +179,8 @@ def _run_here(canary: Canary, output: Path, device: str, log: Path) -> None:
 
 def arithmetic() -> dict[str, str]:
     """How every type of device computes, in words: a GPU's is known without one."""
-    from cdu.arithmetic import ARITHMETIC, configure
     from cdu.objective import CHUNK_BYTES
+    from cdu.precision import ARITHMETIC, configure
 
     try:
         return {device: f"{configure(device)}, chunks of {CHUNK_BYTES[device]:,} bytes" for device in ARITHMETIC}

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cdu.data import Samples
 from cdu.errors import CduError
-from cdu.objective import KEPT_BYTES, Linearised, Objective
+from cdu.objective import Linearised, Objective
 from cdu.rows import Rows
 
 Product = Callable[[Tensor], Tensor]
@@ -33,11 +33,12 @@ class Hessian:
         w: The point, shape (p,).
         samples: S.
         damping: λ.
-        kept_bytes: Memory that may be kept between products; see :class:`~cdu.objective.Linearised`.
+        kept_bytes: Memory that may be kept between products, what the device has room for when None; see
+            :class:`~cdu.objective.Linearised`.
     """
 
     def __init__(
-        self, objective: Objective, w: Tensor, samples: Samples, damping: float = 0.0, kept_bytes: int = KEPT_BYTES
+        self, objective: Objective, w: Tensor, samples: Samples, damping: float = 0.0, kept_bytes: int | None = None
     ) -> None:
         self.objective = objective
         self.w = w

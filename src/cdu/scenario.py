@@ -12,6 +12,7 @@ from cdu.config import REVISIONS, DatasetSettings, Experiment, ModelSettings, Tr
 from cdu.data import Dataset, Samples, Split, make_split
 from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
+from cdu.precision import arithmetic_of, training_key
 from cdu.seeding import generator
 from cdu.training import Trained, train
 from cdu.unlearning import SECOND_SEED, Problem
@@ -153,6 +154,7 @@ class Scenario:
             "device": self.device.type,
             "revision": REVISIONS["02_training"],
             "torch": torch.__version__,
+            **self._precision,
         }
         return self.checkpoints / f"{self.name}-{digest(key)}.safetensors"
 
@@ -168,7 +170,13 @@ class Scenario:
             "device": self.device.type,
             "revision": REVISIONS["02_training"],
             "torch": torch.__version__,
+            **self._precision,
         }
+
+    @property
+    def _precision(self) -> dict[str, str]:
+        """What keys of kept results say of the precision of training."""
+        return training_key(self.device.type, arithmetic_of(self.device.type).training)
 
     def problem(self, original: Trained | None = None, settings: TrainingSettings | None = None) -> Problem:
         """Delete D_u from the original model, or from another trained on D with other ``settings``."""

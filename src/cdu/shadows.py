@@ -15,11 +15,12 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from cdu import storage
+from cdu import precision, storage
 from cdu.config import REVISIONS, TrainingSettings, digest
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import parameter_vector
+from cdu.precision import Precision
 from cdu.scenario import fingerprint
 from cdu.seeding import generator
 from cdu.training import AGAIN, CHECKPOINT_SECONDS, Trained, project, train
@@ -111,7 +112,8 @@ def train_in_turn(
     for number, (model, own, seed) in enumerate(zip(models, rows, seeds, strict=True)):
         path = None
         if checkpoint is not None:
-            mark = _mark(content, own, parameter_vector(model), settings, [seed])
+            chosen = precision.arithmetic_of(rows.device.type).training
+            mark = _mark(content, own, parameter_vector(model), settings, [seed], chosen)
             path = checkpoint.with_name(f"{checkpoint.stem}-{number}-{mark}{checkpoint.suffix}")
         place = f"{label}, {number + 1} of {len(models)}"
         each.append(train(model, samples.subset(own), settings, seed, path, place))
@@ -126,6 +128,7 @@ def train_together(
     seeds: Sequence[int],
     checkpoint: Path | None = None,
     label: str = "shadows",
+    computed_in: Precision | None = None,
 ) -> Shadows:
     """Train S networks of one architecture at once, each on its own samples, with the recipe of :func:`train`.
 
@@ -141,6 +144,7 @@ def train_together(
         seeds: S seeds of the batches.
         checkpoint: Where the result is kept (safetensors); loaded if it is there. Progress is kept beside it.
         label: Text of the progress bar.
+        computed_in: What products are computed in, as for :func:`train`; what suits the device when None.
 
     Raises:
         CduError: The modules have buffers or dropout, or differ, or the numbers of models, rows and seeds do; a network
@@ -148,7 +152,8 @@ def train_together(
     """
     _require_batchable(models, rows, seeds)
     w = torch.stack([parameter_vector(model) for model in models])
-    mark = _mark(fingerprint(samples), rows, w, settings, seeds)
+    chosen = precision.arithmetic_of(w.device.type).training if computed_in is None else computed_in
+    mark = _mark(fingerprint(samples), rows, w, settings, seeds, chosen)
     groups = _groups(w, samples, rows, settings, seeds)
     partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
     done, seconds = 0, 0.0
@@ -156,11 +161,14 @@ def train_together(
         if path is not None and path.exists():
             done, seconds = _restore(path, groups, mark)
             break
-    forward = _forward(models[0])
+    forward = _forward(models[0], chosen)
     # Normalised once: every row is used by many networks in every epoch.
     table = samples.normalised(samples.inputs).flatten(1)
     saved = time.monotonic()
-    with tqdm(total=settings.epochs, initial=done, desc=f"{len(models)} {label}", unit="epoch") as progress:
+    with (
+        precision.training(w.device.type, chosen),
+        tqdm(total=settings.epochs, initial=done, desc=f"{len(models)} {label}", unit="epoch") as progress,
+    ):
         for epoch in range(done, settings.epochs):
             begin = time.perf_counter()
             for group in groups:
@@ -207,9 +215,12 @@ def _groups(
     return found
 
 
-def _mark(content: str, rows: Tensor, w: Tensor, settings: TrainingSettings, seeds: Sequence[int]) -> str:
+def _mark(
+    content: str, rows: Tensor, w: Tensor, settings: TrainingSettings, seeds: Sequence[int], chosen: Precision
+) -> str:
     """Hash of all that determines a training: the samples' fingerprint, the rows of each network, initial weights."""
     hashes = [hashlib.sha256(part.cpu().numpy().tobytes()).hexdigest() for part in (rows, w)]
+    hashes += precision.training_key(w.device.type, chosen).values()
     return digest([REVISIONS["04_shadows"], settings.model_dump(mode="json"), list(seeds), content, *hashes])
 
 
@@ -241,7 +252,7 @@ def _require_batchable(models: Sequence[nn.Module], rows: Tensor, seeds: Sequenc
         raise CduError("the shadow models must be of one architecture; build them from the same settings")
 
 
-def _forward(model: nn.Module) -> Any:
+def _forward(model: nn.Module, computed_in: Precision) -> Any:
     """The outputs of S networks for S batches, shape (S, B, classes), from flat weights of shape (S, p)."""
     named = dict(model.named_parameters())
     sizes = [parameter.numel() for parameter in named.values()]
@@ -252,7 +263,14 @@ def _forward(model: nn.Module) -> Any:
         outputs: Tensor = functional_call(model, parameters, (inputs,))
         return outputs
 
-    return vmap(single)
+    batched = vmap(single)
+
+    def forward(w: Tensor, inputs: Tensor) -> Tensor:
+        with precision.forward(w.device.type, computed_in):
+            outputs: Tensor = batched(w, inputs)
+        return outputs.to(w.dtype)
+
+    return forward
 
 
 def _epoch(

@@ -90,6 +90,21 @@ def read_tensors(path: Path, remedy: str, device: "torch.device | str" = "cpu") 
         raise unreadable(path, error, remedy) from error
 
 
+def tensor_names(path: Path, remedy: str) -> set[str]:
+    """The names of the tensors in a file.
+
+    Raises:
+        CduError: The file cannot be read; ``remedy`` says what to delete it for.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return set(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, error, remedy) from error
+
+
 def unreadable(path: Path, error: Exception, remedy: str) -> CduError:
     """The error for a kept file that is damaged, whose deletion is the remedy, as in "to train again"."""
     return CduError(f"{path} cannot be read ({error}); delete it {remedy}")

@@ -1,6 +1,7 @@
 """Training: Adam, then projection onto the ball ‖w‖₂ ≤ C, after every step. Interruptible and resumable."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 from torch.optim.adam import adam as fused_adam
 from tqdm import tqdm
 
-from cdu import storage
+from cdu import clock, precision, storage
+from cdu.capture import replayed
 from cdu.config import TrainingSettings
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
+from cdu.precision import Precision
 from cdu.seeding import generator, seed_for, seeded
 
 #: What a damaged checkpoint is deleted for.
@@ -91,6 +94,65 @@ class Adam:
         )  # fmt: skip
 
 
+class Step:
+    """One step of training on a batch: Adam down the gradient, projection onto the ball, and the sums of the epoch.
+
+    It changes :attr:`state` in place and reads no number back, so that it can be captured (:mod:`cdu.capture`).
+
+    Args:
+        objective: L, whose module is in training mode.
+        w: The weights, with ``requires_grad``.
+        adam: Adam on ``w``.
+        samples: The training set.
+        radius: C.
+        computed_in: What the forward pass runs in.
+
+    Attributes:
+        loss: Sum of the samples' losses in the epoch so far.
+        active: Number of the epoch's steps in which the projection was active.
+        finite: Whether all weights of the epoch were finite.
+    """
+
+    def __init__(
+        self, objective: Objective, w: Tensor, adam: Adam, samples: Samples, radius: float, computed_in: Precision
+    ) -> None:
+        self.objective = objective
+        self.w = w
+        self.adam = adam
+        self.samples = samples
+        self.radius = radius
+        self.computed_in = computed_in
+        self.loss = torch.zeros((), device=w.device, dtype=w.dtype)
+        self.active = torch.zeros((), device=w.device)
+        self.finite = torch.ones((), device=w.device, dtype=torch.bool)
+
+    @property
+    def state(self) -> list[Tensor]:
+        """All tensors that a step changes."""
+        sums = [self.loss, self.active, self.finite]
+        return [self.w, *self.adam.state.values(), *self.objective.model.buffers(), *sums]
+
+    def begin(self) -> None:
+        """Start the sums of an epoch."""
+        self.loss.zero_()
+        self.active.zero_()
+        self.finite.fill_(True)
+
+    def __call__(self, rows: Tensor) -> None:
+        """One step on the samples of ``rows``."""
+        w, (inputs, targets) = self.w, self.samples.batch(rows)
+        with precision.forward(w.device.type, self.computed_in):
+            outputs = self.objective.forward(w, inputs)
+        loss = self.objective.loss_of(outputs.to(w.dtype), targets)
+        self.adam.step(*torch.autograd.grad(loss, w))
+        with torch.no_grad():
+            norm = w.norm()
+            w.mul_((self.radius / norm).clamp(max=1.0))
+            self.active += norm > self.radius
+            self.loss += loss.detach() * len(rows)
+            self.finite &= norm.isfinite()
+
+
 def train(
     model: nn.Module,
     samples: Samples,
@@ -99,11 +161,12 @@ def train(
     checkpoint: Path | None = None,
     label: str = "training",
     earlier: Path | None = None,
+    computed_in: Precision | None = None,
 ) -> Trained:
     """Train a network and keep its last weights.
 
     Batches come from a permutation seeded by (seed, epoch), so that an interrupted training resumes to the same
-    weights, bit for bit on a CPU with the same number of threads.
+    weights, bit for bit on a CPU with the same number of threads. On a CUDA device a step is captured and replayed.
 
     Args:
         model: Initialised module on the device of the samples; its buffers are updated, its parameters are not.
@@ -114,9 +177,12 @@ def train(
             beside it every :data:`CHECKPOINT_SECONDS`.
         label: Text of the progress bar.
         earlier: The result of the same training with fewer epochs, to go on from where there is nothing better.
+        computed_in: What products and convolutions are computed in: "float32", "tf32" or "bf16"
+            (:data:`cdu.precision.Precision`); what suits the device when None (:data:`cdu.precision.ARITHMETIC`).
 
     Raises:
         CduError: The loss is no longer finite, or the checkpoint cannot be read.
+        OutOfTime: The batch's time is up; what was trained is kept beside the checkpoint.
     """
     objective = Objective(model)
     w = parameter_vector(model).requires_grad_()
@@ -124,17 +190,25 @@ def train(
     history: list[dict[str, float]] = []
     partial = None if checkpoint is None else checkpoint.with_suffix(".partial.safetensors")
     for path in (checkpoint, partial, earlier):
-        if path is not None and path.exists():
+        if path is not None and path.exists() and (path == checkpoint or _goes_on(path)):
             history = _restore(path, model, w, adam)
             break
     saved = time.monotonic()
+    device = w.device.type
+    chosen = precision.arithmetic_of(device).training if computed_in is None else computed_in
+    step = Step(objective, w, adam, samples, settings.radius, chosen)
+    run = replayed(step, step.state)
     model.train()
-    with tqdm(total=settings.epochs, initial=len(history), desc=label, unit="epoch") as progress:
+    with (
+        precision.training(device, chosen),
+        tqdm(total=settings.epochs, initial=len(history), desc=label, unit="epoch") as progress,
+    ):
         for epoch in range(len(history), settings.epochs):
-            history.append({"epoch": epoch + 1.0, **_epoch(objective, w, adam, samples, settings, seed, epoch)})
+            clock.require(f"epoch {epoch + 1} of {label}")
+            history.append({"epoch": epoch + 1.0, **_epoch(step, run, settings, seed, epoch)})
             progress.set_postfix(loss=f"{history[-1]['loss']:.4f}")
             progress.update()
-            if partial is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if partial is not None and (time.monotonic() - saved > CHECKPOINT_SECONDS or clock.remaining() <= 0):
                 _save(partial, model, w, adam, history)
                 saved = time.monotonic()
     model.eval()
@@ -146,42 +220,27 @@ def train(
 
 
 def _epoch(
-    objective: Objective,
-    w: Tensor,
-    adam: Adam,
-    samples: Samples,
-    settings: TrainingSettings,
-    seed: int,
-    epoch: int,
+    step: Step, run: Callable[[Tensor], None], settings: TrainingSettings, seed: int, epoch: int
 ) -> dict[str, float]:
-    """One pass over the samples; a row of the history."""
+    """One pass over the samples, a batch at a time by ``run``; a row of the history."""
     start = time.perf_counter()
+    samples = step.samples
     order = torch.randperm(len(samples), generator=generator(seed, "batches", epoch)).to(samples.device)
-    total = torch.zeros((), device=w.device, dtype=w.dtype)
-    active = torch.zeros((), device=w.device)
-    finite = torch.ones((), device=w.device, dtype=torch.bool)
-    steps = order.split(settings.batch_size)
+    batches = order.split(settings.batch_size)
+    step.begin()
     with seeded(seed_for(seed, "layers", epoch)):
-        for rows in steps:
-            inputs, targets = samples.batch(rows)
-            loss = objective.batch_loss(w, inputs, targets)
-            adam.step(*torch.autograd.grad(loss, w))
-            with torch.no_grad():
-                norm = w.norm()
-                w.mul_((settings.radius / norm).clamp(max=1.0))
-                active += norm > settings.radius
-                total += loss.detach() * len(rows)
-                finite &= norm.isfinite()
-    mean = total.item() / len(samples)
-    if not (finite & total.isfinite()):
+        for rows in batches:
+            run(rows)
+    mean = step.loss.item() / len(samples)
+    if not (step.finite & step.loss.isfinite()):
         raise CduError(
             f"training diverged in epoch {epoch + 1}: the mean loss is {mean:g} and weights or loss overflowed; "
             f"lower the learning rate (it is {settings.learning_rate:g})"
         )
     return {
         "loss": mean,
-        "norm": w.detach().norm().item(),
-        "projected": active.item() / len(steps),
+        "norm": step.w.detach().norm().item(),
+        "projected": step.active.item() / len(batches),
         "seconds": time.perf_counter() - start,
     }
 
@@ -191,6 +250,11 @@ def _save(path: Path, model: nn.Module, w: Tensor, adam: Adam, history: list[dic
     tensors = {"w": w.detach(), **{f"adam.{key}": value for key, value in adam.state.items()}}
     tensors |= {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
     storage.write_tensors(path, tensors, history)
+
+
+def _goes_on(path: Path) -> bool:
+    """Whether a training can go on from a checkpoint: Adam's moments are kept there."""
+    return "adam.step" in storage.tensor_names(path, AGAIN)
 
 
 def _restore(path: Path, model: nn.Module, w: Tensor, adam: Adam) -> list[dict[str, float]]:

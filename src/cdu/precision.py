@@ -1,0 +1,119 @@
+"""In which precision a device computes: training in its own, everything else in full single precision.
+
+Before anything is computed, :func:`configure` sets what everything is computed in; its words stand in the record beside
+the device. :func:`training` and :func:`forward` set what training is computed in, and give it back.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+#: What products and convolutions of training are computed in. "tf32" rounds their factors to 10 bits of mantissa. With
+#: "bf16" the forward pass runs in 8 bits where PyTorch's autocast deems that safe; weights, the loss, Adam, BatchNorm's
+#: statistics and the projection stay in single precision. Sums are taken in 32 bits either way.
+Precision = Literal["float32", "tf32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a type of device computes.
+
+    Attributes:
+        training: What training is computed in; everything else is in float32.
+        fastest_convolutions: Whether convolutions of training take the algorithm that is fastest when tried. Trying
+            pays for one size of batch, not for the many sizes of everything else.
+        flush_denormals: Whether numbers below 1e-38 become 0 on the CPU: without it an epoch can take ten times longer.
+    """
+
+    training: Precision
+    fastest_convolutions: bool
+    flush_denormals: bool = True
+
+
+#: By type of device.
+ARITHMETIC = {
+    "cpu": Arithmetic(training="float32", fastest_convolutions=False),
+    "cuda": Arithmetic(training="bf16", fastest_convolutions=True),
+}
+
+
+def arithmetic_of(device: str) -> Arithmetic:
+    """How a type of device computes; one that is not listed, like CUDA."""
+    return ARITHMETIC.get(device, ARITHMETIC["cuda"])
+
+
+def configure(device: str) -> str:
+    """Set full single precision for a type of device, and say in words what is in force there.
+
+    Args:
+        device: The type, such as "cuda"; it need not be there.
+    """
+    _set_products(tf32=False)
+    torch.backends.cudnn.benchmark = False
+    torch.set_flush_denormal(arithmetic_of(device).flush_denormals)
+    return in_force(device)
+
+
+def in_force(device: str) -> str:
+    """The arithmetic of a type of device in words: training's as chosen, everything else's as PyTorch tells it."""
+    chosen = arithmetic_of(device)
+    everything = "float32" if _products_are_single() else "TF32"
+    training = [] if chosen.training == "float32" else [f"in {NAMES[chosen.training]}"]
+    if chosen.fastest_convolutions:
+        training.append("with the fastest convolutions")
+    words = [f"training {' '.join(training)}, else {everything}" if training else everything]
+    if not torch.tensor(1e-310, dtype=torch.float64).mul(1.0).item():
+        words.append("denormals flushed")
+    return ", ".join(words)
+
+
+#: How the words call a precision.
+NAMES: dict[Precision, str] = {"float32": "float32", "tf32": "TF32", "bf16": "bf16"}
+
+
+@contextmanager
+def training(device: str, precision: Precision) -> Iterator[None]:
+    """Training's products and convolutions within the block; afterwards, also after an error, what was in force before.
+
+    Args:
+        device: The type of device.
+        precision: What to compute in; for "bf16" the forward pass needs :func:`forward` besides.
+    """
+    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    fastest = torch.backends.cudnn.benchmark
+    _set_products(tf32=precision == "tf32")
+    torch.backends.cudnn.benchmark = arithmetic_of(device).fastest_convolutions
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matrices)
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.backends.cudnn.benchmark = fastest
+
+
+def forward(device: str, precision: Precision) -> AbstractContextManager[object]:
+    """What a forward pass of training runs in: PyTorch's autocast for "bf16", else nothing.
+
+    Its cache of cast weights would outlive the CUDA graph that a pass is captured in, and is off. A pass uses a weight
+    once.
+    """
+    if precision != "bf16":
+        return nullcontext()
+    return torch.autocast(device, torch.bfloat16, cache_enabled=False)
+
+
+def training_key(device: str, precision: Precision) -> dict[str, str]:
+    """What the precision adds to the key that a kept training is found by: nothing for float32 on a CPU."""
+    return {} if (device, precision) == ("cpu", "float32") else {"precision": precision}
+
+
+def _set_products(tf32: bool) -> None:
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def _products_are_single() -> bool:
+    return torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
