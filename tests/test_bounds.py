@@ -198,6 +198,16 @@ def test_a_budget_is_fixed_in_advance():
     assert any("retraining replaces it" in text for text in bound.assumptions)
 
 
+@pytest.mark.parametrize("length", [1e-320, 1e-151, 1e151, 1e308])
+def test_lengths_whose_square_is_no_number_are_refused(length):
+    for bound in (c.trivial_bound, c.budget_bound, lambda radius: c.unprojected_bound(radius, 1.0)):
+        with pytest.raises(CduError, match="beyond which its square is no double precision number; measure weights in"):
+            bound(length)
+    for within in (1e-150, 1e150):
+        sigma = c.required_sigma(c.trivial_bound(within), 1.0, 1e-5)
+        assert c.certify(c.trivial_bound(within), sigma, 1e-5).epsilon <= 1.0
+
+
 def test_a_sequence_is_as_good_as_its_worst_step():
     steps = [c.newton_bound(1, m, 1, 1, fixed_in_advance=True) for m in (0.1, 0.7, 0.3)]
     bound = c.sequential_bound(steps)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -84,6 +86,35 @@ def changed(tmp_path, change):
 def test_settings_that_do_not_fit_are_named(tmp_path, change, message):
     with pytest.raises(CduError, match=message):
         load_experiment(changed(tmp_path, change))
+
+
+def test_a_number_is_a_number_however_it_is_written(tmp_path):
+    text = (repository() / "experiments" / "quick.yaml").read_text()
+    for written in ("1e-3", "1E-3", ".1e-2", "1.0e-3", "0.001", "+1e-3"):
+        path = tmp_path / "quick.yaml"
+        path.write_text(re.sub(r"learning_rate: \S+, weight_decay", f"learning_rate: {written}, weight_decay", text))
+        assert load_experiment(str(path)).settings("digits").training.learning_rate == 1e-3
+    path.write_text(re.sub(r"(fine-tuning: .*learning_rate: )\[.*?\]", r"\1[1e-4, 3e-4]", text))
+    space = load_experiment(str(path)).settings("digits").methods.spaces["fine-tuning"]
+    assert space["learning_rate"] == (1e-4, 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: [0, 1, 2]", "seeds: [0, 1, 1]", r"a seed is listed twice in \[0, 1, 1\]"),
+        ("seeds: [0, 1, 2]", "seeds: [0, 1, 2]\nseeds: [5]", "'seeds' is given twice"),
+        ("radius: 8", "radius: true", "'radius' is True; yes and no are no numbers"),
+        ("dampings: [", "dampings: [yes, ", "'dampings' is .*yes and no are no numbers"),
+    ],
+)
+def test_what_yaml_would_take_for_something_else_is_refused(tmp_path, old, new, message):
+    text = (repository() / "experiments" / "quick.yaml").read_text()
+    assert old in text
+    path = tmp_path / "quick.yaml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(CduError, match=message):
+        load_experiment(str(path))
 
 
 def test_a_batch_runs_the_sections_that_it_names_and_large_networks_only_where_they_are_set_up():

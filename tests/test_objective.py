@@ -1,12 +1,15 @@
 import pytest
 import torch
 from torch.func import functional_call, grad, hessian, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cdu.config import ModelSettings
+from cdu.curvature import Hessian
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.models import build
 from cdu.objective import Linearised, Objective, kept_bytes, parameter_vector
+from cdu.solvers import lissa
 from conftest import NETWORKS, counted, network, random_samples
 
 
@@ -371,3 +374,41 @@ def test_every_part_of_a_module_is_given_back_in_its_own_mode():
     assert [module.training for module in model.modules()] == modes
     objective.gradient(parameter_vector(model), samples)
     assert [module.training for module in model.modules()] == modes
+
+
+class Attention(torch.nn.Module):
+    """One layer of attention over six tokens of four numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.read = torch.nn.Linear(4, 12), torch.nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        query, key, value = self.mix(inputs).unsqueeze(1).chunk(3, dim=-1)
+        return self.read(torch.nn.functional.scaled_dot_product_attention(query, key, value).squeeze(1).mean(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_of_a_network_with_fused_attention_are_those_of_its_dense_hessian(dtype):
+    model = Attention().to(dtype)
+    rng = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(20, 6, 4, generator=rng, dtype=dtype), torch.randint(3, (20,), generator=rng)
+    samples = Samples(inputs, targets, dtype=dtype)
+    objective, w = Objective(model, l2=0.1, chunk=8), parameter_vector(model)
+    vectors = torch.randn(3, len(w), generator=rng, dtype=dtype)
+    with sdpa_kernel(SDPBackend.MATH):
+        dense = hessian(lambda point: objective.batch_loss(point, inputs, targets))(w)
+    dense += 0.1 * torch.eye(len(w), dtype=dtype)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+    assert torch.allclose(objective.hvp(w, samples, vectors), vectors @ dense, atol=tolerance)
+    operator = Hessian(objective, w, samples) + 1.0
+    solution = lissa(operator, vectors[0], scale=50, depth=3, repeats=2, batch_size=4, generator=rng)
+    assert solution.x.isfinite().all()
+
+
+def test_the_size_of_a_chunk_goes_with_the_loss_to_another_module():
+    model = torch.nn.Linear(3, 2)
+    objective = Objective(model, l2=0.5, chunk=7, chunk_bytes=1000)
+    twin = objective.with_model(torch.nn.Linear(3, 2))
+    assert (twin.chunk, twin.chunk_bytes, twin.l2, twin.loss_of) == (7, 1000, 0.5, objective.loss_of)
+    assert objective.with_model(model, l2=0.0).l2 == 0

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,10 +62,41 @@ REVISIONS: dict[str, int] = {
 }
 
 
+class Loader(yaml.SafeLoader):
+    """YAML with the numbers of its version 1.2, in which 1e-4 is one, and without a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A block; a key that was given before is an error."""
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def _kinds_of(value: Any) -> set[bool]:
+    """Whether a value, or one in a list, is yes or no; and whether one is not."""
+    return {isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else [value])}
+
+
 class Settings(BaseModel):
     """Base of every block: unknown keys are errors, values cannot be changed after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, content: Any) -> Any:
+        for name, value in content.items() if isinstance(content, dict) else ():
+            field = cls.model_fields.get(name)
+            if field is not None and field.annotation is not bool and True in _kinds_of(value):
+                raise ValueError(f"'{name}' is {value!r}; yes and no are no numbers here")
+        return content
 
 
 class ModelSettings(Settings):
@@ -480,6 +512,13 @@ class Experiment(Settings):
         return str(name) if isinstance(name, int | float) else name
 
     @model_validator(mode="after")
+    def _seeds_are_different(self) -> "Experiment":
+        for seeds in (self.seeds, *self.section_seeds.values()):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"a seed is listed twice in {list(seeds)}; the same run would count twice")
+        return self
+
+    @model_validator(mode="after")
     def _sections_are_known(self) -> "Experiment":
         named = {
             "section_seeds": self.section_seeds,
@@ -601,7 +640,7 @@ def load_experiment(name_or_path: str) -> Experiment:
             f"known are {', '.join(available_experiments())}, or give the path of a .yaml file"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
         content = _block(content, path.name, "the file")
         defaults = _block(content.pop("defaults", {}), path.name, "defaults")
         datasets = _block(content.get("datasets"), path.name, "datasets")

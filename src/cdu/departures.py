@@ -205,7 +205,7 @@ def training_mode(objective: Objective, w: Tensor, samples: Samples, batch_size:
         samples: S.
         batch_size: Samples in a batch; the last may have fewer.
     """
-    moved = Objective(copy.deepcopy(objective.model).train(), objective.loss_of)
+    moved = objective.with_model(copy.deepcopy(objective.model).train(), l2=0.0)
     with torch.no_grad():
         outputs = torch.cat([moved.forward(w, inputs) for inputs, _ in samples.batches(batch_size)])
     before, after = (_statistics(module) for module in (objective.model, moved.model))

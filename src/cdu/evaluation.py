@@ -50,7 +50,7 @@ def relearn(
         settings: Adam's constants and the largest number of epochs.
         seed: Seed of the batches.
     """
-    learner = Objective(copy.deepcopy(objective.model), objective.loss_of)
+    learner = objective.with_model(copy.deepcopy(objective.model), l2=0.0)
     point = w.detach().clone().requires_grad_()
     adam = torch.optim.Adam([point], lr=settings.learning_rate)
     losses = [learner.mean_loss(point.detach(), forget)]

@@ -135,13 +135,11 @@ def expect_plain_backward(objective: "cdu.objective.Objective", w: "Tensor", sam
 
     import torch
 
-    from cdu.objective import Objective
-
     model = copy.deepcopy(objective.model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
-    hollow = Objective(model, objective.loss_of)
+    hollow = objective.with_model(model)
     first = samples.subset(torch.arange(min(2, len(samples))))
     expect(
         bool(hollow.gradient(w, first).isfinite().all()),

@@ -6,11 +6,12 @@ running statistics are not part of w.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from cdu.data import Samples
@@ -96,6 +97,10 @@ class Objective:
         self._modules = list(model.modules())
         self._bytes: dict[tuple[object, ...], int] = {}
         self._changes_inputs: bool | None = None
+
+    def with_model(self, model: nn.Module, l2: float | None = None) -> "Objective":
+        """The same loss of another module, in chunks of the same size; ``l2`` as here when None."""
+        return Objective(model, self.loss_of, self.l2 if l2 is None else l2, self.chunk, self.chunk_bytes)
 
     @property
     def size(self) -> int:
@@ -192,7 +197,8 @@ class Objective:
         rows = self.rows(w, samples)
         for inputs, targets, share in self._chunks(samples, rows, first):
             point = w.detach().clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.batch_loss(point, inputs, targets), point, create_graph=True)
+            with twice_differentiable():
+                (gradient,) = torch.autograd.grad(self.batch_loss(point, inputs, targets), point, create_graph=True)
             yield point, gradient, share
 
     def rows(self, w: Tensor, samples: Samples) -> int:
@@ -219,7 +225,7 @@ class Objective:
             return tensor
 
         point = w.detach().requires_grad_()
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), twice_differentiable():
             (gradient,) = torch.autograd.grad(self.batch_loss(point, inputs, targets), point, create_graph=True)
         del gradient
         return sum(held.values())
@@ -243,6 +249,11 @@ class Objective:
         finally:
             for module in training:
                 module.training = True
+
+
+def twice_differentiable() -> AbstractContextManager[None]:
+    """Attention by its formula: the fused kernels that PyTorch prefers have no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _places(model: nn.Module) -> list[tuple[nn.Module, str, int]]:

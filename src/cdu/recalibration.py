@@ -10,7 +10,6 @@ from torch.optim.swa_utils import update_bn
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.expectations import expect
-from cdu.objective import Objective
 from cdu.unlearning import Release
 
 
@@ -52,5 +51,5 @@ def recalibrated(released: Release, samples: Samples, batch_size: int) -> Releas
     vector_to_parameters(released.w, model.parameters())
     size = min(batch_size, len(samples))
     update_bn((inputs for inputs, _ in samples.batches(size) if len(inputs) == size), model)
-    objective = Objective(model.eval(), released.objective.loss_of, released.objective.l2)
+    objective = released.objective.with_model(model.eval())
     return replace(released, objective=objective)

@@ -24,4 +24,4 @@ def trainable(objective: Objective, samples: Samples) -> tuple[Objective, Sample
     features, head = model
     with torch.no_grad():
         rows = torch.cat([features(inputs) for inputs, _ in samples.batches(256)])
-    return Objective(head, objective.loss_of, objective.l2), Samples(rows, samples.targets, dtype=rows.dtype)
+    return objective.with_model(head), Samples(rows, samples.targets, dtype=rows.dtype)

@@ -15,6 +15,7 @@ from torch.func import vmap
 
 from cdu.curvature import Hessian, extreme_eigenvalues, lanczos
 from cdu.errors import CduError
+from cdu.objective import twice_differentiable
 
 Preconditioner = Callable[[Tensor], Tensor]
 
@@ -366,16 +367,17 @@ def _products_on(operator: Hessian, vectors: Tensor, rows: Tensor) -> Tensor:
     shift = objective.l2 + operator.damping
     together = max(1, objective.chunk_bytes // max(1, rows.shape[1] * objective.bytes_per_sample(w, operator.samples)))
     images = []
-    for part, chosen in zip(vectors.split(together), rows.split(together), strict=True):
-        inputs, targets = operator.samples.batch(chosen)
-        point = w.detach().expand_as(part).clone().requires_grad_()
-        if len(part) == 1:
-            loss = objective.batch_loss(point[0], inputs[0], targets[0])
-        else:
-            loss = vmap(objective.batch_loss)(point, inputs, targets).sum()
-        (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
-        (image,) = torch.autograd.grad(gradient, point, part)
-        images.append(image.add_(part, alpha=shift))
+    with twice_differentiable():
+        for part, chosen in zip(vectors.split(together), rows.split(together), strict=True):
+            inputs, targets = operator.samples.batch(chosen)
+            point = w.detach().expand_as(part).clone().requires_grad_()
+            if len(part) == 1:
+                loss = objective.batch_loss(point[0], inputs[0], targets[0])
+            else:
+                loss = vmap(objective.batch_loss)(point, inputs, targets).sum()
+            (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
+            (image,) = torch.autograd.grad(gradient, point, part)
+            images.append(image.add_(part, alpha=shift))
     return images[0] if len(images) == 1 else torch.cat(images)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cdu.certification.checks import require, require_count, require_not_negative, require_positive
+from cdu.certification.checks import require, require_count, require_length, require_not_negative, require_positive
 
 #: The LiSSA term as it is printed, as the code of later work prints it, and as LiSSA's own theorem gives it.
 LissaForm = Literal["printed, logarithm", "printed, square root", "derived"]
@@ -77,7 +77,7 @@ def trivial_bound(radius: float) -> Bound:
     Raises:
         CduError: C is not a positive finite number.
     """
-    require_positive(radius=radius)
+    require_length(radius=radius)
     return Bound(
         value=2 * radius,
         name="2C by projection",
@@ -101,7 +101,7 @@ def unprojected_bound(radius: float, step_norm: float) -> Bound:
     Raises:
         CduError: An argument outside its range.
     """
-    require_positive(radius=radius)
+    require_length(radius=radius)
     require_not_negative(step_norm=step_norm)
     return Bound(
         value=2 * radius + step_norm,
@@ -139,7 +139,7 @@ def newton_bound(
     Raises:
         CduError: λ + λ_min ≤ 0, where the theorem does not apply, or an argument outside its range.
     """
-    require_positive(radius=radius)
+    require_length(radius=radius)
     require(hessian_lipschitz >= 0, f"hessian_lipschitz = {hessian_lipschitz} is negative; M is at least 0")
     require(gradient_norm >= 0, f"gradient_norm = {gradient_norm} is negative; G is at least 0")
     require_not_negative(damping=damping, hessian_lipschitz=hessian_lipschitz, gradient_norm=gradient_norm)
@@ -336,7 +336,7 @@ def budget_bound(budget: float) -> Bound:
     Raises:
         CduError: Δ is not a positive finite number.
     """
-    require_positive(budget=budget)
+    require_length(budget=budget)
     return Bound(
         value=budget,
         name="budget with fallback",

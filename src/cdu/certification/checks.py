@@ -4,6 +4,9 @@ import math
 
 from cdu.errors import CduError
 
+#: The shortest distance that is computed with; one over it is the longest.
+SHORTEST = 1e-150
+
 
 def require(condition: bool, sentence: str) -> None:
     """Raise :class:`~cdu.errors.CduError` with ``sentence`` unless ``condition`` holds."""
@@ -15,6 +18,17 @@ def require_positive(**values: float) -> None:
     """Refuse every named value that is not a positive finite number."""
     for name, value in values.items():
         require(0 < value < math.inf, f"{name} = {value} is not a positive finite number")
+
+
+def require_length(**values: float) -> None:
+    """Refuse every named distance, or standard deviation, whose square double precision cannot hold."""
+    require_positive(**values)
+    for name, value in values.items():
+        require(
+            SHORTEST <= value <= 1 / SHORTEST,
+            f"{name} = {value} is outside {SHORTEST:g} to {1 / SHORTEST:g}, beyond which its square is no double "
+            "precision number; measure weights in another unit",
+        )
 
 
 def require_not_negative(**values: float) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdu.objective import Objective
 from cdu.seeding import offshoot, seeded
 from cdu.solvers import synchronise
 from cdu.training import Adam, project
@@ -39,7 +38,7 @@ class Learner:
     ) -> None:
         original = problem.objective
         self.begin = time.perf_counter()
-        self.objective = Objective(copy.deepcopy(original.model).train(), original.loss_of)
+        self.objective = original.with_model(copy.deepcopy(original.model).train(), l2=0.0)
         self.radius = problem.radius
         self.mask = mask
         self.gradient_samples = 0

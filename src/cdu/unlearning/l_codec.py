@@ -119,7 +119,7 @@ def perturbed_activations(
         The units; their activations, averaged over samples and space, shape (count, units); the mean losses, shape
         (count,). Both are in float64 and on the CPU.
     """
-    probe = Objective(copy.deepcopy(objective.model), objective.loss_of)
+    probe = objective.with_model(copy.deepcopy(objective.model), l2=0.0)
     named = probe.tensors(w)
     seen: dict[str, Tensor] = {}
     for name, module in probe.model.named_modules():

@@ -12,7 +12,6 @@ from cdu.certification.amplification import noisy_fine_tuning_bound
 from cdu.certification.checks import require, require_count
 from cdu.certification.rounding import UNIT, norm_rounding
 from cdu.errors import CduError
-from cdu.objective import Objective
 from cdu.seeding import offshoot, seeded
 from cdu.solvers import synchronise
 from cdu.training import project
@@ -83,7 +82,7 @@ class NoisyFineTuning:
         """Descend; the generator draws the order of the batches and the noise."""
         begin = time.perf_counter()
         original = problem.objective
-        objective = Objective(copy.deepcopy(original.model).train(), original.loss_of)
+        objective = original.with_model(copy.deepcopy(original.model).train(), l2=0.0)
         size = problem.training.batch_size if self.batch_size is None else self.batch_size
         passes = chain.from_iterable(retain.shuffled(size, generator) for retain in repeat(problem.retain))
         layers = offshoot(generator, "layers")

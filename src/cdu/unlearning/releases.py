@@ -113,7 +113,7 @@ def publish(
     """
     original = problem.objective
     w = _projected(problem, update, sigma)
-    objective = original if update.model is None else Objective(update.model, original.loss_of, original.l2)
+    objective = original if update.model is None else original.with_model(update.model)
     if sigma == 0 or update.certificate is not None:
         return Release(w, objective, update.certificate, update)
     certificate = None if update.excuse else certify(distance_bound(problem, update), sigma, delta)
@@ -264,7 +264,7 @@ def post_process(
             yield 0, released
             continue
         model = copy.deepcopy(learner.objective.model).eval()
-        objective = Objective(model, released.objective.loss_of, released.objective.l2)
+        objective = released.objective.with_model(model)
         w = project(learner.w.detach().clone(), radius)
         yield done, Release(w, objective, released.certificate, released.update)
 

@@ -178,7 +178,7 @@ class RewindAdam:
         require(done >= 1, f"{self.epochs} of {problem.training.epochs} epochs cannot be rewound: none would be left")
         kept = problem.stopped(done)
         original = problem.objective
-        local = replace(problem, objective=Objective(kept.model, original.loss_of, original.l2))
+        local = replace(problem, objective=original.with_model(kept.model))
         learner = Learner(local, problem.training.learning_rate, generator, start=kept.w)
         for _ in range(self.epochs):
             for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
