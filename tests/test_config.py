@@ -74,6 +74,7 @@ def test_a_batch_runs_the_sections_that_it_names_and_large_networks_only_where_t
     assert "11_scale" not in {section for _, _, section in load_experiment("mnist").jobs()}
     paper = load_experiment("paper").jobs()
     assert {dataset for dataset, _, section in paper if section == "11_scale"} == {"cifar10", "svhn"}
+    assert {dataset for dataset, _, section in paper if section == "11_bound"} == {"cifar10"}
 
 
 def test_a_section_can_have_seeds_of_its_own():
