@@ -259,7 +259,8 @@ def ritz_values(
     """
     start = torch.randn(len(like), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
     _, diagonal, off = lanczos(product, start, min(steps, len(like)), tolerance)
-    return torch.linalg.eigvalsh(torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1))
+    values: Tensor = torch.linalg.eigvalsh(torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1))
+    return values
 
 
 def ritz_norm(product: Product, like: Tensor, generator: torch.Generator, steps: int, tolerance: float = 1e-2) -> float:

@@ -1082,9 +1082,9 @@ def _scale_bound_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
             for form, name in (("D_r form", ""), ("D_u form", FORGET_FORM))
             for text, (metric, factor) in cells.items()
         ]
-        rows = table(_axis(frame, "damping"), "point", "λ", columns)
+        against = table(_axis(frame, "damping"), "point", "λ", columns)
         name = "Table 3: bound and error" + (f", {title}" if title else "")
-        found[name] = rows.assign(λ=[number(float(damping)) for damping in rows["λ"]])
+        found[name] = against.assign(**{"λ": [number(float(str(damping))) for damping in against["λ"]]})
     constants = {
         "λ_max of H_S, at least": "lambda_max",
         "λ_min of H_S, at most": "lambda_min",

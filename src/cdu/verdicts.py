@@ -394,6 +394,15 @@ def _c4_authors(evidence: Evidence) -> Verdict:
     return _share_of_time(share, _removed(evidence, AUTHORS), f"(relative residual up to {_plain(residual.max())})")
 
 
+def _in_a_batch(share: Interval, removed: Interval, residual: float) -> Verdict:
+    """The verdict on a solver that was timed once in every seed, beside whatever else the machine did."""
+    if share.seeds < 2:
+        return _NOTHING_MEASURED
+    how = f"by this solver, without its gradient and to a relative residual of at most {_plain(residual)},"
+    found = _share_of_time(share, removed, how)
+    return replace(found, evidence=f"{found.evidence} Timed once, in a batch, and not on an idle machine.")
+
+
 def _diverged(evidence: Evidence) -> Verdict | None:
     """What to say where LiSSA with the authors' constants was tried and gave no step in any seed; else None."""
     rows = evidence.metrics
@@ -422,13 +431,13 @@ def _c4_to_residual(solver: str, method: str) -> Callable[[Evidence], Verdict]:
         # The section on large networks has each solver's own step beside its time.
         beside = not evidence.values(section, "distance_to_retrained", method=solver).dropna().empty
         removed = _removed(evidence, solver, section) if beside else _removed(evidence, method)
+        if (evidence.values(section, "timed_alone", method=solver) == 0).any():
+            return _in_a_batch(interval(share), removed, residual.max())
         text = (
             f"The system is solved in {_plain(seconds.mean())} s to a relative residual of {_plain(residual.max())}; "
             f"retraining takes {_plain(full.mean())} s, so that this is {_percent(share.max())} of it. The step "
             f"removes {_percent(removed.mean)} of the distance that doing nothing leaves."
         )
-        if (evidence.values(section, "timed_alone", method=solver) == 0).any():
-            text += " Timed once, in a batch, and not on an idle machine."
         effect = "unknown: timed in one seed" if len(share) == 1 else "none: every seed must pass"
         if share.max() >= FAST:
             return Verdict("does not hold", text, effect, len(share))
