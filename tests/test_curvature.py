@@ -268,6 +268,23 @@ def test_the_norm_is_known_after_few_products_where_one_eigenvalue_stands_out(se
     assert next(products) <= 8
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-5])
+def test_it_ends_with_the_first_residual_of_the_outermost_ritz_value_within_the_tolerance(seed, tolerance):
+    matrix = matrix_with(torch.cat([torch.linspace(-1, 1, 59), torch.tensor([-3.0])]), seed)
+
+    def residual(steps, tolerance=None):
+        basis, diagonal, off = lanczos(matrix.__matmul__, gaussian(seed + 7, 60), steps, tolerance)
+        values, vectors = torch.linalg.eigh(tridiagonal(diagonal, off))
+        outer = int(values.abs().argmax())
+        vector = basis.T @ vectors[:, outer]
+        return len(basis), ((matrix @ vector - values[outer] * vector).norm() / values[outer].abs()).item()
+
+    taken, left = residual(60, tolerance)
+    assert 1 < taken < 60
+    assert left <= tolerance < residual(taken - 1)[1]
+
+
 def test_without_a_tolerance_every_step_is_taken():
     matrix = matrix_with(torch.cat([torch.linspace(-1, 1, 59), torch.tensor([-20.0])]))
     for steps in (5, 30):

@@ -118,9 +118,14 @@ def test_constants_along_a_segment_are_those_of_the_dense_hessians(seed, nodes, 
 def test_constants_of_a_network_with_negative_curvature_are_those_of_its_dense_hessians(seed):
     objective, start, samples = network("smooth mlp", seed, count=20, chunk=20)
     end = start + torch.randn(len(start), dtype=start.dtype, generator=generator(seed, "end"))
-    found = theory.segment_constants(
-        objective, start, end, samples, generator(seed), 3, partial(ritz_norm, steps=40, tolerance=1e-4)
-    )
+    calls = []
+
+    def norm(*arguments):
+        calls.append(arguments)
+        return ritz_norm(*arguments, steps=40, tolerance=1e-4)
+
+    found = theory.segment_constants(objective, start, end, samples, generator(seed), 3, norm)
+    assert len(calls) == 3 + 2
     dense = [curvature(objective, samples, torch.lerp(start, end, share)) for share in (0.0, 0.5, 1.0)]
     steep = max(torch.linalg.matrix_norm(one, 2).item() for one in dense)
     bends = [torch.linalg.matrix_norm(after - before, 2).item() for before, after in pairwise(dense)]
