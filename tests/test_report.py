@@ -513,7 +513,7 @@ WIGGLE = (0.0, 1.0, -0.4)
 RENEWED = f"{verdicts.NETWORK}{verdicts.ANEW}"
 
 
-def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=1e-5, solved=1.0):
+def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=1e-5, solved=1.0, authors=None):
     """A record of the bound on a large network: at λ = 10 the system is indefinite, but not with statistics of D_r."""
     wiggle = WIGGLE[seed]
     constants = {
@@ -546,7 +546,16 @@ def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=
         seconds *= 1 + 0.01 * wiggle
         values = {"claim_seconds": seconds, "claim_residual": 0.1, "distance_to_retrained": 23.9, "timed_alone": 0.0}
         found += [Metric(metric=metric, value=value, method=solver) for metric, value in values.items()]
-    found.append(Metric(metric="seconds", value=None, method=verdicts.AUTHORS, note="LiSSA diverges at step 3"))
+    if authors is None:
+        found.append(Metric(metric="seconds", value=None, method=verdicts.AUTHORS, note="LiSSA diverges at step 3"))
+    else:
+        values = {
+            "seconds": authors * (1 + 0.01 * wiggle),
+            "residual": 0.9,
+            "distance_to_retrained": 12.0 + 0.01 * wiggle,
+        }
+        values["timed_alone"] = 0.0
+        found += [Metric(metric=metric, value=value, method=verdicts.AUTHORS) for metric, value in values.items()]
     return made(
         experiment="paper", dataset="cifar10", section="11_bound", seed=seed, settings=BOUND, metrics=found
     )  # fmt: skip
@@ -608,6 +617,27 @@ def test_solvers_on_a_large_network_are_judged_by_their_own_steps_and_not_called
         assert "removes 0.42 %" in decided[claim].evidence
     assert (decided["C4a"].word, decided["C4a"].seeds) == ("assumption violated", 3)
     assert "Seed 0: LiSSA diverges at step 3." in decided["C4a"].evidence
+
+
+@pytest.mark.parametrize(("seconds", "word"), [(3.0, "holds"), (30.0, "does not hold")])
+def test_lissa_with_the_authors_constants_is_judged_within_the_record_that_has_it(seconds, word, tmp_path):
+    """In the other record the original is as near as this step is, and retraining takes a second."""
+    others = [
+        large(seed).model_copy(
+            update={
+                "experiment": "paper",
+                "settings": {**LARGE, "training": BOUND["training"]},
+                "metrics": [
+                    Metric(metric="distance_to_retrained", value=12.0, method="original"),
+                    Metric(metric="seconds", value=1.0, method="retrain"),
+                ],
+            }
+        )
+        for seed in range(3)
+    ]
+    one = report._decide(setup_of(tmp_path, *others, *(bounded(seed, authors=seconds) for seed in range(3))))["C4a"]
+    assert (one.word, one.seeds) == (word, 3)
+    assert "removes 50 %" in one.evidence
 
 
 def test_of_a_number_that_two_sections_have_the_first_ones_counts_and_their_own_section_before_both(tmp_path):

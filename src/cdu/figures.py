@@ -986,7 +986,8 @@ def scale(frame: pd.DataFrame) -> Figure:
 def scale_bound(frame: pd.DataFrame) -> Figure:
     """Bound of Theorem 3.4 and measured error against λ, for both forms of the step and each kind of statistics.
 
-    Horizontal lines: 2C, and the distance without any step. Vertical line: the largest λ_max seen.
+    Horizontal lines: 2C, and the distance without any step. Vertical line: the largest λ_max seen. Where the forms lie
+    on top of each other the second hides the first.
     """
     kinds = {"network": "BatchNorm's statistics as trained", "network, statistics of D_r first": "statistics of D_r"}
     known = [name for name in kinds if name in set(frame["method"])]

@@ -387,11 +387,16 @@ def _c4_authors(evidence: Evidence) -> Verdict:
     seconds = evidence.values("03_unlearning", "seconds", method=AUTHORS)
     if seconds.dropna().empty:
         return _diverged(evidence) or _not_recorded("LiSSA with the authors' constants")
-    share = interval(seconds / _retraining_time(evidence))
+    # Of one record: those of two sections may be of models that two machines trained.
+    beside = not evidence.values("03_unlearning", "timed_alone", method=AUTHORS).dropna().empty
+    section = "08_efficiency" if beside else "03_unlearning"
+    share = interval(seconds / evidence.values(section, "seconds", method="retrain"))
     if share.seeds < 2:
         return _NOTHING_MEASURED
     residual = evidence.values("03_unlearning", "residual", method=AUTHORS)
-    return _share_of_time(share, _removed(evidence, AUTHORS), f"(relative residual up to {_plain(residual.max())})")
+    return _share_of_time(
+        share, _removed(evidence, AUTHORS, section), f"(relative residual up to {_plain(residual.max())})"
+    )
 
 
 def _in_a_batch(share: Interval, removed: Interval, residual: float) -> Verdict:
