@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cdu.curvature import Hessian, lanczos, spectral_density
+from cdu.curvature import Hessian, lanczos, ritz_norm, ritz_values, spectral_density
 from cdu.errors import CduError
 from cdu.objective import Linearised
 from cdu.seeding import generator
@@ -245,6 +245,57 @@ def test_the_basis_has_the_type_of_the_start_and_the_entries_float64():
     assert (basis.dtype, diagonal.dtype, off.dtype) == (torch.float32, torch.float64, torch.float64)
     assert torch.allclose(basis @ basis.T, torch.eye(20), atol=1e-6)
     assert torch.allclose(basis @ matrix @ basis.T, tridiagonal(diagonal, off).float(), atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("spectrum", [*SPECTRA.values(), torch.cat([torch.rand(39), torch.tensor([-5.0])])])
+def test_the_norm_by_ritz_values_is_the_spectral_norm_from_below(seed, spectrum):
+    matrix = matrix_with(spectrum, seed)
+    true = torch.linalg.matrix_norm(matrix, 2).item()
+    assert ritz_norm(matrix.__matmul__, gaussian(0, 40), generator(seed), 3) <= true * (1 + 1e-12)
+    assert ritz_norm(matrix.__matmul__, gaussian(0, 40), generator(seed), 40, 1e-9) == pytest.approx(true, rel=1e-8)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_norm_is_known_after_few_products_where_one_eigenvalue_stands_out(seed):
+    matrix, products = matrix_with(torch.cat([torch.linspace(-1, 1, 59), torch.tensor([-20.0])]), seed), count()
+
+    def product(vector):
+        next(products)
+        return matrix @ vector
+
+    assert ritz_norm(product, gaussian(0, 60), generator(seed), 60) == pytest.approx(20.0, rel=1e-3)
+    assert next(products) <= 8
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-5])
+def test_it_ends_with_the_first_residual_of_the_outermost_ritz_value_within_the_tolerance(seed, tolerance):
+    matrix = matrix_with(torch.cat([torch.linspace(-1, 1, 59), torch.tensor([-3.0])]), seed)
+
+    def residual(steps, tolerance=None):
+        basis, diagonal, off = lanczos(matrix.__matmul__, gaussian(seed + 7, 60), steps, tolerance)
+        values, vectors = torch.linalg.eigh(tridiagonal(diagonal, off))
+        outer = int(values.abs().argmax())
+        vector = basis.T @ vectors[:, outer]
+        return len(basis), ((matrix @ vector - values[outer] * vector).norm() / values[outer].abs()).item()
+
+    taken, left = residual(60, tolerance)
+    assert 1 < taken < 60
+    assert left <= tolerance < residual(taken - 1)[1]
+
+
+def test_without_a_tolerance_every_step_is_taken():
+    matrix = matrix_with(torch.cat([torch.linspace(-1, 1, 59), torch.tensor([-20.0])]))
+    for steps in (5, 30):
+        values = ritz_values(matrix.__matmul__, gaussian(0, 60), generator(0), steps)
+        assert len(values) == steps
+        assert (values.diff() >= 0).all()
+    assert values[0].item() == pytest.approx(-20.0, rel=1e-9)
+
+
+def test_the_zero_operator_has_norm_zero():
+    assert ritz_norm(torch.zeros_like, gaussian(0, 20), generator(0), 10) == 0
 
 
 # --- spectral density -----------------------------------------------------------------------------------------------

@@ -231,11 +231,12 @@ def test_the_benchmark_times_every_program_and_runs_anew(environment, tiny, tmp_
     assert any("clone of the authors' repository" in m.note for m in read_record(path).metrics)
 
 
-def test_the_section_on_large_networks_says_where_it_is_set_up(environment, tiny, tmp_path):
-    command = ["cdu", "section", "11_scale", "--experiment", str(tiny), "--output", str(tmp_path)]
+@pytest.mark.parametrize(("section", "block"), [("11_scale", "scale"), ("11_bound", "bound")])
+def test_the_sections_on_large_networks_say_where_they_are_set_up(section, block, environment, tiny, tmp_path):
+    command = ["cdu", "section", section, "--experiment", str(tiny), "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=repository(), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "the experiment 'tiny' has no block 'scale' for digits; 'batchnorm', 'paper'" in done.stderr
+    assert f"the experiment 'tiny' has no block '{block}' for digits; 'batchnorm', 'paper'" in done.stderr
 
 
 def test_a_failing_notebook_leaves_its_executed_copy(environment, tiny, tmp_path):

@@ -192,6 +192,26 @@ def scale(low, high, damping):
     return pd.DataFrame(rows)
 
 
+def test_the_bound_on_a_large_network_fills_its_column_where_nothing_else_measured_the_spectrum():
+    values = {
+        "lambda_min": -20.0, "lambda_max": 5000.0, "damping": 10.0, "spectrum_samples": 5000.0, "epochs_trained": 7.0,
+        "gradient_lipschitz": 5000.0, "hessian_lipschitz": 9.0, "gradient_retrained": 3.0, "trivial_bound": 40.0,
+        "projected": 0.5, "default_damping": 10.0,
+    }  # fmt: skip
+    rows = [
+        {"section": section, "seed": seed, "metric": metric, "value": value, "method": NETWORK, "split": "", "axis": ""}
+        for section in ("11_bound", SECTION)
+        for seed in SEEDS
+        for metric, value in values.items()
+    ]
+    cells = large_cells(pd.DataFrame(rows))
+    assert states(cells) == ["violated", "violated", "holds", "violated", "unknown", "violated"]
+    assert cells[1].text.endswith("seen to be indefinite in 3 of 3 seeds, λ < ‖H‖ in 3")
+    assert "nan" not in " ".join(cell.text for cell in cells)
+    above = pd.DataFrame(rows).replace({"value": {10.0: 6000.0}})
+    assert large_cells(above)[1].state == "unknown"
+
+
 @pytest.mark.parametrize(
     ("damping", "state", "found", "below"),
     [(10.0, "violated", 3, 3), (21.5, "violated", 1, 3), (22.5, "unknown", 0, 3), (5000.5, "unknown", 0, 2)],

@@ -502,6 +502,209 @@ def test_a_section_of_its_own_is_not_overruled_by_the_combined_one(tmp_path):
     assert len(frame[frame["section"] == "04_attacks"]) == len(frame[frame["section"] == "11_scale"])
 
 
+BOUND = {
+    "model": {"name": "allcnn", "width": 1.0},
+    "forget": {"kind": "random", "size": 1000},
+    "training": {"epochs": 50, "radius": 20},
+    "bound": {"hessian_samples": 5000, "lanczos_steps": 40},
+}
+DAMPINGS = (10.0, 20000.0, 1e6)
+WIGGLE = (0.0, 1.0, -0.4)
+RENEWED = f"{verdicts.NETWORK}{verdicts.ANEW}"
+
+
+def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=1e-5, solved=1.0, authors=None):
+    """A record of the bound on a large network: at λ = 10 the system is indefinite, but not with statistics of D_r."""
+    wiggle = WIGGLE[seed]
+    constants = {
+        "damping": 20000.0, "spectrum_samples": 5000.0, "epochs_trained": 50.0, "relu": 1.0,
+        "lambda_min": -200.0 - seed,
+        "lambda_max": 7000.0 + seed, "gradient_lipschitz": 8000.0, "hessian_lipschitz": 3e4, "gradient_retrained": 30.0,
+        "gradient_retrained_own": 28.0, "gradient_original": 27.0, "forms_gap": 28.0, "forms_cosine": -0.97,
+        "distance_original": 24.0, "norm": 20.0, "projected": 1.0, "trivial_bound": 40.0, "right_hand_side": 29.0,
+    }  # fmt: skip
+    found = []
+    for method, factor in ((verdicts.NETWORK, 1.0), (RENEWED, 0.5)):
+        found += [Metric(metric=metric, value=factor * value, method=method) for metric, value in constants.items()]
+    for label, refused in (("", True), (verdicts.ANEW, False)):
+        for form in ("", verdicts.FORGET_FORM):
+            method = f"{verdicts.NETWORK}{form}{label}"
+            for point, bound, error in zip(DAMPINGS, bounds, errors, strict=True):
+                keys = {"method": method, "axis": "damping", "point": point}
+                found.append(Metric(metric="bound", value=None if refused and point == 10 else bound, **keys))
+                if refused and point == 10:
+                    found.append(Metric(metric="distance", value=None, note="λ_min(H) ≤ -22", **keys))
+                    continue
+                steps = {"distance": error + spread * wiggle, "step_norm": 1e-4, "residual": 1e-5, "hvp_samples": 2e4}
+                found += [Metric(metric=metric, value=value, **keys) for metric, value in steps.items()]
+    found += [
+        Metric(metric="distance_to_retrained", value=24.0, method="original"),
+        Metric(metric="seconds", value=66.0, method="retrain"),
+        Metric(metric="seconds", value=66.0, method="retraining in full", split="unlearning"),
+    ]
+    for solver, seconds in (("lissa", 2.0), ("conjugate gradient, same residual", solved)):
+        seconds *= 1 + 0.01 * wiggle
+        values = {"claim_seconds": seconds, "claim_residual": 0.1, "distance_to_retrained": 23.9, "timed_alone": 0.0}
+        found += [Metric(metric=metric, value=value, method=solver) for metric, value in values.items()]
+    if authors is None:
+        found.append(Metric(metric="seconds", value=None, method=verdicts.AUTHORS, note="LiSSA diverges at step 3"))
+    else:
+        values = {
+            "seconds": authors * (1 + 0.01 * wiggle),
+            "residual": 0.9,
+            "distance_to_retrained": 12.0 + 0.01 * wiggle,
+        }
+        values["timed_alone"] = 0.0
+        found += [Metric(metric=metric, value=value, method=verdicts.AUTHORS) for metric, value in values.items()]
+    return made(
+        experiment="paper", dataset="cifar10", section="11_bound", seed=seed, settings=BOUND, metrics=found
+    )  # fmt: skip
+
+
+def setup_of(folder, *records):
+    for one in records:
+        write_record(one, record_path(folder / "results", one.experiment, one.dataset, one.seed, one.section))
+    (setup,) = report.collect(folder)
+    return setup
+
+
+@pytest.mark.parametrize(
+    ("bounds", "errors", "spread", "words"),
+    [
+        # The grid's first λ lies below λ_max: whatever is there is not looked at.
+        ((1.0, 90.0, 41.0), (99.0, 24.0, 24.0), 1e-5, ("holds but says nothing", "holds but says nothing")),
+        ((90.0, 39.0, 30.0), (24.0, 24.0, 20.0), 1e-5, ("holds", "holds")),
+        ((90.0, 23.0, 30.0), (24.0, 24.0, 24.0), 1e-5, ("does not hold", "does not hold")),
+        ((90.0, 39.0, 30.0), (24.0, 20.0, 24.0), 1e-5, ("holds", "does not hold")),
+        ((90.0, 39.0, 30.0), (24.0, 20.0, 21.0), 1.0, ("holds", "not testable here")),
+    ],
+)
+def test_the_claims_on_the_bound_are_decided_from_the_record_of_a_large_network(
+    bounds, errors, spread, words, tmp_path
+):
+    setup = setup_of(
+        tmp_path, *(bounded(seed, bounds, (*errors[:2], errors[2]), spread * (1 + seed)) for seed in range(3))
+    )
+    decided = report._decide(setup)
+    assert (decided["C1b"].word, decided["C2"].word) == words
+    for claim in ("C1b", "C2"):
+        assert "over 5,000 retained samples" in decided[claim].evidence
+        assert "no finite M: its bound is a number put into the formula" in decided[claim].evidence
+    assert "At λ = 20000 the error" in decided["C1b"].evidence
+
+
+def test_one_seed_of_a_large_network_decides_nothing_about_the_bound(tmp_path):
+    decided = report._decide(setup_of(tmp_path, bounded(0)))
+    assert {decided[claim].word for claim in ("C1a", "C1b", "C2", "C3", "C5a", "C9a")} == {"not yet tested"}
+
+
+def test_the_bound_on_a_smooth_network_is_no_mere_number(tmp_path):
+    def smooth(seed):
+        one = bounded(seed)
+        metrics = [m.model_copy(update={"value": 0.0}) if m.metric == "relu" else m for m in one.metrics]
+        return one.model_copy(update={"metrics": metrics})
+
+    decided = report._decide(setup_of(tmp_path, *map(smooth, range(3))))
+    assert "over 5,000 retained samples" in decided["C1b"].evidence
+    assert "ReLU" not in decided["C1b"].evidence
+
+
+def test_solvers_on_a_large_network_are_judged_by_their_own_steps_and_not_called_idle(tmp_path):
+    decided = report._decide(setup_of(tmp_path, *(bounded(seed, solved=7.0) for seed in range(3))))
+    assert (decided["C4b"].word, decided["C4c"].word) == ("holds but says nothing", "does not hold")
+    for claim in ("C4b", "C4c"):
+        assert "not on an idle machine" in decided[claim].evidence
+        assert "removes 0.42 %" in decided[claim].evidence
+    assert (decided["C4a"].word, decided["C4a"].seeds) == ("assumption violated", 3)
+    assert "Seed 0: LiSSA diverges at step 3." in decided["C4a"].evidence
+
+
+@pytest.mark.parametrize(("seconds", "word"), [(3.0, "holds"), (30.0, "does not hold")])
+def test_lissa_with_the_authors_constants_is_judged_within_the_record_that_has_it(seconds, word, tmp_path):
+    """In the other record the original is as near as this step is, and retraining takes a second."""
+    others = [
+        large(seed).model_copy(
+            update={
+                "experiment": "paper",
+                "settings": {**LARGE, "training": BOUND["training"]},
+                "metrics": [
+                    Metric(metric="distance_to_retrained", value=12.0, method="original"),
+                    Metric(metric="seconds", value=1.0, method="retrain"),
+                ],
+            }
+        )
+        for seed in range(3)
+    ]
+    one = report._decide(setup_of(tmp_path, *others, *(bounded(seed, authors=seconds) for seed in range(3))))["C4a"]
+    assert (one.word, one.seeds) == (word, 3)
+    assert "removes 50 %" in one.evidence
+
+
+def test_of_a_number_that_two_sections_have_the_first_ones_counts_and_their_own_section_before_both(tmp_path):
+    combined = large().model_copy(
+        update={
+            "experiment": "paper",
+            "settings": {**LARGE, "training": BOUND["training"]},
+            "metrics": [
+                Metric(metric="distance_to_retrained", value=25.0, method="original"),
+                Metric(metric="distance_to_retrained", value=24.5, method="newton"),
+            ],
+        }
+    )
+    setup = setup_of(tmp_path, bounded(0), combined)
+    rows = figures.select(setup.metrics, section="03_unlearning", metric="distance_to_retrained").set_index("method")
+    assert rows.loc["original", "value"] == 25.0
+    assert rows.loc["newton", "value"] == 24.5
+    assert rows.loc["lissa", "value"] == 23.9
+    assert set(setup.metrics["section"]) == {"11_scale", "11_bound", *report.STAND_INS}
+    own = combined.model_copy(update={"section": "03_unlearning", "metrics": combined.metrics[1:]})
+    rows = setup_of(tmp_path, own).metrics
+    rows = figures.select(rows, section="03_unlearning", metric="distance_to_retrained")
+    assert rows["method"].tolist() == ["newton"]
+
+
+def test_the_page_of_the_bound_has_the_papers_table_for_each_kind_of_statistics(tmp_path):
+    setup = setup_of(tmp_path, *(bounded(seed, errors=(23.0, 18.0, 12.0), spread=0.01) for seed in range(3)))
+    frame = setup.sections["11_bound"].frame
+    found = tables("11_bound", frame)
+    trained = found["Table 3: bound and error, statistics as trained"].set_index("λ")
+    renewed = found["Table 3: bound and error, statistics of D_r"].set_index("λ")
+    assert trained.index.tolist() == renewed.index.tolist() == ["10", "20,000", "1.00·10⁶"]
+    assert trained.loc["10"].unique().tolist() == ["—"]
+    assert renewed.loc["10", "D_r form: bound"] == "100"
+    assert trained.loc["20,000", "D_u form: bound"] == "90"
+    assert renewed.loc["1.00·10⁶", "D_u form: error"] == "12.0020 ± 0.0072"
+    assert trained.loc["20,000", "D_r form: removed (%)"] == "24.992 ± 0.030"
+    constants = found["Constants (indications, not certificates)"].set_index("quantity")
+    assert constants.loc["cosine of the two"].tolist() == ["-0.97", "-0.485"]
+    assert constants.loc["λ_max of H_S, at least", "statistics as trained"] == "7,001.0 ± 1.0"
+    solvers = found["Solvers at the default λ, statistics as trained, not timed on an idle machine"].set_index("solver")
+    assert solvers.loc["lissa", ["system (s)", "relative residual"]].tolist() == ["2.004 ± 0.014", "0.1"]
+    assert solvers.loc["lissa, λ and constants of the authors' code"].unique().tolist() == ["—"]
+    assert "with the gradient (s)" not in solvers
+    text = report._section_fragment(setup, "11_bound", {}, tmp_path, {})
+    assert "Shortened: Hessian on 5,000 samples." in text
+    assert "LiSSA diverges at step 3" in text
+    shown = [line.split()[1] for line in text.splitlines() if line.startswith(":::{admonition} C")]
+    assert shown == ["C1b:", "C2:", "C4b:", "C4c:"]
+    axes = FIGURES["11_bound"](frame).axes
+    assert [panel.get_title() for panel in axes] == ["BatchNorm's statistics as trained", "statistics of D_r"]
+    labels = axes[0].get_legend_handles_labels()[1]
+    assert set(labels) == {
+        "D_r form: bound", "D_r form: error", "D_u form: bound", "D_u form: error", "2C", "‖w* − w̃*‖", "λ_max seen",
+    }  # fmt: skip
+
+
+def test_a_network_without_batchnorm_has_one_table_and_one_panel(tmp_path):
+    def plain(seed):
+        one = bounded(seed)
+        return one.model_copy(update={"metrics": [m for m in one.metrics if verdicts.ANEW not in m.method]})
+
+    frame = setup_of(tmp_path, *map(plain, range(3))).sections["11_bound"].frame
+    assert [title for title in tables("11_bound", frame) if "Table 3" in title] == ["Table 3: bound and error"]
+    assert [panel.get_title() for panel in FIGURES["11_bound"](frame).axes] == [""]
+
+
 def test_a_dataset_without_records_has_the_reason_and_the_command(shortened):
     text = report._absent([shortened])
     assert "**SVHN**: its files were not at hand where these results were made, and a GPU is needed." in text

@@ -11,6 +11,7 @@ from cdu.solvers import SolverError
 from cdu.subsampled import SubsampledNewton, part_of, scale_methods, spectrum_ends
 from cdu.training import Trained
 from cdu.unlearning import SECOND_SEED, NewtonStep, Problem, build
+from cdu.unlearning.newton import right_hand_side
 
 
 def problem(seed=0, rows=40):
@@ -32,9 +33,10 @@ def problem(seed=0, rows=40):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("samples", [None, 32, 100])
-def test_over_all_retained_samples_it_is_the_papers_step(seed, samples):
-    own = SubsampledNewton(2.0, samples)(problem(seed), torch.Generator().manual_seed(0))
-    paper = NewtonStep(2.0, gradient="forget")(problem(seed), torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("gradient", ["forget", "retain"])
+def test_over_all_retained_samples_it_is_the_papers_step(seed, samples, gradient):
+    own = SubsampledNewton(2.0, samples, gradient)(problem(seed), torch.Generator().manual_seed(0))
+    paper = NewtonStep(2.0, gradient=gradient)(problem(seed), torch.Generator().manual_seed(0))
     assert torch.equal(own.w, paper.w)
     assert (own.hvp_samples, own.gradient_samples) == (paper.hvp_samples, paper.gradient_samples)
 
@@ -50,6 +52,40 @@ def test_on_a_part_it_solves_the_system_of_that_part_with_the_whole_ratio(seed):
     expected = task.w_star + 8 / 32 * torch.linalg.solve(matrix, gradient)
     torch.testing.assert_close(update.w, expected, rtol=0, atol=1e-4 * float((expected - task.w_star).norm()))
     assert update.converged
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [10, 25])
+def test_the_form_with_the_retained_gradient_takes_it_over_all_of_them(seed, size):
+    task = problem(seed)
+    update = SubsampledNewton(2.0, size, gradient="retain")(task, torch.Generator().manual_seed(seed))
+    part = part_of(task.retain, size, torch.Generator().manual_seed(seed))
+    matrix = (Hessian(task.objective, task.w_star, part) + 2.0).dense()
+    expected = task.w_star - torch.linalg.solve(matrix, task.objective.gradient(task.w_star, task.retain))
+    torch.testing.assert_close(update.w, expected, rtol=0, atol=1e-4 * float((expected - task.w_star).norm()))
+    assert (update.gradient_samples, update.hvp_samples % size) == (32, 0)
+
+
+def test_both_forms_on_a_part_are_one_system_with_two_right_hand_sides():
+    task = problem(1)
+    steps = {
+        form: SubsampledNewton(2.0, 10, form)(task, torch.Generator().manual_seed(3)).w - task.w_star
+        for form in ("retain", "forget")
+    }
+    part = part_of(task.retain, 10, torch.Generator().manual_seed(3))
+    everything = task.objective.gradient(task.w_star, task.everything)
+    expected = torch.linalg.solve((Hessian(task.objective, task.w_star, part) + 2.0).dense(), 40 / 32 * everything)
+    apart = steps["forget"] - steps["retain"]
+    torch.testing.assert_close(apart, expected, rtol=0, atol=1e-3 * float(expected.norm()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_right_hand_sides_differ_by_what_training_left(seed):
+    task = problem(seed)
+    retain, forget = (right_hand_side(task, form) for form in ("retain", "forget"))
+    torch.testing.assert_close(retain, task.objective.gradient(task.w_star, task.retain))
+    torch.testing.assert_close(forget, -8 / 32 * task.objective.gradient(task.w_star, task.forget))
+    torch.testing.assert_close(retain - forget, 40 / 32 * task.objective.gradient(task.w_star, task.everything))
 
 
 def test_an_indefinite_system_is_refused():

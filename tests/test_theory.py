@@ -1,5 +1,6 @@
 """The numeric checks of the theory, themselves checked on problems whose answers are known."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.func import hessian
 
 from cdu import convex, theory
 from cdu.certification import gaussian_delta, gaussian_sigma
-from cdu.curvature import Hessian
+from cdu.curvature import Hessian, ritz_norm, spectral_norm
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.models import LogisticRegression
@@ -78,10 +79,14 @@ def curvature(objective, samples, w):
     return hessian(loss)(w)
 
 
+NORMS = {"ARPACK": spectral_norm, "on the device": partial(ritz_norm, steps=40)}
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_quadratic_has_m_zero_and_l_its_largest_eigenvalue(seed):
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_a_quadratic_has_m_zero_and_l_its_largest_eigenvalue(seed, norm):
     objective, samples, start, end = linear(seed, convex.squared_error)
-    found = theory.segment_constants(objective, start, end, samples, generator(seed))
+    found = theory.segment_constants(objective, start, end, samples, generator(seed), norm=norm)
     top = torch.linalg.eigvalsh(curvature(objective, samples, start))[-1].item()
     assert found.gradient_lipschitz == pytest.approx(top, rel=0.02)
     assert found.hessian_lipschitz == pytest.approx(0, abs=1e-12)
@@ -95,9 +100,10 @@ def test_a_segment_of_no_length_is_refused():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("nodes", [2, 5])
-def test_constants_along_a_segment_are_those_of_the_dense_hessians(seed, nodes):
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_constants_along_a_segment_are_those_of_the_dense_hessians(seed, nodes, norm):
     objective, samples, start, end = linear(seed)
-    found = theory.segment_constants(objective, start, end, samples, generator(seed), nodes)
+    found = theory.segment_constants(objective, start, end, samples, generator(seed), nodes, norm)
     points = [start + share * (end - start) for share in np.linspace(0, 1, nodes)]
     dense = [curvature(objective, samples, point) for point in points]
     steep = max(torch.linalg.matrix_norm(one, 2).item() for one in dense)
@@ -106,6 +112,26 @@ def test_constants_along_a_segment_are_those_of_the_dense_hessians(seed, nodes):
     assert found.length == pytest.approx((end - start).norm().item())
     assert 0.97 * steep <= found.gradient_lipschitz <= steep * (1 + 1e-9)
     assert 0.97 * bend <= found.hessian_lipschitz <= bend * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_constants_of_a_network_with_negative_curvature_are_those_of_its_dense_hessians(seed):
+    objective, start, samples = network("smooth mlp", seed, count=20, chunk=20)
+    end = start + torch.randn(len(start), dtype=start.dtype, generator=generator(seed, "end"))
+    calls = []
+
+    def norm(*arguments):
+        calls.append(arguments)
+        return ritz_norm(*arguments, steps=40, tolerance=1e-4)
+
+    found = theory.segment_constants(objective, start, end, samples, generator(seed), 3, norm)
+    assert len(calls) == 3 + 2
+    dense = [curvature(objective, samples, torch.lerp(start, end, share)) for share in (0.0, 0.5, 1.0)]
+    steep = max(torch.linalg.matrix_norm(one, 2).item() for one in dense)
+    bends = [torch.linalg.matrix_norm(after - before, 2).item() for before, after in pairwise(dense)]
+    assert any(torch.linalg.eigvalsh(one)[0] < 0 for one in dense)
+    assert found.gradient_lipschitz == pytest.approx(steep, rel=1e-4)
+    assert found.hessian_lipschitz == pytest.approx(max(bends) / ((end - start).norm().item() / 2), rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -188,6 +188,36 @@ def test_c4_to_a_residual(claim, solver, method, seconds, step, word):
     assert verdict(claim, slow, distances(step, 8.0, method)) == "does not hold"
 
 
+@pytest.mark.parametrize(("claim", "solver"), [("C4b", "lissa"), ("C4c", "conjugate gradient, same residual")])
+@pytest.mark.parametrize(("seconds", "spread", "step", "word", "reason"), SPEEDS)
+def test_c4_to_a_residual_in_a_batch_with_every_solvers_own_step(claim, solver, seconds, spread, step, word, reason):
+    section = "08_efficiency"
+    parts = rows(section, "claim_seconds", seconds, spread, method=solver)
+    parts += rows(section, "timed_alone", 0, method=solver)
+    parts += rows(section, "claim_residual", 0.03, method=solver)
+    parts += rows(section, "seconds", 100.0, method="retraining in full", split="unlearning")
+    parts += rows(section, "distance_to_retrained", step, 0.01, method=solver)
+    parts += rows(section, "distance_to_retrained", 8.0, method="original")
+    # Another step of the same name elsewhere, whose system was not the one that was timed.
+    one = found(claim, parts, distances(5.0, 8.0, "newton"), distances(5.0, 8.0, "newton, lissa"))
+    assert (one.word, one.reason) == (word, reason)
+    assert one.evidence.endswith("Timed once, in a batch, and not on an idle machine.")
+    quiet = [{**row, "value": 1.0} if row["metric"] == "timed_alone" else row for row in parts]
+    assert "idle" not in found(claim, quiet).evidence
+
+
+def test_lissa_that_diverges_in_every_seed_is_no_step_and_not_a_test_that_was_not_run():
+    refused = [
+        {**row, "value": None, "note": "LiSSA diverges"}
+        for row in rows("03_unlearning", "seconds", 0.0, method=AUTHORS)
+    ]
+    one = found("C4a", refused, rows("03_unlearning", "seconds", 100.0, method="retrain"))
+    assert (one.word, one.seeds) == ("assumption violated", 5)
+    assert "In none of 5 seeds" in one.evidence
+    assert one.evidence.endswith("LiSSA diverges.")
+    assert verdict("C4a", rows("03_unlearning", "seconds", 100.0, method="retrain")) == "not yet tested"
+
+
 def accuracies(released, nothing, spread=1e-4, names=(RELEASED, NOTHING), metric="accuracy"):
     parts = []
     for method, value in {names[0]: released, names[1]: nothing, "retrain": 0.95}.items():

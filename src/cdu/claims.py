@@ -151,7 +151,7 @@ CLAIMS: dict[str, Claim] = {
     "C4b": Claim(
         _FASTER, "LiSSA, to its residual", _ANYWHERE,
         f"{_SPEED_TEST} The system is solved by LiSSA with constants chosen for the set-up, on an idle machine, and "
-        "every seed must pass.",
+        "every seed must pass; where a batch timed it, the 95 % interval must.",
         f"a tenth of retraining's time; {_SHARE} of the distance",
         "retraining in full, timed on the same machine",
         _WHY_FAST,
@@ -160,7 +160,7 @@ CLAIMS: dict[str, Claim] = {
     "C4c": Claim(
         _FASTER, "conjugate gradient, to LiSSA's residual", _ANYWHERE,
         f"{_SPEED_TEST} The same system as LiSSA's, solved by conjugate gradient to at most the residual that LiSSA "
-        "reached; every seed must pass.",
+        "reached; every seed must pass, or the interval where a batch timed it.",
         f"a tenth of retraining's time; {_SHARE} of the distance",
         "retraining in full, timed on the same machine",
         _WHY_FAST,

@@ -34,6 +34,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "09_official_code": ("model", "forget", "training", "unlearning", "attack", "official"),
     "10_audit": ("model", "forget", "training", "unlearning", "methods", "audit"),
     "11_scale": ("model", "forget", "training", "unlearning", "attack", "relearn", "scale"),
+    "11_bound": ("model", "forget", "training", "unlearning", "bound"),
 }
 
 #: Sections that time programs against each other. No batch runs them: they want the machine to themselves.
@@ -51,7 +52,7 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 }
 
 #: Sections that run only where an experiment has a block of settings for them.
-OPTIONAL = {"11_scale": "scale"}
+OPTIONAL = {"11_scale": "scale", "11_bound": "bound"}
 
 #: The revision of every section's numbers: raised by hand when they are meant to change, with a line in CHANGELOG.md
 #: that says what moved and by how much. Records of an earlier revision are not current. The canaries tell whether
@@ -455,6 +456,23 @@ class ScaleSettings(Settings):
     methods: dict[str, dict[str, Value]] = {}
 
 
+class BoundSettings(Settings):
+    """Theorem 3.4 on a large network: the constants from below, bound and error against λ.
+
+    Attributes:
+        dampings: The λ at which bound and error are taken.
+        hessian_samples: Samples of D_r, the part S, that H, L and M are taken over; all when None.
+        lanczos_steps: Steps of Lanczos behind λ_min and λ_max, and at most of those behind L and M and of conjugate
+            gradient; each a product over S.
+        nodes: Points on the segment w*–w̃* at which L and M are looked for.
+    """
+
+    dampings: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    hessian_samples: Count | None = None
+    lanczos_steps: Annotated[int, Field(ge=2)] = 40
+    nodes: Annotated[int, Field(ge=2)] = 3
+
+
 class DatasetSettings(Settings):
     """Everything that one dataset's runs depend on.
 
@@ -478,6 +496,7 @@ class DatasetSettings(Settings):
     efficiency: EfficiencySettings = EfficiencySettings()
     official: OfficialSettings = OfficialSettings()
     scale: ScaleSettings | None = None
+    bound: BoundSettings | None = None
 
 
 class Experiment(Settings):

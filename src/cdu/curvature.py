@@ -188,7 +188,9 @@ def _lanczos(
     return found
 
 
-def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def lanczos(
+    product: Product, start: Tensor, steps: int, tolerance: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Lanczos with full reorthogonalisation: an orthonormal basis V of a Krylov space and the tridiagonal VᵀAV.
 
     It ends early where the space is invariant.
@@ -197,6 +199,8 @@ def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor
         product: v ↦ Av for a symmetric A.
         start: First vector, shape (p,), not zero.
         steps: Largest dimension k.
+        tolerance: Where given, it also ends once the Ritz value θ of largest magnitude has a residual ‖Ay − θy‖ of at
+            most ``tolerance``·|θ|.
 
     Returns:
         V as rows of shape (k, p), and the diagonal, shape (k,), and off-diagonal, shape (k − 1,), in float64.
@@ -218,6 +222,8 @@ def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor
         rest = image.norm().item()
         if step + 1 == steps or rest <= 10 * torch.finfo(start.dtype).eps * largest:
             break
+        if tolerance is not None and _settled(diagonal, off, rest, tolerance):
+            break
         off.append(rest)
         following = image / rest
     count = len(diagonal)
@@ -226,6 +232,49 @@ def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor
         torch.tensor(diagonal, dtype=torch.float64, device=start.device),
         torch.tensor(off[: count - 1], dtype=torch.float64, device=start.device),
     )
+
+
+def _settled(diagonal: list[float], off: list[float], rest: float, tolerance: float) -> bool:
+    """Whether the Ritz value of largest magnitude has a small residual: β_k times the last entry of its eigenvector."""
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+    outer = int(np.abs(values).argmax())
+    return bool(rest * abs(vectors[-1, outer]) <= tolerance * abs(values[outer]))
+
+
+def ritz_values(
+    product: Product, like: Tensor, generator: torch.Generator, steps: int, tolerance: float | None = None
+) -> Tensor:
+    """Ritz values, ascending, of a Lanczos process from a random start, on A's device.
+
+    They lie within the spectrum, and near its ends after few steps.
+
+    Args:
+        product: v ↦ Av for a symmetric A.
+        like: A vector of A's size, type and device.
+        generator: Draws the start.
+        steps: Lanczos steps at most, each one product.
+        tolerance: As for :func:`lanczos`.
+
+    Returns:
+        Shape (k,) with k ≤ ``steps``, in float64.
+    """
+    start = torch.randn(len(like), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+    _, diagonal, off = lanczos(product, start, min(steps, len(like)), tolerance)
+    values: Tensor = torch.linalg.eigvalsh(torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1))
+    return values
+
+
+def ritz_norm(product: Product, like: Tensor, generator: torch.Generator, steps: int, tolerance: float = 1e-2) -> float:
+    """Like :func:`spectral_norm`, with every vector on A's device: for networks too large for ARPACK.
+
+    Args:
+        product: v ↦ Av for a symmetric A.
+        like: A vector of A's size, type and device.
+        generator: Draws the start.
+        steps: Lanczos steps at most; what is returned is never more than the norm, however few they are.
+        tolerance: As for :func:`lanczos`.
+    """
+    return float(ritz_values(product, like, generator, steps, tolerance).abs().max())
 
 
 def spectral_density(

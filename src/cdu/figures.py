@@ -983,6 +983,35 @@ def scale(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def scale_bound(frame: pd.DataFrame) -> Figure:
+    """Bound of Theorem 3.4 and measured error against λ, for both forms of the step and each kind of statistics.
+
+    Horizontal lines: 2C, and the distance without any step. Vertical line: the largest λ_max seen. Where the forms lie
+    on top of each other the second hides the first.
+    """
+    kinds = {"network": "BatchNorm's statistics as trained", "network, statistics of D_r first": "statistics of D_r"}
+    known = [name for name in kinds if name in set(frame["method"])]
+    figure, panels = _figure(len(known), 4.0)
+    for panel, name in zip(panels, known, strict=True):
+        anew = name.removeprefix("network")
+        for number, (method, form) in enumerate(
+            {name: "D_r form", f"network, forget gradient{anew}": "D_u form"}.items()
+        ):
+            rows = select(frame, axis="damping", method=method)
+            for metric, word in {"bound": "bound", "distance": "error"}.items():
+                _bound_or_error(panel, select(rows, metric=metric), f"{form}: {word}", number, metric == "bound")
+        lines = {"trivial_bound": ("--", "2C"), "distance_original": ("-.", "‖w* − w̃*‖")}
+        for metric, (pattern, label) in lines.items():
+            height = select(frame, metric=metric, method=name)["value"].mean()
+            panel.axhline(height, color=COLOURS[6], linestyle=pattern, linewidth=1, label=label)
+        largest = select(frame, metric="lambda_max", method=name)["value"].max()
+        panel.axvline(largest, color=COLOURS[3], linestyle=":", linewidth=1.2, label="λ_max seen")
+        title = kinds[name] if len(known) > 1 else ""
+        panel.set(xscale="log", yscale="log", xlabel="damping λ", ylabel="distance", title=title)
+    panels[0].legend(fontsize=8)
+    return figure
+
+
 #: The figure of each section, or of each of its parts.
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "01_theory-noise": theory_noise,
@@ -1012,4 +1041,5 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "10_audit": audit,
     "10_audit-power": audit_power,
     "11_scale": scale,
+    "11_bound": scale_bound,
 }

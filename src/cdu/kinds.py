@@ -50,13 +50,14 @@ class Allowed(NamedTuple):
 
 
 #: Never compared: times and rates. They measure the machine and what else it does, not the method.
-TIMES = frozenset({"seconds", "training_seconds", "images_per_second", "matrix_rate", "matrix_share"})
+TIMES = frozenset({"claim_seconds", "seconds", "training_seconds", "images_per_second", "matrix_rate", "matrix_share"})
 
 #: Counts and yes-or-no answers: the next value of one is another answer.
 COUNTS = frozenset({
     "batches", "certified", "contradicted", "converged", "depth", "epochs_trained", "fallback", "gradient_samples",
     "hessian_samples", "hvp_samples", "judged_samples", "members", "network_samples", "operations_per_image",
-    "parameters", "recalibration_samples", "requests", "spectrum_samples", "train_samples", "trials",
+    "parameters", "recalibration_samples", "relu", "requests", "spectrum_samples", "timed_alone", "train_samples",
+    "trials",
 })  # fmt: skip
 
 #: Formulas of the settings and of the data alone, and the settings: only the rounding of libraries differs.

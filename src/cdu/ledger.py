@@ -149,9 +149,13 @@ def large_cells(frame: pd.DataFrame) -> list[Cell]:
     never that it is not.
     """
     cells = network_cells(Facts(_theory(frame), NETWORK), relu=True)
-    spectrum = Facts(frame[frame["section"] == "11_scale"], "")
-    smallest, largest = spectrum.values("lambda_min"), spectrum.values("lambda_max")
-    if not smallest.empty:
+    measured = [
+        Facts(frame[frame["section"] == section], method)
+        for section, method in (("11_scale", ""), ("11_bound", NETWORK))
+    ]
+    spectrum = next((facts for facts in measured if len(facts.values("lambda_min"))), None)
+    if spectrum is not None:
+        smallest, largest = spectrum.values("lambda_min"), spectrum.values("lambda_max")
         damping, samples = spectrum.mean("damping"), spectrum.mean("spectrum_samples")
         epochs, seeds = spectrum.mean("epochs_trained"), len(smallest)
         cells[1] = Cell(

@@ -73,10 +73,21 @@ CHAPTERS = {
     "10_audit": ("audit", "Audit"),
     "10_audit-power": ("audit-power", "The power of an audit"),
     "11_scale": ("scale", "BatchNorm and large networks"),
+    "11_bound": ("scale-bound", "The bound on a large network"),
 }
 
-#: Sections whose numbers the section on large networks has in one record, under the same names.
-COMBINED = ("03_unlearning", "04_attacks", "05_relearn")
+#: Sections that are too expensive for large networks, and those that have numbers of theirs under the same names. They
+#: stand for them where they were not run; of a number that several have, the first one's counts.
+STAND_INS = {
+    "01_theory": ("11_bound",),
+    "03_unlearning": ("11_scale", "11_bound"),
+    "04_attacks": ("11_scale",),
+    "05_relearn": ("11_scale",),
+    "08_efficiency": ("11_bound",),
+}
+
+#: What tells a number from the others of a section's records.
+_KEYS = ["seed", "metric", "method", "split", "axis", "point"]
 
 #: The paper's set-ups: why one without records has none, and what runs it.
 PAPER_SETUPS = {
@@ -186,7 +197,8 @@ class Setup:
     @property
     def seeds(self) -> int:
         """The largest number of seeds of a section that decides claims."""
-        deciding = {*COMBINED, "11_scale", *(claim.chapter for claim in CLAIMS.values())}
+        deciding = {*(name for names in STAND_INS.values() for name in names), *STAND_INS}
+        deciding |= {claim.chapter for claim in CLAIMS.values()}
         return max((len(shown.records) for name, shown in self.sections.items() if name in deciding), default=0)
 
     @property
@@ -201,11 +213,12 @@ class Setup:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """All sections' metrics in long form; those of the section on large networks stand for what it combines."""
+        """All sections' metrics in long form, with those that stand for a section that was not run."""
         frames = [shown.frame for shown in self.sections.values()]
-        if "11_scale" in self.sections:
-            combined = self.sections["11_scale"].frame
-            frames += [combined.assign(section=name) for name in COMBINED if name not in self.sections]
+        for name, others in STAND_INS.items():
+            standing = [self.sections[other].frame for other in others if other in self.sections]
+            if standing and name not in self.sections:
+                frames.append(pd.concat(standing).drop_duplicates(_KEYS).assign(section=name))
         return pd.concat(frames, ignore_index=True)
 
     @property
@@ -453,8 +466,8 @@ def _section_fragment(
     files[book / "_generated" / f"{stem}.csv"] = frame.to_csv(index=False).encode()
     lines = [f"## Results: {setup.title}", "", _source_line(setup, shown), ""]
     for identifier, claim in CLAIMS.items():
-        if SHOWN_ON.get(claim.chapter, claim.chapter) == name:
-            verdict = _decide(setup)[identifier]
+        verdict = _decide(setup)[identifier]
+        if _shows(setup, name, claim, verdict):
             lines += [
                 f":::{{admonition}} {identifier}: {verdict.words}",
                 f":class: {LOOKS[verdict.word]}",
@@ -495,6 +508,14 @@ def _section_fragment(
     return "\n".join(lines)
 
 
+def _shows(setup: Setup, name: str, claim: Claim, verdict: verdicts.Verdict) -> bool:
+    """Whether a verdict stands on a part's page: on its chapter's, or where the bound on a large network decides it."""
+    if name != "11_bound":
+        return SHOWN_ON.get(claim.chapter, claim.chapter) == name
+    alone = STAND_INS.get(claim.chapter) == ("11_bound",) and claim.chapter not in setup.sections
+    return alone and verdict.word != "not yet tested"
+
+
 def _spread(shown: Shown) -> str:
     """What the numbers of a table are, and over how many seeds."""
     seeds = _seeds(len(shown.records))
@@ -508,7 +529,7 @@ def _spread(shown: Shown) -> str:
 def _shortened(shown: Shown, before: str, after: str = "") -> str:
     """What of the paper's setting was cut, for every figure and table made from it; empty where nothing was."""
     settings = shown.records[0].record.settings
-    epochs, scale = settings["training"]["epochs"], settings.get("scale") or {}
+    epochs, scale = settings["training"]["epochs"], settings.get("scale") or settings.get("bound") or {}
     words = [] if epochs >= PAPER_EPOCHS else [f"{epochs} of {PAPER_EPOCHS} epochs"]
     if scale.get("hessian_samples"):
         words.append(f"Hessian on {scale['hessian_samples']:,} samples")

@@ -1,13 +1,12 @@
 """Large networks: the Newton step with the Hessian over part of the retained set, and the methods beside it."""
 
-from dataclasses import replace
-
 import torch
 
 from cdu.config import ScaleSettings, UnlearningSettings
-from cdu.curvature import Hessian, lanczos
+from cdu.curvature import Hessian, ritz_values
 from cdu.data import Samples
 from cdu.unlearning import SECOND_SEED, Method, NewtonStep, Original, Problem, Retrain, Update, build
+from cdu.unlearning.newton import Form
 
 
 def part_of(samples: Samples, size: int | None, generator: torch.Generator) -> Samples:
@@ -18,27 +17,28 @@ def part_of(samples: Samples, size: int | None, generator: torch.Generator) -> S
 
 
 class SubsampledNewton:
-    """w̃ = w* + n_u/(n − n_u) · (H_S + λI)⁻¹ ∇L(w*, D_u), H_S the Hessian over a random part S of D_r.
+    """The paper's step with H_S in place of H, the Hessian over a random part S of D_r.
 
-    The form with the gradient over D_u costs n_u gradients. H_S stands in for H as in sub-sampled Newton methods: over
-    all of D_r it is the paper's step. The residual is that of the system with H_S.
+    - ``gradient="forget"``: w̃ = w* + n_u/(n − n_u) · (H_S + λI)⁻¹ ∇L(w*, D_u), which costs n_u gradients
+    - ``gradient="retain"``: w̃ = w* − (H_S + λI)⁻¹ ∇L(w*, D_r), with the gradient over all of D_r
+
+    H_S stands in for H as in sub-sampled Newton methods: over all of D_r it is the paper's step. The residual is that
+    of the system with H_S.
 
     Args:
         damping: λ.
         samples: Size of S; all of D_r when None.
+        gradient: Which form, as for :class:`~cdu.unlearning.NewtonStep`.
     """
 
-    def __init__(self, damping: float, samples: int | None = None) -> None:
-        self.damping = damping
+    def __init__(self, damping: float, samples: int | None = None, gradient: Form = "forget") -> None:
         self.samples = samples
+        self._step = NewtonStep(damping, gradient=gradient)
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Take the step; raises :class:`~cdu.solvers.SolverError` where H_S + λI is indefinite."""
         part = part_of(problem.retain, self.samples, generator)
-        update = NewtonStep(self.damping, gradient="forget")(replace(problem, retain=part), generator)
-        # With S in place of D_r that step has the factor n_u/|S|; it is linear in it.
-        w = torch.lerp(problem.w_star, update.w, len(part) / len(problem.retain))
-        return replace(update, w=w)
+        return self._step.with_hessian_over(part, problem, generator)
 
 
 def scale_methods(unlearning: UnlearningSettings, scale: ScaleSettings, seed: int) -> dict[str, Method]:
@@ -71,8 +71,6 @@ def scale_methods(unlearning: UnlearningSettings, scale: ScaleSettings, seed: in
 def spectrum_ends(problem: Problem, samples: int, steps: int, generator: torch.Generator) -> tuple[float, float]:
     """Bounds on the ends of the spectrum of H_S: λ_min is at most the first, λ_max at least the second.
 
-    Ritz values of a Lanczos process from a random start lie within the spectrum, and near its ends after few steps.
-
     Args:
         problem: Where H is taken.
         samples: Size of S.
@@ -80,7 +78,5 @@ def spectrum_ends(problem: Problem, samples: int, steps: int, generator: torch.G
         generator: Draws S and the start.
     """
     hessian = Hessian(problem.objective, problem.w_star, part_of(problem.retain, samples, generator))
-    start = torch.randn(hessian.size, generator=generator, dtype=torch.float64).to(hessian.w.device, hessian.w.dtype)
-    _, diagonal, off = lanczos(hessian.__matmul__, start, min(steps, hessian.size))
-    values = torch.linalg.eigvalsh(torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1))
+    values = ritz_values(hessian.__matmul__, hessian.w, generator, steps)
     return float(values[0]), float(values[-1])

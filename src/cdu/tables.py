@@ -13,6 +13,7 @@ from cdu.figures import of_seeds, select
 from cdu.intervals import interval
 from cdu.kinds import PLANTED
 from cdu.records import UNREACHED
+from cdu.verdicts import ANEW, AUTHORS, FORGET_FORM, NETWORK
 
 
 def plus_minus(values: "pd.Series[float]", factor: float = 1.0) -> str:
@@ -971,10 +972,6 @@ def _official_code_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-#: How the names of the step with BatchNorm's statistics taken anew end, in the section on large networks.
-_ANEW = ", statistics of D_r first"
-
-
 def _newton_steps(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per λ and kind of statistics: in how many seeds there is a step, how long it is, and what it took."""
     columns = [
@@ -992,11 +989,11 @@ def _newton_steps(frame: pd.DataFrame) -> pd.DataFrame:
         taken = tried[tried["value"].notna()]["seed"].unique()
         own = select(frame, method=name)
         cells = table(own[own["seed"].isin(taken)], "method", "", columns)
-        damping = name.removesuffix(_ANEW).partition("λ = ")[2]
+        damping = name.removesuffix(ANEW).partition("λ = ")[2]
         rows.append(
             {
                 "λ": number(float(damping)) if damping else _cell(frame, "damping", method=""),
-                "BatchNorm's statistics": "of D_r" if name.endswith(_ANEW) else "as trained",
+                "BatchNorm's statistics": "of D_r" if name.endswith(ANEW) else "as trained",
                 "seeds with a step": f"{len(taken)} of {tried['seed'].nunique()}",
                 **{column.header: "—" if cells.empty else cells.iloc[0][column.header] for column in columns},
             }
@@ -1020,7 +1017,7 @@ def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "samples behind these": "spectrum_samples",
         "samples of the recalibration": "recalibration_samples",
     }
-    anew = f"newton{_ANEW}"
+    anew = f"newton{ANEW}"
     known = set(select(everything, method=anew)["metric"])
     setup = [
         {"quantity": text, "": _cell(everything, metric, method=anew if "of D_r" in text else "")}
@@ -1050,6 +1047,85 @@ def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "The Newton step at every λ": _newton_steps(everything),
         "What is computed on what": pd.DataFrame(setup),
     }
+
+
+#: What the kinds of BatchNorm's statistics are called in tables, by how the names of networks end.
+_STATISTICS = {"": "statistics as trained", ANEW: "statistics of D_r"}
+
+
+def _statistics_of(frame: pd.DataFrame) -> dict[str, str]:
+    """The kinds of statistics that a set-up has; one without a name where its network has none."""
+    known = set(frame["method"])
+    found = {label: title for label, title in _STATISTICS.items() if f"{NETWORK}{label}" in known}
+    return found if len(found) > 1 else {"": ""}
+
+
+def _with_removed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds the metric ``removed``: the share of ‖w* − w̃*‖ that a step removes, formed seed by seed."""
+    errors = frame[frame["metric"].isin(["distance", "distance_to_retrained"])]
+    nothing = select(frame, metric="distance_original", method=NETWORK).set_index("seed")["value"]
+    removed = 1 - errors["value"] / nothing.reindex(errors["seed"]).to_numpy()
+    return pd.concat([frame, errors.assign(metric="removed", value=removed)], ignore_index=True)
+
+
+def _scale_bound_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame, statistics = _with_removed(shown), _statistics_of(shown)
+    against_damping = {
+        "bound": ("bound", 1.0),
+        "error": ("distance", 1.0),
+        "removed (%)": ("removed", 100.0),
+        "‖step‖": ("step_norm", 1.0),
+        "residual": ("residual", 1.0),
+    }
+    found = {}
+    for label, title in statistics.items():
+        columns = [
+            Column(f"{form}: {text}", metric, {"method": f"{NETWORK}{name}{label}"}, factor)
+            for form, name in (("D_r form", ""), ("D_u form", FORGET_FORM))
+            for text, (metric, factor) in against_damping.items()
+        ]
+        against = table(_axis(frame, "damping"), "point", "λ", columns)
+        name = "Table 3: bound and error" + (f", {title}" if title else "")
+        found[name] = against.assign(**{"λ": [number(float(str(damping))) for damping in against["λ"]]})
+    constants = {
+        "λ_max of H_S, at least": "lambda_max",
+        "λ_min of H_S, at most": "lambda_min",
+        "L, from below along w\\*–w̃\\*": "gradient_lipschitz",
+        "M, from below along w\\*–w̃\\*": "hessian_lipschitz",
+        "G = ‖∇L(w̃\\*, D_r)‖, in the function of H": "gradient_retrained",
+        "‖∇L(w̃\\*, D_r)‖ with the retrained model's own statistics": "gradient_retrained_own",
+        "‖∇L(w\\*, D)‖": "gradient_original",
+        "right-hand side, D_r form: ‖∇L(w\\*, D_r)‖": "right_hand_side",
+        "right-hand side, D_u form: n_u/n_r·‖∇L(w\\*, D_u)‖": "right_hand_side, forget",
+        "cosine of the two": "forms_cosine",
+        "samples of H_S": "spectrum_samples",
+        "2C": "trivial_bound",
+        "‖w\\* − w̃\\*‖": "distance_original",
+        "λ by default": "damping",
+    }
+    rows = []
+    for text, name in constants.items():
+        metric, _, forget = name.partition(", ")
+        methods = {title: f"{NETWORK}{FORGET_FORM if forget else ''}{label}" for label, title in statistics.items()}
+        rows.append({"quantity": text, **{t: _cell(frame, metric, method=name) for t, name in methods.items()}})
+    found["Constants (indications, not certificates)"] = pd.DataFrame(rows)
+    solvers = [
+        Column("system (s)", "claim_seconds"),
+        Column("with the gradient (s)", "seconds"),
+        Column("relative residual", "claim_residual"),
+        Column("relative residual, of H_S or at its own λ", "residual"),
+        Column("per-sample products", "hvp_samples"),
+        Column("error", "distance_to_retrained"),
+        Column("removed (%)", "removed", factor=100),
+    ]
+    compared = frame[(frame["axis"] == "") & frame["method"].isin(select(frame, metric="timed_alone")["method"])]
+    tried = frame[(frame["axis"] == "") & frame["metric"].isin(["claim_seconds", "seconds"])]
+    failed = tried[tried["value"].isna() & ~tried["method"].isin(compared["method"])]
+    named = pd.concat([compared, failed]).replace({"method": {AUTHORS: "lissa, λ and constants of the authors' code"}})
+    cells = table(named, "method", "solver", solvers)
+    title = "Solvers at the default λ, statistics as trained, not timed on an idle machine"
+    # Only some set-ups have the step with H over a part, or the authors' constants.
+    return {**found, title: cells.loc[:, (cells != "—").any()]}
 
 
 def _times(rows: pd.DataFrame, factor: float = 1.0) -> str:
@@ -1249,5 +1325,6 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "10_audit": _audit_tables,
         "10_audit-power": _audit_power_tables,
         "11_scale": _scale_tables,
+        "11_bound": _scale_bound_tables,
     }
     return {title: content for title, content in makers[name](frame).items() if len(content)}

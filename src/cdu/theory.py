@@ -1,7 +1,7 @@
 """Numeric checks of the paper's statements: estimates from below, the truncated Neumann series, fitted slopes."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import Normal
 
-from cdu.curvature import Hessian, extreme_eigenvalues, spectral_norm
+from cdu.curvature import Hessian, Product, extreme_eigenvalues, spectral_norm
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import Objective
@@ -58,8 +58,18 @@ class Segment:
     length: float
 
 
+#: An operator's spectral norm from below, by v ↦ Av, a vector like A's and a generator.
+Norm = Callable[[Product, Tensor, torch.Generator], float]
+
+
 def segment_constants(
-    objective: Objective, start: Tensor, end: Tensor, samples: Samples, generator: torch.Generator, nodes: int = 3
+    objective: Objective,
+    start: Tensor,
+    end: Tensor,
+    samples: Samples,
+    generator: torch.Generator,
+    nodes: int = 3,
+    norm: Norm = spectral_norm,
 ) -> Segment:
     """L and M from below, by Lanczos at evenly spaced nodes; the true constants over the ball can only be larger.
 
@@ -70,6 +80,8 @@ def segment_constants(
         samples: S.
         generator: Draws the starting vectors of Lanczos.
         nodes: Points on the segment, the ends included; at least 2.
+        norm: How spectral norms are found: :func:`~cdu.curvature.spectral_norm`, or
+            :func:`~cdu.curvature.ritz_norm` for vectors that should not leave the device.
 
     Raises:
         CduError: The ends are the same point.
@@ -79,10 +91,10 @@ def segment_constants(
     length = (end - start).norm().item()
     if not length > 0:
         raise CduError(f"the segment's ends are {length:g} apart; Lipschitz constants need two different points")
-    steepest = max(spectral_norm(hessian.__matmul__, start, generator) for hessian in hessians)
+    steepest = max(norm(hessian.__matmul__, start, generator) for hessian in hessians)
 
     def change(before: Hessian, after: Hessian) -> float:
-        return spectral_norm(lambda vector: after @ vector - before @ vector, start, generator)
+        return norm(lambda vector: after @ vector - before @ vector, start, generator)
 
     bend = max(change(before, after) for before, after in itertools.pairwise(hessians))
     return Segment(steepest, bend / (length / (nodes - 1)), length)

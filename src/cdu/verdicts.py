@@ -58,6 +58,10 @@ STEP, LISSA, AUTHORS = "newton", "newton, lissa", "newton, λ code, lissa"
 #: The network of an experiment, and its twin with a smooth activation, in the theory section.
 NETWORK, SMOOTH = "network", "smooth network"
 
+#: How the names of a step or network end where the step has the gradient over D_u, and where BatchNorm's statistics
+#: were taken anew over D_r first.
+FORGET_FORM, ANEW = ", forget gradient", ", statistics of D_r first"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -256,10 +260,21 @@ def _assumption_grid(evidence: Evidence) -> list[float]:
     return [point for point in evidence.points("01_theory", "bound", "damping", NETWORK) if point > largest]
 
 
-def _removed(evidence: Evidence, method: str = STEP) -> Interval:
+def _of_a_part(evidence: Evidence) -> str:
+    """What has to be said of a network's constants that the section on large networks measured; empty elsewhere."""
+    part = evidence.values("01_theory", "spectrum_samples", method=NETWORK)
+    if part.dropna().empty:
+        return ""
+    text = f" The constants are over {part.mean():,.0f} retained samples, and known from inside or from below alone."
+    if evidence.values("01_theory", "relu", method=NETWORK).any():
+        text += " A ReLU network has no finite M: its bound is a number put into the formula."
+    return text
+
+
+def _removed(evidence: Evidence, method: str = STEP, section: str = "03_unlearning") -> Interval:
     """Share of the do-nothing distance to the retrained model that a step removes."""
-    step = evidence.values("03_unlearning", "distance_to_retrained", method=method)
-    nothing = evidence.values("03_unlearning", "distance_to_retrained", method="original")
+    step = evidence.values(section, "distance_to_retrained", method=method)
+    nothing = evidence.values(section, "distance_to_retrained", method="original")
     return interval(1 - step / nothing)
 
 
@@ -294,6 +309,7 @@ def _c1_bound(evidence: Evidence) -> Verdict:
         f"At λ = {grid[0]:g} the error is {error.mean():.2f} and the bound {bound.mean():.3g}, against 2C = "
         f"{trivial:g}."
     )
+    text += _of_a_part(evidence)
     effect = "none: a bound is broken or not, seed by seed"
     if (error > bound).any():
         return Verdict("does not hold", text, effect, len(bound))
@@ -320,6 +336,7 @@ def _c2(evidence: Evidence) -> Verdict:
         f"(2C = {trivial:g}) and the error {'rises' if change.mean > 0 else 'falls'} by {_percent(abs(change.mean))} ± "
         f"{_percent(change.half)} of itself."
     )
+    text += _of_a_part(evidence)
     effect = f"a change of the error by {change.detectable:.2g} of it"
     if (bounds[1] >= bounds[0]).any():
         return Verdict("does not hold", text, effect, change.seeds)
@@ -369,16 +386,44 @@ def _retraining_time(evidence: Evidence) -> "pd.Series[float]":
 def _c4_authors(evidence: Evidence) -> Verdict:
     seconds = evidence.values("03_unlearning", "seconds", method=AUTHORS)
     if seconds.dropna().empty:
-        return _not_recorded("LiSSA with the authors' constants")
-    share = interval(seconds / _retraining_time(evidence))
+        return _diverged(evidence) or _not_recorded("LiSSA with the authors' constants")
+    # Of one record: those of two sections may be of models that two machines trained.
+    beside = not evidence.values("03_unlearning", "timed_alone", method=AUTHORS).dropna().empty
+    section = "08_efficiency" if beside else "03_unlearning"
+    share = interval(seconds / evidence.values(section, "seconds", method="retrain"))
     if share.seeds < 2:
         return _NOTHING_MEASURED
     residual = evidence.values("03_unlearning", "residual", method=AUTHORS)
-    return _share_of_time(share, _removed(evidence, AUTHORS), f"(relative residual up to {_plain(residual.max())})")
+    return _share_of_time(
+        share, _removed(evidence, AUTHORS, section), f"(relative residual up to {_plain(residual.max())})"
+    )
+
+
+def _in_a_batch(share: Interval, removed: Interval, residual: float) -> Verdict:
+    """The verdict on a solver that was timed once in every seed, beside whatever else the machine did."""
+    if share.seeds < 2:
+        return _NOTHING_MEASURED
+    how = f"by this solver, without its gradient and to a relative residual of at most {_plain(residual)},"
+    found = _share_of_time(share, removed, how)
+    return replace(found, evidence=f"{found.evidence} Timed once, in a batch, and not on an idle machine.")
+
+
+def _diverged(evidence: Evidence) -> Verdict | None:
+    """What to say where LiSSA with the authors' constants was tried and gave no step in any seed; else None."""
+    rows = evidence.metrics
+    rows = rows[(rows["section"] == "03_unlearning") & (rows["metric"] == "seconds") & (rows["method"] == AUTHORS)]
+    if rows.empty:
+        return None
+    first = rows.iloc[0]
+    text = (
+        f"In none of {len(rows)} seeds does LiSSA with the authors' constants give a step. Seed {first['seed']}: "
+        f"{first['note']}."
+    )
+    return Verdict("assumption violated", text, seeds=len(rows))
 
 
 def _c4_to_residual(solver: str, method: str) -> Callable[[Evidence], Verdict]:
-    """The rule for one solver of the system that LiSSA solved, timed on an idle machine."""
+    """The rule for one solver of the system that LiSSA solved, timed on an idle machine or, if not, saying so."""
 
     def rule(evidence: Evidence) -> Verdict:
         section = "08_efficiency"
@@ -388,7 +433,11 @@ def _c4_to_residual(solver: str, method: str) -> Callable[[Evidence], Verdict]:
         if share.empty:
             return Verdict("not yet tested", "No run has both the solver and retraining.")
         residual = evidence.values(section, "claim_residual", method=solver)
-        removed = _removed(evidence, method)
+        # The section on large networks has each solver's own step beside its time.
+        beside = not evidence.values(section, "distance_to_retrained", method=solver).dropna().empty
+        removed = _removed(evidence, solver, section) if beside else _removed(evidence, method)
+        if (evidence.values(section, "timed_alone", method=solver) == 0).any():
+            return _in_a_batch(interval(share), removed, residual.max())
         text = (
             f"The system is solved in {_plain(seconds.mean())} s to a relative residual of {_plain(residual.max())}; "
             f"retraining takes {_plain(full.mean())} s, so that this is {_percent(share.max())} of it. The step "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cdu.config import LissaSettings
 from cdu.curvature import Hessian
+from cdu.data import Samples
 from cdu.expectations import expect
 from cdu.solvers import (
     Solution,
@@ -22,6 +23,18 @@ from cdu.solvers import (
 from cdu.unlearning.problem import Problem, Update
 
 Solver = Literal["exact", "conjugate_gradient", "preconditioned", "lissa"]
+Form = Literal["retain", "forget"]
+
+
+def right_hand_side(problem: Problem, form: Form) -> Tensor:
+    """The right-hand side v of (H + λI)x = v, whose solution the step subtracts from w*, shape (p,).
+
+    ∇L(w*, D_r) for ``retain``; −n_u/n_r · ∇L(w*, D_u), which equals it where ∇L(w*, D) = 0, for ``forget``.
+    """
+    if form == "retain":
+        return problem.objective.gradient(problem.w_star, problem.retain)
+    ratio = len(problem.forget) / len(problem.retain)
+    return -ratio * problem.objective.gradient(problem.w_star, problem.forget)
 
 
 class NewtonStep:
@@ -50,7 +63,7 @@ class NewtonStep:
         self,
         damping: float,
         solver: Solver = "conjugate_gradient",
-        gradient: Literal["retain", "forget"] = "retain",
+        gradient: Form = "retain",
         lissa_settings: LissaSettings | None = None,
         exact_limit: int = 5000,
     ) -> None:
@@ -69,9 +82,13 @@ class NewtonStep:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Take the step; raises :class:`~cdu.solvers.SolverError` when H + λI cannot be inverted."""
+        return self.with_hessian_over(problem.retain, problem, generator)
+
+    def with_hessian_over(self, part: Samples, problem: Problem, generator: torch.Generator) -> Update:
+        """Take the step with the Hessian over ``part`` of D_r; the gradient is the problem's all the same."""
         start = time.perf_counter()
-        hessian = Hessian(problem.objective, problem.w_star, problem.retain)
-        gradient = self._gradient(problem)
+        hessian = Hessian(problem.objective, problem.w_star, part)
+        gradient = right_hand_side(problem, self.gradient)
         synchronise(gradient)
         seconds = time.perf_counter() - start
         solution = self._solve(generator)(hessian + self.damping, gradient)
@@ -85,13 +102,6 @@ class NewtonStep:
             converged=solution.converged,
             note=solution.note,
         )
-
-    def _gradient(self, problem: Problem) -> Tensor:
-        """∇L(w*, D_r), or what equals it at an optimum."""
-        if self.gradient == "retain":
-            return problem.objective.gradient(problem.w_star, problem.retain)
-        ratio = len(problem.forget) / len(problem.retain)
-        return -ratio * problem.objective.gradient(problem.w_star, problem.forget)
 
     def _solve(self, generator: torch.Generator) -> Callable[[Hessian, Tensor], Solution]:
         if self.solver == "exact":
