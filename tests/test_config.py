@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from cdu.config import (
+    OPTIONAL,
     SECTIONS,
     available_experiments,
     load_experiment,
@@ -71,9 +72,10 @@ def test_settings_that_do_not_fit_are_named(tmp_path, change, message):
 
 def test_a_batch_runs_the_sections_that_it_names_and_large_networks_only_where_they_are_set_up():
     assert {section for _, _, section in load_experiment("paper-cpu").jobs()} == {"02_training", "11_scale"}
-    assert "11_scale" not in {section for _, _, section in load_experiment("mnist").jobs()}
+    assert not set(OPTIONAL) & {section for _, _, section in load_experiment("mnist").jobs()}
     paper = load_experiment("paper").jobs()
     assert {dataset for dataset, _, section in paper if section == "11_scale"} == {"cifar10", "svhn"}
+    assert {dataset for dataset, _, section in paper if section == "11_sweeps"} == {"cifar10"}
 
 
 def test_a_section_can_have_seeds_of_its_own():

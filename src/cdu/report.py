@@ -73,10 +73,14 @@ CHAPTERS = {
     "10_audit": ("audit", "Audit"),
     "10_audit-power": ("audit-power", "The power of an audit"),
     "11_scale": ("scale", "BatchNorm and large networks"),
+    "11_sweeps": ("scale-sweeps", "Radius, requests, early stopping and small noise"),
 }
 
 #: Sections whose numbers the section on large networks has in one record, under the same names.
 COMBINED = ("03_unlearning", "04_attacks", "05_relearn")
+
+#: Sections whose numbers the sweeps on a large network have, as far as claims need them, under the same names.
+SWEPT = ("06_ablations", "07_sequential")
 
 #: The paper's set-ups, and why one without records has none.
 PAPER_SETUPS = {
@@ -183,7 +187,7 @@ class Setup:
     @property
     def seeds(self) -> int:
         """The largest number of seeds of a section that decides claims."""
-        deciding = {*COMBINED, "11_scale", *(claim.chapter for claim in CLAIMS.values())}
+        deciding = {*COMBINED, "11_scale", "11_sweeps", *(claim.chapter for claim in CLAIMS.values())}
         return max((len(shown.records) for name, shown in self.sections.items() if name in deciding), default=0)
 
     @property
@@ -198,11 +202,14 @@ class Setup:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """All sections' metrics in long form; those of the section on large networks stand for what it combines."""
+        """All sections' metrics in long form; those of the sections on large networks stand for what they combine."""
         frames = [shown.frame for shown in self.sections.values()]
         if "11_scale" in self.sections:
             combined = self.sections["11_scale"].frame
             frames += [combined.assign(section=name) for name in COMBINED if name not in self.sections]
+        if "11_sweeps" in self.sections:
+            swept = self.sections["11_sweeps"].frame
+            frames += [swept.assign(section=name) for name in SWEPT if name not in self.sections]
         return pd.concat(frames, ignore_index=True)
 
     @property
@@ -501,7 +508,7 @@ def _spread(shown: Shown) -> str:
 def _shortened(shown: Shown, before: str, after: str = "") -> str:
     """What of the paper's setting was cut, for every figure and table made from it; empty where nothing was."""
     settings = shown.records[0].record.settings
-    epochs, scale = settings["training"]["epochs"], settings.get("scale") or {}
+    epochs, scale = settings["training"]["epochs"], settings.get("scale") or settings.get("sweeps") or {}
     words = [] if epochs >= PAPER_EPOCHS else [f"{epochs} of {PAPER_EPOCHS} epochs"]
     if scale.get("hessian_samples"):
         words.append(f"Hessian on {scale['hessian_samples']:,} samples")

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from cdu.curvature import Hessian, lanczos
+from cdu.curvature import Hessian, Product, lanczos
 from cdu.data import Samples
+from cdu.errors import CduError
 from cdu.unlearning import NewtonStep, Problem, Update
 
 
@@ -40,10 +42,25 @@ class SubsampledNewton:
         return replace(update, w=w)
 
 
+def ritz_ends(product: Product, like: Tensor, steps: int, generator: torch.Generator) -> tuple[float, float]:
+    """Smallest and largest Ritz value of a symmetric operator, by Lanczos on the operator's device.
+
+    From a random start they lie within the spectrum, and near its ends after few steps.
+
+    Args:
+        product: v ↦ Av.
+        like: A vector of A's size, type and device.
+        steps: Lanczos steps, each a product.
+        generator: Draws the start.
+    """
+    start = torch.randn(len(like), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+    _, diagonal, off = lanczos(product, start, min(steps, len(like)))
+    values = torch.linalg.eigvalsh(torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1))
+    return float(values[0]), float(values[-1])
+
+
 def spectrum_ends(problem: Problem, samples: int, steps: int, generator: torch.Generator) -> tuple[float, float]:
     """Bounds on the ends of the spectrum of H_S: λ_min is at most the first, λ_max at least the second.
-
-    Ritz values of a Lanczos process from a random start lie within the spectrum, and near its ends after few steps.
 
     Args:
         problem: Where H is taken.
@@ -52,7 +69,26 @@ def spectrum_ends(problem: Problem, samples: int, steps: int, generator: torch.G
         generator: Draws S and the start.
     """
     hessian = Hessian(problem.objective, problem.w_star, part_of(problem.retain, samples, generator))
-    start = torch.randn(hessian.size, generator=generator, dtype=torch.float64).to(hessian.w.device, hessian.w.dtype)
-    _, diagonal, off = lanczos(hessian.__matmul__, start, min(steps, hessian.size))
-    values = torch.linalg.eigvalsh(torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1))
-    return float(values[0]), float(values[-1])
+    return ritz_ends(hessian.__matmul__, hessian.w, steps, generator)
+
+
+def hessian_lipschitz(problem: Problem, other: Tensor, samples: int, steps: int, generator: torch.Generator) -> float:
+    """M from below: ‖H_S(w) − H_S(w*)‖ / ‖w − w*‖ for one other point w, the norm as the largest absolute Ritz value.
+
+    Args:
+        problem: Where w* and D_r come from.
+        other: w, shape (p,).
+        samples: Size of S.
+        steps: Lanczos steps, each two products.
+        generator: Draws S and the start.
+
+    Raises:
+        CduError: The two points are the same.
+    """
+    length = float((other - problem.w_star).norm())
+    if not length > 0:
+        raise CduError(f"the two points are {length:g} apart; a Lipschitz constant needs two different points")
+    part = part_of(problem.retain, samples, generator)
+    here, there = (Hessian(problem.objective, point, part) for point in (problem.w_star, other))
+    low, high = ritz_ends(lambda vector: there @ vector - here @ vector, other, steps, generator)
+    return max(-low, high) / length
