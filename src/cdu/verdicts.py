@@ -719,8 +719,8 @@ def _c10(evidence: Evidence) -> Verdict:
         )
         anew = interval(high - low)
         text += (
-            " That ε is about the weights alone: BatchNorm's running statistics are functions of the forgotten samples, "
-            f"and no certificate covers them. With statistics taken anew accuracy falls by {100 * anew.mean:.2f} ± "
+            " That ε is about the weights alone: BatchNorm's running statistics are functions of the forgotten samples "
+            f"and receive no noise. With statistics taken anew accuracy falls by {100 * anew.mean:.2f} ± "
             f"{100 * anew.half:.2f} points."
         )
     effect = f"{100 * cost.detectable:.2f} points"
