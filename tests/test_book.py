@@ -63,6 +63,7 @@ PAGES = [
     "efficiency-scaling",
     "efficiency-retraining",
     "scale",
+    "scale-sweeps",
     "related",
     "runs",
     "setups",

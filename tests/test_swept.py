@@ -7,8 +7,9 @@ import pytest
 
 from cdu import report, verdicts
 from cdu.certification import gaussian_epsilon
+from cdu.config import repository
 from cdu.figures import FIGURES
-from cdu.records import Metric
+from cdu.records import Metric, read_record, record_path
 from cdu.tables import tables
 from test_records import record
 
@@ -243,3 +244,19 @@ def test_what_was_cut_and_what_could_not_be_had_is_told():
     assert report._shortened(shown, "") == "Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
     assert report.reasons(shown.frame) == ["**newton, epochs = 50** (5 of 5 seeds): H + λI is indefinite"]
     assert report.CHAPTERS["11_sweeps"][0] == "scale-sweeps"
+
+
+@pytest.mark.parametrize("claim", CLAIMS_SWEPT)
+def test_the_notebooks_numbers_have_the_names_that_the_rules_read(claim):
+    """On the committed records of a narrow network, which has running statistics."""
+    sections = {}
+    for name in ("11_scale", "11_sweeps"):
+        paths = [record_path(repository() / "results", "batchnorm", "digits", seed, name) for seed in range(3)]
+        sections[name] = report.Shown(name, [report.Loaded(read_record(path), path, run=False) for path in paths])
+    committed = report.Setup("batchnorm", "digits", sections)
+    assert committed.consistent
+    found = verdicts.decide(claim, committed.metrics, committed.place)
+    assert found.word != "not yet tested"
+    assert found.seeds == 3
+    assert "nan" not in found.evidence
+    assert "statistics" in found.evidence
