@@ -995,8 +995,8 @@ _AFTER_REQUESTS = {
 def sweeps(frame: pd.DataFrame) -> Figure:
     """Test accuracy against the noise σ, against the radius C and after the last request; bound and error over 2C.
 
-    *Taken anew*: with BatchNorm's statistics taken anew over the retained set. Bottom right: training that was stopped
-    after so many epochs.
+    "Taken anew" is with BatchNorm's statistics taken anew over the retained set. Bottom right: training that was
+    stopped after so many epochs.
     """
     figure = Figure(figsize=(7.4, 7.0), layout="constrained")
     with style():

@@ -1078,12 +1078,11 @@ def _sweeps_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     # Its rows are those of a σ of 0.
     quiet = frame[frame["split"].isin(without)]
     quiet = quiet.assign(axis="sigma", point=0.0, split=quiet["split"].map(without))
-    noise = table(
-        _axis(pd.concat([quiet, frame], ignore_index=True), "sigma"),
-        "point",
-        "σ",
-        [Column("ε certified", "epsilon"), *_with_and_without(_NOISED, "test", "retain")],
-    )
+    noise = _axis(pd.concat([quiet, frame], ignore_index=True), "sigma")
+    noised = {
+        title: table(noise, "point", "σ", [Column("ε certified", "epsilon"), *_with_and_without(_NOISED, split)])
+        for title, split in {"Noise, test set": "test", "Noise, retained set": "retain"}.items()
+    }
     radius = [
         Column("‖w\\*‖", "norm"),
         Column("steps projected (%)", "projected", factor=100),
@@ -1122,7 +1121,7 @@ def _sweeps_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for split, rows in select(frame, metric="judged_samples").groupby("split", sort=False)
     ]
     return {
-        "Noise": noise,
+        **noised,
         "Radius": table(_axis(frame, "radius"), "point", "C", radius),
         "After the last request": table(requests[requests["metric"] != "step"], "method", "model", after),
         "Every request": table(requests, "point", "request", steps),
