@@ -64,6 +64,7 @@ PAGES = [
     "efficiency-retraining",
     "scale",
     "scale-bound",
+    "scale-sweeps",
     "related",
     "runs",
     "setups",

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -7,8 +10,10 @@ from cdu.curvature import Hessian
 from cdu.data import Samples
 from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
+from cdu.seeding import generator
+from cdu.sequential import answers, requests
 from cdu.solvers import SolverError
-from cdu.subsampled import SubsampledNewton, part_of, scale_methods, spectrum_ends
+from cdu.subsampled import SubsampledNewton, hessian_lipschitz, part_of, scale_methods, spectrum_ends
 from cdu.training import Trained
 from cdu.unlearning import SECOND_SEED, NewtonStep, Problem, build
 from cdu.unlearning.newton import right_hand_side
@@ -135,3 +140,49 @@ def test_a_method_that_there_is_not_is_refused():
     unlearning = load_experiment("paper").settings("cifar10").unlearning
     with pytest.raises(CduError, match="there is no method 'magic'"):
         scale_methods(unlearning, ScaleSettings(methods={"magic": {}}), 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_lipschitz_constant_of_two_points_is_that_of_dense_hessians(seed):
+    """With enough steps; with few it is smaller, and never negative."""
+    task = problem(seed)
+    stream = torch.Generator().manual_seed(10 + seed)
+    other = task.w_star + 0.3 * torch.randn(len(task.w_star), generator=stream, dtype=torch.float64)
+    for size in (12, 100):
+        part = part_of(task.retain, size, torch.Generator().manual_seed(seed))
+        here, there = (Hessian(task.objective, point, part).dense() for point in (task.w_star, other))
+        expected = float(torch.linalg.matrix_norm(there - here, 2) / (other - task.w_star).norm())
+        found = [
+            hessian_lipschitz(task, other, size, steps, torch.Generator().manual_seed(seed)) for steps in (2, 5, 1000)
+        ]
+        assert all(0 < one <= expected * (1 + 1e-10) for one in found)
+        assert found[-1] == pytest.approx(expected, rel=1e-8)
+        # The two points are the ends of one segment: from either side it is the same.
+        back = hessian_lipschitz(
+            replace(task, w_star=other), task.w_star, size, 1000, torch.Generator().manual_seed(seed)
+        )
+        assert back == pytest.approx(expected, rel=1e-8)
+
+
+def test_two_equal_points_have_no_lipschitz_constant():
+    task = problem()
+    with pytest.raises(CduError, match="0 apart; a Lipschitz constant needs two different points"):
+        hessian_lipschitz(task, task.w_star.clone(), 10, 5, torch.Generator())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("samples", [None, 10])
+def test_a_single_request_is_the_single_step(seed, samples):
+    """Cut into one request, the forget set is deleted by the same step over the same part of what is left."""
+    task = problem(seed)
+    everything = task.everything
+    train, gone = np.arange(len(everything)), np.arange(len(task.retain), len(everything))
+    method = SubsampledNewton(2.0, samples)
+    (answer,) = answers(task, requests(everything, train, gone, 1, seed), method, unsafe_seed=seed)
+    alone = method(task, generator(seed, "request", 1))
+    step = (alone.w - task.w_star).norm()
+    # The order of the forgotten samples, and with it the rounding of their sum, is drawn anew.
+    assert (answer.update.w - alone.w).norm() < 1e-9 * step
+    assert torch.equal(answer.iterate, answer.update.w)
+    chained = list(answers(task, requests(everything, train, gone, 2, seed), method, unsafe_seed=seed))[-1]
+    assert (chained.update.w - alone.w).norm() > 1e-3 * step

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -70,6 +72,24 @@ def test_going_on_from_an_earlier_state_gives_the_same_weights(scenario, tmp_pat
     assert not torch.equal(first.w, on.w)
     # The first epoch was not run again: its time is that of the first training.
     assert on.history[0] == first.history[0]
+
+
+@pytest.mark.parametrize("epochs", [(1, 2, 3), (2, 3)])
+def test_a_retrained_model_stopped_early_goes_on_to_the_same_weights(scenario, tmp_path, epochs):
+    """Bit for bit, and from the latest earlier state."""
+    fresh = Scenario(scenario.experiment, "digits", 1, tmp_path, scenario.device)
+    states = [fresh.stopped(fresh.retain, number) for number in epochs]
+    alone = Scenario(scenario.experiment, "digits", 1, tmp_path / "other", scenario.device)
+    recipe = alone.settings.training
+    for number, state in zip(epochs, states, strict=True):
+        scratch = alone.trained(alone.retain, 1, settings=recipe.model_copy(update={"epochs": number}))
+        assert torch.equal(state.w, scratch.w)
+        assert [row["loss"] for row in state.history] == [row["loss"] for row in scratch.history]
+    for before, after in itertools.pairwise(states):
+        # Those epochs were not run again: their times are those of the earlier training.
+        assert after.history[: len(before.history)] == before.history
+        assert not torch.equal(before.w, after.w)
+    assert torch.equal(states[-1].w, alone.retrained.w)
 
 
 def test_retraining_has_no_gap_and_wins(scenario):

@@ -220,7 +220,8 @@ CLAIMS: dict[str, Claim] = {
     "C7": Claim(
         "Sequential requests keep the guarantee and the utility.", "", _ANYWHERE,
         f"ε of the composition over all requests at most {LARGEST_EPSILON:g}, and after the last request {_BOTH}. It "
-        "says nothing unless the original with the same noise fails it.",
+        "says nothing unless the original with the same noise fails it. That ε is about the weights: a network with "
+        "BatchNorm's running statistics has no certificate to keep.",
         _POINT, "retraining after the last request; the original with the same noise",
         f"{_WHY_POINT} ε = {LARGEST_EPSILON:g} allows probabilities to change by a factor of 22,000.",
         "07_sequential",

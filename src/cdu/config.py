@@ -35,6 +35,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "10_audit": ("model", "forget", "training", "unlearning", "methods", "audit"),
     "11_scale": ("model", "forget", "training", "unlearning", "attack", "relearn", "scale"),
     "11_bound": ("model", "forget", "training", "unlearning", "bound"),
+    "11_sweeps": ("model", "forget", "training", "unlearning", "sweeps"),
 }
 
 #: Sections that time programs against each other. No batch runs them: they want the machine to themselves.
@@ -52,7 +53,7 @@ DEFAULT_EXPERIMENT: dict[str, str] = {
 }
 
 #: Sections that run only where an experiment has a block of settings for them.
-OPTIONAL = {"11_scale": "scale", "11_bound": "bound"}
+OPTIONAL = {"11_scale": "scale", "11_bound": "bound", "11_sweeps": "sweeps"}
 
 #: The revision of every section's numbers: raised by hand when they are meant to change, with a line in CHANGELOG.md
 #: that says what moved and by how much. Records of an earlier revision are not current. The canaries tell whether
@@ -456,6 +457,40 @@ class ScaleSettings(Settings):
     methods: dict[str, dict[str, Value]] = {}
 
 
+class SweepsSettings(Settings):
+    """What decides the claims about radius, requests, early stopping and small noise where a network is large.
+
+    Attributes:
+        hessian_samples: Samples of D_r that every step's Hessian is taken over; all when None.
+        spectrum_samples: The same for λ_min and M, the constants of the bound for training that was stopped early.
+        lanczos_steps: Steps of the Lanczos process for each of the two: one product a step for λ_min, two for M.
+        radii: C, ascending; the original is trained anew for each.
+        sigmas: σ, ascending. A claim is decided at the authors' 0.001.
+        noise_draws: Draws of the noise behind an accuracy.
+        requests: k, into how many requests the forget set is cut.
+        epochs: Numbers of epochs after which training is stopped, ascending.
+        judged: Samples of D_r, and of the test set, on which accuracy is measured; all when None. BatchNorm's
+            statistics are taken anew over the same samples of D_r.
+    """
+
+    hessian_samples: Count | None = None
+    spectrum_samples: Count = 5000
+    lanczos_steps: Annotated[int, Field(ge=2)] = 20
+    radii: Annotated[tuple[Positive, ...], Field(min_length=2)]
+    sigmas: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    noise_draws: Count = 10
+    requests: Count = 10
+    epochs: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50)
+    judged: Count | None = None
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "SweepsSettings":
+        for name, values in (("radii", self.radii), ("sigmas", self.sigmas), ("epochs", self.epochs)):
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{name} must ascend, found {list(values)}")
+        return self
+
+
 class BoundSettings(Settings):
     """Theorem 3.4 on a large network: the constants from below, bound and error against λ.
 
@@ -497,6 +532,7 @@ class DatasetSettings(Settings):
     official: OfficialSettings = OfficialSettings()
     scale: ScaleSettings | None = None
     bound: BoundSettings | None = None
+    sweeps: SweepsSettings | None = None
 
 
 class Experiment(Settings):

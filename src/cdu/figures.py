@@ -1012,6 +1012,54 @@ def scale_bound(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+#: What the section on sweeps compares after the last request, and what it is called there.
+_AFTER_REQUESTS = {
+    "newton + noise": "step + noise",
+    "newton, from the release + noise": "from the release",
+    "original + noise": "original + noise",
+    "retrain": "retrained",
+}
+
+
+def sweeps(frame: pd.DataFrame) -> Figure:
+    """Test accuracy against the noise σ, against the radius C and after the last request; bound and error over 2C.
+
+    "Taken anew" is with BatchNorm's statistics taken anew over the retained set. Bottom right: training that was
+    stopped after so many epochs.
+    """
+    figure = Figure(figsize=(7.4, 7.0), layout="constrained")
+    with style():
+        noise, radius, requests, early = grid = [figure.add_subplot(2, 2, number + 1) for number in range(4)]
+    tested, anew = (select(frame, metric=metric, split="test") for metric in ("accuracy", "recalibrated_accuracy"))
+    renewed = [(anew, ", taken anew")] if anew["value"].notna().any() else []
+    for number, (name, label) in enumerate(_JUDGED.items()):
+        _line(noise, select(tested, axis="sigma", method=f"{name} + noise"), label, number, 100)
+    for rows, label in renewed:
+        _line(noise, select(rows, axis="sigma", method="newton + noise"), f"after the step{label}", 3, 100)
+    noise.set(xscale="log", xlabel="noise σ per coordinate", ylabel="test accuracy (%)")
+    for number, (rows, label) in enumerate([(tested, "as trained"), *renewed]):
+        _line(radius, select(rows, axis="radius", method="original"), label.removeprefix(", "), number, 100)
+    radius.set(xscale="log", xlabel="radius C", ylabel="test accuracy (%)")
+    for number, (rows, label) in enumerate([(tested, "as trained"), *renewed]):
+        own = select(rows, axis="request")
+        _dots(requests, own, list(_AFTER_REQUESTS), label.removeprefix(", "), number, 100)
+    requests.set_yticklabels(list(_AFTER_REQUESTS.values()))
+    requests.set(xlabel="test accuracy (%)")
+    trivial = float(select(frame, metric="trivial_bound")["value"].mean())
+    stopped = select(frame, axis="epochs")
+    curves = {"bound": ("bound", "newton"), "error": ("distance_to_retrained", "newton"),
+              "doing nothing": ("distance_to_retrained", "original")}  # fmt: skip
+    for number, (label, (metric, method)) in enumerate(curves.items()):
+        _line(early, select(stopped, metric=metric, method=method), label, number, 1 / trivial)
+    early.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="2C")
+    early.set(xscale="log", yscale="log", xlabel="epochs of training", ylabel="distance / 2C")
+    for panel in (radius, early):
+        _ticks_at_points(panel)
+    for panel in grid:
+        panel.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    return figure
+
+
 #: The figure of each section, or of each of its parts.
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "01_theory-noise": theory_noise,
@@ -1042,4 +1090,5 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "10_audit-power": audit_power,
     "11_scale": scale,
     "11_bound": scale_bound,
+    "11_sweeps": sweeps,
 }

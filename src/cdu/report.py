@@ -74,6 +74,7 @@ CHAPTERS = {
     "10_audit-power": ("audit-power", "The power of an audit"),
     "11_scale": ("scale", "BatchNorm and large networks"),
     "11_bound": ("scale-bound", "The bound on a large network"),
+    "11_sweeps": ("scale-sweeps", "Radius, requests, early stopping and small noise"),
 }
 
 #: Sections that are too expensive for large networks, and those that have numbers of theirs under the same names. They
@@ -83,6 +84,8 @@ STAND_INS = {
     "03_unlearning": ("11_scale", "11_bound"),
     "04_attacks": ("11_scale",),
     "05_relearn": ("11_scale",),
+    "06_ablations": ("11_sweeps",),
+    "07_sequential": ("11_sweeps",),
     "08_efficiency": ("11_bound",),
 }
 
@@ -529,7 +532,8 @@ def _spread(shown: Shown) -> str:
 def _shortened(shown: Shown, before: str, after: str = "") -> str:
     """What of the paper's setting was cut, for every figure and table made from it; empty where nothing was."""
     settings = shown.records[0].record.settings
-    epochs, scale = settings["training"]["epochs"], settings.get("scale") or settings.get("bound") or {}
+    epochs = settings["training"]["epochs"]
+    scale: dict[str, Any] = next((settings[name] for name in ("scale", "bound", "sweeps") if settings.get(name)), {})
     words = [] if epochs >= PAPER_EPOCHS else [f"{epochs} of {PAPER_EPOCHS} epochs"]
     if scale.get("hessian_samples"):
         words.append(f"Hessian on {scale['hessian_samples']:,} samples")

@@ -197,7 +197,7 @@ class Scenario:
             retrain=lambda samples, seed: self.trained(samples, seed, settings=recipe),
             seed=self.seed,
             training=recipe,
-            stopped=lambda epochs: self._stopped(everything, recipe, epochs),
+            stopped=lambda epochs: self.stopped(everything, epochs, "original", recipe),
         )
 
     def rehearsal(self, validation: int) -> "Rehearsal":
@@ -227,12 +227,25 @@ class Scenario:
         problem = self._problem(original, retain, forget, everything, self.settings.training)
         return Rehearsal(problem, judging, retrained, self.objective(retrained))
 
-    def _stopped(self, samples: Samples, recipe: TrainingSettings, epochs: int) -> Trained:
-        """The original as it was after ``epochs``: training goes the same way whenever it ends."""
+    def stopped(
+        self, samples: Samples, epochs: int, label: str = "retraining", settings: TrainingSettings | None = None
+    ) -> Trained:
+        """A training on ``samples`` as it was after ``epochs``: it goes the same way whenever it ends.
+
+        It goes on from the latest earlier state that is kept, such as that of a smaller number of epochs.
+
+        Args:
+            samples: What the model is trained on.
+            epochs: After how many epochs to stop.
+            label: Text of the progress bar.
+            settings: The recipe; the experiment's when None.
+        """
+        recipe = self.settings.training if settings is None else settings
         stops = [recipe.model_copy(update={"epochs": number}) for number in range(epochs, 0, -1)]
-        known = (self._checkpoint(fingerprint(samples), self.seed, stop) for stop in stops[1:])
+        key = fingerprint(samples)
+        known = (self._checkpoint(key, self.seed, stop) for stop in stops[1:])
         earlier = next((path for path in known if path.exists()), None)
-        return self._train(samples, self.seed, f"original, after {epochs} epochs", stops[0], earlier)
+        return self._train(samples, self.seed, f"{label}, after {epochs} epochs", stops[0], earlier)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Large networks: the Newton step with the Hessian over part of the retained set, and the methods beside it."""
 
 import torch
+from torch import Tensor
 
 from cdu.config import ScaleSettings, UnlearningSettings
-from cdu.curvature import Hessian, ritz_values
+from cdu.curvature import Hessian, ritz_norm, ritz_values
 from cdu.data import Samples
+from cdu.errors import CduError
 from cdu.unlearning import SECOND_SEED, Method, NewtonStep, Original, Problem, Retrain, Update, build
 from cdu.unlearning.newton import Form
 
@@ -80,3 +82,24 @@ def spectrum_ends(problem: Problem, samples: int, steps: int, generator: torch.G
     hessian = Hessian(problem.objective, problem.w_star, part_of(problem.retain, samples, generator))
     values = ritz_values(hessian.__matmul__, hessian.w, generator, steps)
     return float(values[0]), float(values[-1])
+
+
+def hessian_lipschitz(problem: Problem, other: Tensor, samples: int, steps: int, generator: torch.Generator) -> float:
+    """M from below: ‖H_S(w) − H_S(w*)‖ / ‖w − w*‖ for one other point w, the norm as the largest absolute Ritz value.
+
+    Args:
+        problem: Where w* and D_r come from.
+        other: w, shape (p,).
+        samples: Size of S.
+        steps: Lanczos steps, each two products.
+        generator: Draws S and the start.
+
+    Raises:
+        CduError: The two points are the same.
+    """
+    length = float((other - problem.w_star).norm())
+    if not length > 0:
+        raise CduError(f"the two points are {length:g} apart; a Lipschitz constant needs two different points")
+    part = part_of(problem.retain, samples, generator)
+    here, there = (Hessian(problem.objective, point, part) for point in (problem.w_star, other))
+    return ritz_norm(lambda vector: there @ vector - here @ vector, other, generator, steps, tolerance=0.0) / length

@@ -762,6 +762,10 @@ def _judged(*more: Column) -> list[Column]:
     ]
 
 
+#: The models that noise is added to, and what they are called in tables.
+_NOISED = {"newton + noise": "step", "original + noise": "nothing", "retrain + noise": "retrained"}
+
+
 def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     frame = _with_reduction(shown)
     bounds = (Column("Theorem 3.4", "bound"), Column("2C", "trivial_bound"))
@@ -777,11 +781,10 @@ def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _ablation_noise_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    names = {"newton + noise": "step", "original + noise": "nothing", "retrain + noise": "retrained"}
     columns = [
         Column(f"{label}: {split} set (%)", "accuracy", {"method": name, "split": split}, 100)
         for split in ("test", "forget")
-        for name, label in names.items()
+        for name, label in _NOISED.items()
     ]
     lost = [
         {
@@ -792,7 +795,7 @@ def _ablation_noise_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             "σ at which one point is lost": _cell(frame, "sigma_one_point", method=name),
             "ε that it certifies": _cell(frame, "epsilon_one_point", method=name),
         }
-        for name, label in names.items()
+        for name, label in _NOISED.items()
     ]
     noise = table(_axis(frame, "sigma"), "point", "σ", [Column("ε certified", "epsilon"), *columns])
     return {"What one point of accuracy buys": pd.DataFrame(lost), "Noise": noise}
@@ -825,6 +828,14 @@ def _ablation_lissa_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"Depth": table(_axis(frame, "depth"), "point", "s₂", depth)} | {
         title: table(_axis(frame, axis), "point", header, columns) for axis, (title, header) in titles.items()
     }
+
+
+#: What several releases certify.
+_PROMISED = (
+    Column("ε of each alone", "epsilon", {"method": "each alone"}),
+    Column("ε together", "epsilon", {"method": "together"}),
+    Column("σ that the wanted ε needs in total", "sigma_needed"),
+)
 
 
 def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -863,13 +874,8 @@ def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         result[f"Distance to the model retrained after that request, {words}"] = table(
             known, "point", "request", [*distances, *closer]
         )
-    promised = [
-        Column("ε of each alone", "epsilon", {"method": "each alone"}),
-        Column("ε together", "epsilon", {"method": "together"}),
-        Column("σ that the wanted ε needs in total", "sigma_needed"),
-    ]
     result["What k releases certify at the σ used in practice"] = table(
-        _axis(frame, "releases"), "point", "k", promised
+        _axis(frame, "releases"), "point", "k", _PROMISED
     )
     costs = select(frame, metric="seconds")
     columns = [Column(f"{name} (s)", "seconds", {"split": str(name)}) for name in dict.fromkeys(costs["split"])]
@@ -1128,6 +1134,81 @@ def _scale_bound_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {**found, title: cells.loc[:, (cells != "—").any()]}
 
 
+def _with_and_without(names: dict[str, str], *splits: str) -> list[Column]:
+    """Accuracy of several models, with BatchNorm's statistics as trained and taken anew."""
+    titles = {"retain": "retained set", "test": "test set"}
+    kinds = {"accuracy": "", "recalibrated_accuracy": ", statistics of D_r"}
+    return [
+        Column(f"{', '.join(filter(None, (label, titles[split])))}{kind} (%)", metric,
+               ({"method": name} if name else {}) | {"split": split}, 100)
+        for split in splits
+        for metric, kind in kinds.items()
+        for name, label in names.items()
+    ]  # fmt: skip
+
+
+def _sweeps_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    without = {
+        str(split): str(split).partition(", ")[0]
+        for split in frame["split"].unique()
+        if str(split).endswith("no noise")
+    }
+    # Its rows are those of a σ of 0.
+    quiet = frame[frame["split"].isin(without)]
+    quiet = quiet.assign(axis="sigma", point=0.0, split=quiet["split"].map(without))
+    noise = _axis(pd.concat([quiet, frame], ignore_index=True), "sigma")
+    noised = {
+        title: table(noise, "point", "σ", [Column("ε certified", "epsilon"), *_with_and_without(_NOISED, split)])
+        for title, split in {"Noise, test set": "test", "Noise, retained set": "retain"}.items()
+    }
+    radius = [
+        Column("‖w\\*‖", "norm"),
+        Column("steps projected (%)", "projected", factor=100),
+        Column("ε certified by σ in use", "epsilon"),
+        *_with_and_without({"original": ""}, "test", "retain"),
+    ]
+    early = [
+        Column("G", "gradient_retrained"),
+        Column("λ_min, at most", "lambda_min"),
+        Column("M, at least", "hessian_lipschitz"),
+        Column("bound", "bound"),
+        Column("error of the step", "distance_to_retrained", {"method": "newton"}),
+        Column("doing nothing", "distance_to_retrained", {"method": "original"}),
+        *_with_and_without({"newton": "step", "original": "nothing", "retrain": "retrained"}, "test"),
+    ]
+    after = [*_with_and_without({"": ""}, "test", "retain"), Column("distance to retrained", "distance_to_retrained")]
+    requests = _axis(frame, "request")
+    steps = [
+        *(Column(f"{label}, {text}", metric, {"method": name})
+          for name, label in {"newton": "noiseless", "newton, from the release + noise": "from the release"}.items()
+          for metric, text in {"step": "‖step‖", "residual": "residual"}.items()),
+    ]  # fmt: skip
+    facts = {
+        "parameters p": "parameters",
+        "training samples n": "train_samples",
+        "epochs trained": "epochs_trained",
+        "λ": "damping",
+        "2C": "trivial_bound",
+        "σ in use": "sigma",
+        "samples of a step's Hessian": "hessian_samples",
+        "samples behind λ_min and M": "spectrum_samples",
+    }
+    setup = [{"quantity": text, "": _cell(frame, metric, axis="", method="")} for text, metric in facts.items()]
+    setup += [
+        {"quantity": f"samples behind accuracy, {split}", "": plus_minus(rows["value"])}
+        for split, rows in select(frame, metric="judged_samples").groupby("split", sort=False)
+    ]
+    return {
+        **noised,
+        "Radius": table(_axis(frame, "radius"), "point", "C", radius),
+        "After the last request": table(requests[requests["metric"] != "step"], "method", "model", after),
+        "Every request": table(requests, "point", "request", steps),
+        "What k releases certify at the σ in use": table(_axis(frame, "releases"), "point", "k", _PROMISED),
+        "Training stopped early": table(_axis(frame, "epochs"), "point", "epochs", early),
+        "What is computed on what": pd.DataFrame(setup),
+    }
+
+
 def _times(rows: pd.DataFrame, factor: float = 1.0) -> str:
     """Median and range of one timing; of a mean over seeds where there are several."""
     middle, low, high = (
@@ -1326,5 +1407,6 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
         "10_audit-power": _audit_power_tables,
         "11_scale": _scale_tables,
         "11_bound": _scale_bound_tables,
+        "11_sweeps": _sweeps_tables,
     }
     return {title: content for title, content in makers[name](frame).items() if len(content)}
