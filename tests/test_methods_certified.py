@@ -16,13 +16,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from cdu import convex
 from cdu.certification import certify, gaussian_delta, gaussian_sigma, required_sigma, trivial_bound
 from cdu.certification.amplification import noisy_fine_tuning_bound
+from cdu.certification.rounding import norm_rounding
 from cdu.config import TrainingSettings
-from cdu.data import load
+from cdu.data import Samples, load
 from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
 from cdu.seeding import generator
-from cdu.training import Trained
-from cdu.unlearning import Original, Problem, publish
+from cdu.training import Trained, project
+from cdu.unlearning import Original, Problem, noisy_fine_tuning, publish
 from cdu.unlearning.certified_removal import CertifiedRemoval
 from cdu.unlearning.fixed_features import GRADIENT_NORM, HESSIAN_NORM, FixedFeatures, LinearTask, contraction
 from cdu.unlearning.langevin import Langevin, LangevinAdam, published_epsilon
@@ -172,6 +173,55 @@ def test_noisy_fine_tuning_takes_the_steps_of_its_formula(name, decay):
     theirs, ours = dict(model.named_buffers()), dict(update.model.named_buffers())
     assert all(torch.allclose(ours[key].double(), theirs[key].double()) for key in ours)
     assert not update.model.training
+
+
+def test_what_is_clipped_and_added_is_in_double_precision_whatever_the_networks_type(monkeypatch):
+    problem, kinds, clipped = problem_of("smooth mlp", dtype=torch.float32), [], []
+
+    def clip(vector, radius):
+        clipped.append(project(vector, radius))
+        kinds.append(vector.dtype)
+        return clipped[-1]
+
+    monkeypatch.setattr(noisy_fine_tuning, "project", clip)
+    update = NoisyFineTuning(**NOISY, decay=0.3)(problem, generator(3))
+    assert set(kinds) == {torch.float64}
+    # In single precision a clipped gradient may be longer than C₁ by more than the certificate has room for.
+    assert max(vector.norm().item() for vector in clipped[1:]) == pytest.approx(0.2, rel=1e-14, abs=0)
+    assert update.w.dtype == torch.float32
+    draws, w = generator(3), clipped[0]
+    order = [*torch.randperm(14, generator=draws).split(4)]
+    for step, gradient in enumerate(clipped[1:]):
+        if step == len(order):
+            torch.randperm(14, generator=draws)
+        noise = torch.randn(len(w), generator=draws, dtype=torch.float64)
+        w = w - 0.1 * (gradient + 0.3 * w) + update.certificate.sigma * noise
+    assert torch.equal(update.w, w.float())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_a_method_whose_rounding_may_exceed_the_certificates_room_is_refused(decay):
+    problem = problem_of("logistic")
+    method, size = NoisyFineTuning(**NOISY, decay=decay), len(problem.w_star)
+    longest = 0.5 + 0.1 * 0.2
+    # Two runs round, each by 8 units of the largest weights and by the norm that a gradient is clipped by.
+    room = 2.0**-26 * longest / 2 - norm_rounding(size) * longest
+    largest = room / (8 * 2.0**-53 * (1 + 0.1 * decay))
+    # After five steps weights are at most C₀ + 5·(ηC₁ + σ(√p + 12)) long.
+    sigma = ((largest - 0.5) / 5 - 0.1 * 0.2) / (math.sqrt(size) + 12)
+    method.sigma = sigma * (1 - 1e-9)
+    assert method(problem, generator(0)).w.isfinite().all()
+    method.sigma = sigma * (1 + 1e-9)
+    with pytest.raises(CduError, match=r"rounding may add .* take fewer steps than 5"):
+        method(problem, generator(0))
+
+
+def test_noisy_fine_tuning_on_inputs_that_are_no_numbers_says_so():
+    problem = problem_of("logistic")
+    rows = torch.full((14, 16), math.nan, dtype=torch.float64)
+    broken = replace(problem, retain=Samples(rows, problem.retain.targets, dtype=torch.float64))
+    with pytest.raises(CduError, match="noisy fine-tuning diverged within 5 steps"):
+        METHODS["noisy fine-tuning"](broken, generator(0))
 
 
 @pytest.mark.parametrize("name", ["allcnn", "resnet18"])
