@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from cdu.certification import certify, gaussian_sigma, required_sigma
+from cdu.certification import Bound, certify, gaussian_sigma, required_sigma
 from cdu.certification.amplification import amplified_distance, langevin_bound, noisy_fine_tuning_bound
 from cdu.errors import CduError
 
@@ -222,7 +222,10 @@ def test_langevin_takes_the_smaller_of_training_and_diameter(expansion):
         bound = langevin_bound(0.05, expansion, training, steps, radius)
         assert bound.value == min(ways)
         assert bound.fixed_in_advance
-        assert langevin_bound(0.05, expansion, training, steps).value == ways[0]
+        unbounded = langevin_bound(0.05, expansion, training, steps)
+        assert unbounded.value == ways[0]
+        # JSON knows no infinite radius.
+        assert all(Bound.model_validate_json(one.model_dump_json()) == one for one in (bound, unbounded))
 
 
 def window(shift, expansion, steps, start=0.0):
@@ -278,6 +281,9 @@ def test_one_step_without_gradient_or_decay_is_output_perturbation():
         (lambda: noisy_fine_tuning_bound(0.0, 1.0, 0.1, 0.0, 5), "start_clip = 0.0"),
         (lambda: noisy_fine_tuning_bound(1.0, 1.0, 0.1, -1.0, 5), "decay = -1.0"),
         (lambda: noisy_fine_tuning_bound(1.0, 1.0, 0.1, 0.0, 0), "steps = 0"),
+        (lambda: noisy_fine_tuning_bound(1.0, 1.0, 0.1, 0.0, 5, -1e-3), "rounding = -0.001"),
+        (lambda: langevin_bound(0.1, 0.9, 5, 1, 1.0, -1e-3), "rounding = -0.001"),
+        (lambda: langevin_bound(0.1, 0.9, 5, 1.5), "steps = 1.5"),
         (lambda: langevin_bound(0.1, 0.9, 0, 1), "training_steps = 0"),
         (lambda: langevin_bound(0.1, 0.9, 5, -1), "steps = -1"),
         (lambda: langevin_bound(0.1, 0.9, 5, 1, 0.0), "radius = 0.0"),

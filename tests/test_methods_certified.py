@@ -571,6 +571,17 @@ def test_linear_rewinding_ends_within_its_bound_of_retraining(seed, steps, rewou
     assert bounds[0] < bounds[1] or rewound == steps
 
 
+def test_linear_rewinding_says_what_all_of_its_steps_may_round():
+    problem, rho = problem_of("mlp"), 1 - 1.5 * 0.02
+    update = RewindLinear(0.02, 40, 10, 1.5, 3)(problem, generator(0))
+    task = LinearTask(problem, 3, 0.02)
+    # Within C of the minimiser on D_r, itself in the ball, for which D's is no farther than 2C: no step leaves 3C.
+    step = task.step_rounding(1.5, 3 * task.constants.radius)
+    assert update.radius == task.constants.radius
+    assert update.rounding >= step * (1 - rho**40) / (1 - rho)
+    assert update.rounding == pytest.approx(1.05 * step * (1 - rho**40) / (1 - rho), rel=1e-12)
+
+
 def test_linear_rewinding_publishes_the_smaller_of_its_bound_and_the_ball():
     for l2, forget in [(0.4, 1), (1e-4, 100)]:
         problem = digits_problem(forget, count=200)
