@@ -554,6 +554,7 @@ def test_linear_rewinding_ends_within_its_bound_of_retraining(seed, steps, rewou
         expected = 2 * 1.5 * 2 * forget / 300 * (1 - rho ** (steps - rewound)) / (1 - rho) * rho**rewound
         assert update.bound.value == pytest.approx(expected, rel=1e-9, abs=1e-12)
         assert update.bound.fixed_in_advance
+        assert update.gradient_samples == rewound * (300 - forget)
         task = LinearTask(problem, 3, 0.02)
         kept = plain_descent(task.objective, task.zeros(), task.everything, steps - rewound, 1.5)
         assert torch.allclose(update.w, plain_descent(task.objective, kept, task.retain, rewound, 1.5), atol=1e-10)
