@@ -216,6 +216,8 @@ def test_composition_is_the_root_of_the_number_of_releases():
         (lambda: c.classical_epsilon(1, 1, 1), "delta = 1 is not between"),
         (lambda: c.classical_epsilon(0, 1e-5, 1), "sigma = 0 is not a positive"),
         (lambda: c.gaussian_epsilon(1, 1, 1), "delta = 1 is not between"),
+        (lambda: c.gaussian_sigma(1, 1e-5, 0), "sensitivity = 0 is not a positive"),
+        (lambda: c.composed_sensitivity(-1.0, 3), "sensitivity = -1.0 is not a positive"),
         (lambda: c.composed_sensitivity(1.0, 0), "releases = 0 is not a whole number of at least 1"),
         (lambda: c.composed_sensitivity(1.0, 2.5), "releases = 2.5 is not a whole number"),
         (lambda: c.naive_epsilon(1, 1e-5, 1, -3), "releases = -3"),
