@@ -194,6 +194,12 @@ def test_composed_releases_cost_more_than_one_and_less_than_their_sum(sigma, del
     assert all(a < b or b == 0 for a, b in zip(together[1:], naive[1:], strict=True))
 
 
+@pytest.mark.parametrize("releases", [1, 2, 7])
+def test_guarantees_that_are_added_up_share_delta(releases):
+    found = c.naive_epsilon(1.5, 1e-5, 1.0, releases)
+    assert float(exact_delta(found / releases, 1.5, 1.0)) == pytest.approx(1e-5 / releases, rel=1e-9)
+
+
 def test_composition_is_the_root_of_the_number_of_releases():
     assert c.composed_sensitivity(3.0, 1) == 3
     assert c.composed_sensitivity(3.0, 100) == 30
