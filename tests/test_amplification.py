@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from cdu.certification import certify, gaussian_sigma, required_sigma
+from cdu.certification import Bound, certify, gaussian_sigma, required_sigma
 from cdu.certification.amplification import amplified_distance, langevin_bound, noisy_fine_tuning_bound
 from cdu.errors import CduError
 
@@ -44,6 +45,22 @@ def by_windows(shifts, expansion, start):
     return best
 
 
+def least_square(shifts, expansion, start):
+    """The least Σ a² in exact fractions: the best first window, then the best of what is left."""
+    best = Fraction(0) if not shifts else None
+    for count in range(1, len(shifts) + 1):
+        powers = [expansion**power for power in range(count)][::-1]
+        reach = powers[0] * expansion * start + sum(p * s for p, s in zip(powers, shifts[:count], strict=True))
+        norm = sum(power**2 for power in powers)
+        z, below = start, False
+        for power, shift in zip(powers, shifts[:count], strict=True):
+            z = expansion * z + shift - power * reach / norm
+            below = below or z < 0
+        rest = None if below else reach**2 / norm + least_square(shifts[count:], expansion, Fraction(0))
+        best = rest if best is None else best if rest is None else min(best, rest)
+    return best
+
+
 def by_slsqp(shifts, expansion, start):
     """The least √Σ a² by sequential quadratic programming from a feasible point."""
     count = len(shifts)
@@ -69,6 +86,16 @@ def by_slsqp(shifts, expansion, start):
 def test_the_distance_is_the_least_over_all_choices_of_windows(shifts, expansion, start):
     expected = by_windows(shifts, expansion, start)
     assert amplified_distance(shifts, expansion, start) == pytest.approx(expected, rel=1e-7, abs=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_distance_is_rounded_up_and_by_next_to_nothing(seed):
+    rng = np.random.default_rng(seed)
+    shifts, start = rng.exponential(size=int(rng.integers(1, 7))).tolist(), float(rng.exponential())
+    expansion = [1.0, 1 - 2.0**-53, float(rng.uniform(0, 1)), float(rng.uniform(1, 2))][seed % 4]
+    exact = least_square([Fraction(shift) for shift in shifts], Fraction(expansion), Fraction(start))
+    found = Fraction(amplified_distance(shifts, expansion, start)) ** 2
+    assert exact <= found <= exact * (1 + (len(shifts) + 4) * Fraction(2) ** -48)
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -195,7 +222,31 @@ def test_langevin_takes_the_smaller_of_training_and_diameter(expansion):
         bound = langevin_bound(0.05, expansion, training, steps, radius)
         assert bound.value == min(ways)
         assert bound.fixed_in_advance
-        assert langevin_bound(0.05, expansion, training, steps).value == ways[0]
+        unbounded = langevin_bound(0.05, expansion, training, steps)
+        assert unbounded.value == ways[0]
+        # JSON knows no infinite radius.
+        assert all(Bound.model_validate_json(one.model_dump_json()) == one for one in (bound, unbounded))
+
+
+def window(shift, expansion, steps, start=0.0):
+    """What steps alike cost that are one window."""
+    powers = [expansion**power for power in range(steps)]
+    return (expansion**steps * start + shift * math.fsum(powers)) / math.hypot(*powers)
+
+
+@pytest.mark.parametrize("rounding", [0.01, 3.0])
+@pytest.mark.parametrize("decay", [0.0, 2.0, 15.0])
+def test_rounding_is_one_more_shift_in_every_step_and_at_the_start(rounding, decay):
+    bound = noisy_fine_tuning_bound(1.5, 0.2, 0.1, decay, 7, rounding)
+    assert bound.rounding == pytest.approx(window(rounding, abs(1 - 0.1 * decay), 7, rounding), rel=1e-11)
+    for radius, steps in [(math.inf, 5), (1e6, 5), (50.0, 0)]:
+        # Training counts: all T + K steps round.
+        through = langevin_bound(0.4, 0.9, 20, steps, radius, rounding)
+        assert through.rounding == pytest.approx(window(rounding, 0.9, 20 + steps), rel=1e-11)
+    # The ball counts: K steps round, and so does the projection before them.
+    ended = langevin_bound(50.0, 0.9, 20, 5, 1.0, rounding)
+    assert ended.value == pytest.approx(window(0.0, 0.9, 5, 2.0), rel=1e-12)
+    assert ended.rounding == pytest.approx(window(rounding, 0.9, 5, rounding), rel=1e-11)
 
 
 def test_training_without_end_is_bounded_and_unlearning_fades_geometrically():
@@ -230,6 +281,9 @@ def test_one_step_without_gradient_or_decay_is_output_perturbation():
         (lambda: noisy_fine_tuning_bound(0.0, 1.0, 0.1, 0.0, 5), "start_clip = 0.0"),
         (lambda: noisy_fine_tuning_bound(1.0, 1.0, 0.1, -1.0, 5), "decay = -1.0"),
         (lambda: noisy_fine_tuning_bound(1.0, 1.0, 0.1, 0.0, 0), "steps = 0"),
+        (lambda: noisy_fine_tuning_bound(1.0, 1.0, 0.1, 0.0, 5, -1e-3), "rounding = -0.001"),
+        (lambda: langevin_bound(0.1, 0.9, 5, 1, 1.0, -1e-3), "rounding = -0.001"),
+        (lambda: langevin_bound(0.1, 0.9, 5, 1.5), "steps = 1.5"),
         (lambda: langevin_bound(0.1, 0.9, 0, 1), "training_steps = 0"),
         (lambda: langevin_bound(0.1, 0.9, 5, -1), "steps = -1"),
         (lambda: langevin_bound(0.1, 0.9, 5, 1, 0.0), "radius = 0.0"),

@@ -1,6 +1,7 @@
 """Bounds on the distance to the retrained model: values, order, what they refuse."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -70,6 +71,9 @@ def test_gradient_norm_enters_over_the_smallest_damped_eigenvalue():
     assert (stationary.name, running.name) == ("Theorem 3.4", "Theorem 3.4, not converged")
     assert any("stationary" in text for text in stationary.assumptions)
     assert any("≤ G" in text for text in running.assumptions)
+    # What has not converged is compared with retraining by the same recipe, not with a point where the gradient is 0.
+    assert "stationary point" in stationary.reference
+    assert "by the same recipe" in running.reference
 
 
 def test_the_theorem_is_exact_for_ridge_regression():
@@ -154,6 +158,13 @@ def test_lissa_moves_with_every_constant(factor):
     assert all(bound.value < lissa().value for bound in smaller)
 
 
+def test_lissas_scale_may_be_just_the_damping_and_the_lipschitz_constant():
+    # H_t + λI ≼ (λ + L)I is all that the theorem asks for: h = 9 + 5 is allowed and 16h divides the tail.
+    newton = c.newton_bound(10, 0.3, 9, -0.1, 0.2).value
+    factor = 16 * math.sqrt(math.log(1000 / 1e-6) / 10) / 8.9 + 1 / (16 * 14)
+    assert lissa(scale=14).value == pytest.approx(newton + (2 * 5 * 10 + 0.2) * factor, rel=1e-12)
+
+
 def test_lissa_needs_a_depth_that_makes_its_tail_small():
     depth = c.lissa_depth(50, 9, -0.1)
     assert depth == math.ceil(2 * (50 / 8.9) * math.log(4 * 50 / 8.9)) == 35
@@ -226,6 +237,9 @@ def test_a_budget_needs_no_ball_between_the_requests():
     bound = c.sequential_bound([c.budget_bound(0.1)] * 2)
     assert bound.value == 0.1
     assert not any("ball" in text for text in bound.assumptions)
+    # One step whose proof needs the ball is enough to ask for the projection.
+    mixed = c.sequential_bound([c.budget_bound(0.1), c.newton_bound(1, 0, 1, 1, fixed_in_advance=True)])
+    assert any("every iterate is projected onto the ball" in text for text in mixed.assumptions)
 
 
 def test_failures_of_a_sequence_add_up():
@@ -240,6 +254,7 @@ def test_failures_of_a_sequence_add_up():
         (lambda: c.trivial_bound(-2), "radius = -2 is not a positive finite number"),
         (lambda: c.unprojected_bound(0, 1), "radius = 0"),
         (lambda: c.unprojected_bound(1, -1), "step_norm = -1 is not a finite number of at least 0"),
+        (lambda: c.newton_bound(0, 1, 1, 1), "radius = 0 is not a positive finite number"),
         (lambda: c.newton_bound(10, 1, 0.01, -0.1), r"λ \+ λ_min = -0.09; choose λ > 0.1"),
         (lambda: c.newton_bound(10, 1, 0, 0), r"λ \+ λ_min = 0; choose λ > 0$"),
         (lambda: c.newton_bound(10, 1, -1, 2), "damping = -1 is not a finite number of at least 0"),
@@ -258,7 +273,9 @@ def test_failures_of_a_sequence_add_up():
         (lambda: lissa(depth=1.5), "depth = 1.5"),
         (lambda: lissa(damping=0.01), "positive definite"),
         (lambda: c.lissa_depth(1, 1, 1), r"scale = 1 is below λ \+ λ_min = 2"),
-        (lambda: c.lissa_depth(0, 1, 1), "scale = 0"),
+        (lambda: c.lissa_depth(0, 1, 1), "scale = 0 is not a positive finite number"),
+        (lambda: c.lissa_depth(math.inf, 1, 1), "scale = inf is not a positive finite number"),
+        (lambda: c.lissa_depth(5, -1, 2), "damping = -1 is not a finite number of at least 0"),
         (lambda: c.residual_bound(-1, 1), "residual_norm = -1"),
         (lambda: c.residual_bound(1, 0), "strong_convexity = 0 is not a positive"),
         (lambda: c.residual_bound(1, 1, math.inf), "retrained_residual_norm = inf"),
@@ -269,6 +286,13 @@ def test_failures_of_a_sequence_add_up():
 def test_arguments_outside_the_assumptions_are_refused(call, message):
     with pytest.raises(CduError, match=message):
         call()
+
+
+@given(value=st.floats(0, 1e300), rounding=st.floats(0, 1e300))
+def test_noise_must_hide_the_exact_sum_of_distance_and_rounding(value, rounding):
+    bound = c.budget_bound(1).model_copy(update={"value": value, "rounding": rounding})
+    exact = Fraction(value) + Fraction(rounding)
+    assert exact <= Fraction(bound.sensitivity) <= exact * (1 + Fraction(2) ** -51) + Fraction(2) ** -1073
 
 
 @pytest.mark.parametrize("bound", [c.trivial_bound(3), lissa(), c.sequential_bound([lissa(), c.trivial_bound(1)])])

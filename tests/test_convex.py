@@ -1,8 +1,10 @@
 """The convex problems: their constants against dense derivatives, their minimisers against other libraries."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from cdu import convex
 from cdu.certification import newton_bound, residual_bound, sequential_bound
+from cdu.certification.rounding import norm_rounding, softmax_gradient_rounding, squared_gradient_rounding
 from cdu.curvature import Hessian
 from cdu.data import Samples
 from cdu.errors import CduError
@@ -440,6 +443,59 @@ def test_a_request_falls_back_exactly_when_its_residual_is_above_the_budget(seed
         ):
             found = convex.deletions(objective, w_star, retain, forget, 2, float(budget))
             assert [deletion.fallback for deletion in found] == flags
+
+
+def exact_gradient(objective, w, samples, kind):
+    """∇L(w, S) in 40 digits, of exactly these doubles."""
+    with mpmath.workdps(40):
+        weights = w[: CLASSES * FEATURES].view(CLASSES, FEATURES).tolist()
+        total = [mpmath.mpf(0)] * objective.size
+        labels = samples.targets.tolist()
+        for x, target in zip(samples.inputs.tolist(), labels, strict=True):
+            label, weight = target if kind == "weighted" else (target, 1.0)
+            biases = w[CLASSES * FEATURES :].tolist()
+            logits = [mpmath.fdot(row, x) + mpmath.mpf(bias) for row, bias in zip(weights, biases, strict=True)]
+            if kind != "ridge":
+                powers = [mpmath.exp(logit) for logit in logits]
+                logits = [power / mpmath.fsum(powers) for power in powers]
+            for k, found in enumerate(logits):
+                error = weight * (found - (k == label)) / len(labels)
+                for place, pixel in [*((k * FEATURES + j, x[j]) for j in range(FEATURES)), (CLASSES * FEATURES + k, 1)]:
+                    total[place] += error * pixel
+        return [entry + mpmath.mpf(L2) * mpmath.mpf(value) for entry, value in zip(total, w.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("heaviest", [0.5, 3.0])
+@pytest.mark.parametrize("kind", ["softmax", "ridge", "weighted"])
+def test_a_gradients_rounding_is_that_of_the_longest_row_the_weights_and_the_heaviest_sample(kind, heaviest):
+    _, samples = problem(norm=2.0)
+    loss = {"softmax": cross_entropy, "ridge": convex.squared_error, "weighted": convex.weighted_cross_entropy}[kind]
+    objective = Objective(LogisticRegression(FEATURES, CLASSES).double(), loss, l2=L2)
+    w = point(objective, 1)
+    if kind == "weighted":
+        weights = torch.linspace(0.1, heaviest, len(samples), dtype=torch.float64)
+        samples = replace(samples, targets=torch.stack([samples.targets.double(), weights], dim=1))
+    longest, length = np.linalg.norm(samples.inputs.numpy(), axis=1).max(), np.linalg.norm(w.numpy())
+    if kind == "ridge":
+        expected = squared_gradient_rounding(longest, length, L2, FEATURES, 40, 2.0**-53)
+    else:
+        expected = softmax_gradient_rounding(longest, length, L2, FEATURES, CLASSES, 40, 2.0**-53)
+        # A weight below 1 leaves what is proven for weights of 1.
+        expected *= 3 if kind == "weighted" and heaviest == 3 else 1
+    allowed = convex.gradient_rounding(objective, w, samples)
+    assert allowed == pytest.approx(expected, rel=1e-13, abs=0)
+    exact, found = exact_gradient(objective, w, samples, kind), objective.gradient(w, samples).tolist()
+    with mpmath.workdps(40):
+        measured = mpmath.norm([a - mpmath.mpf(b) for a, b in zip(exact, found, strict=True)])
+    assert 0 < measured <= allowed
+
+
+def test_what_is_held_against_the_budget_is_the_residual_and_all_that_rounding_may_hide_of_it():
+    objective, samples = problem()
+    for deletion in convex.deletions(objective, minimum(objective, samples).w, without(samples, 10)[0], 2, 1.0):
+        hidden = convex.gradient_rounding(objective, deletion.iterate, without(samples, 10)[0])
+        shown = deletion.residual * (1 + norm_rounding(objective.size))
+        assert deletion.distance == pytest.approx((shown + hidden) / L2, rel=4e-16, abs=0)
 
 
 def test_only_a_linear_model_with_a_known_loss_is_deleted_from_by_its_residual():

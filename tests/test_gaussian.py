@@ -66,6 +66,14 @@ def test_epsilon_is_never_too_small_and_hardly_too_large(epsilon, delta):
     assert exact_delta(certified * (1 - accuracy(epsilon)), sigma, 1.0) > delta
 
 
+@pytest.mark.parametrize("sigma", [1e-14, 1e-17, 1e-20, 1e-100])
+@pytest.mark.parametrize("delta", [1e-15, 1e-5, 0.9])
+def test_epsilon_is_found_where_the_first_guess_is_lost_in_rounding(sigma, delta):
+    # μ²/2 + μ·√(2 ln(1/δ)) is enough, but its second term is below the last digit of the first.
+    certified = c.gaussian_epsilon(sigma, delta, 1.0)
+    assert exact_delta(certified, sigma, 1.0) <= delta < exact_delta(certified * (1 - 1e-12), sigma, 1.0)
+
+
 def test_sigma_and_epsilon_are_never_too_small_in_the_last_digit():
     rng = np.random.default_rng(0)
     epsilons = 10 ** rng.uniform(-6, 9, 600)
@@ -186,6 +194,12 @@ def test_composed_releases_cost_more_than_one_and_less_than_their_sum(sigma, del
     assert all(a < b or b == 0 for a, b in zip(together[1:], naive[1:], strict=True))
 
 
+@pytest.mark.parametrize("releases", [1, 2, 7])
+def test_guarantees_that_are_added_up_share_delta(releases):
+    found = c.naive_epsilon(1.5, 1e-5, 1.0, releases)
+    assert float(exact_delta(found / releases, 1.5, 1.0)) == pytest.approx(1e-5 / releases, rel=1e-9)
+
+
 def test_composition_is_the_root_of_the_number_of_releases():
     assert c.composed_sensitivity(3.0, 1) == 3
     assert c.composed_sensitivity(3.0, 100) == 30
@@ -204,10 +218,16 @@ def test_composition_is_the_root_of_the_number_of_releases():
         (lambda: c.gaussian_delta(1, 1, math.inf), "sensitivity = inf"),
         (lambda: c.gaussian_delta(math.nan, 1, 1), "epsilon = nan"),
         (lambda: c.classical_sigma(0, 1e-5, 1), "epsilon = 0 is not a positive"),
+        (lambda: c.classical_sigma(1, 1, 1), "delta = 1 is not between"),
         (lambda: c.classical_epsilon(1, 1, 1), "delta = 1 is not between"),
+        (lambda: c.classical_epsilon(0, 1e-5, 1), "sigma = 0 is not a positive"),
+        (lambda: c.gaussian_epsilon(1, 1, 1), "delta = 1 is not between"),
+        (lambda: c.gaussian_sigma(1, 1e-5, 0), "sensitivity = 0 is not a positive"),
+        (lambda: c.composed_sensitivity(-1.0, 3), "sensitivity = -1.0 is not a positive"),
         (lambda: c.composed_sensitivity(1.0, 0), "releases = 0 is not a whole number of at least 1"),
         (lambda: c.composed_sensitivity(1.0, 2.5), "releases = 2.5 is not a whole number"),
         (lambda: c.naive_epsilon(1, 1e-5, 1, -3), "releases = -3"),
+        (lambda: c.naive_epsilon(1, 1.5, 1, 3), "delta = 1.5 is not between"),
     ],
 )
 def test_impossible_arguments_are_refused(call, message):

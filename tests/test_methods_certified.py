@@ -16,13 +16,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from cdu import convex
 from cdu.certification import certify, gaussian_delta, gaussian_sigma, required_sigma, trivial_bound
 from cdu.certification.amplification import noisy_fine_tuning_bound
+from cdu.certification.rounding import norm_rounding
 from cdu.config import TrainingSettings
-from cdu.data import load
+from cdu.data import Samples, load
 from cdu.errors import CduError
 from cdu.objective import Objective, parameter_vector
 from cdu.seeding import generator
-from cdu.training import Trained
-from cdu.unlearning import Original, Problem, publish
+from cdu.training import Trained, project
+from cdu.unlearning import Original, Problem, noisy_fine_tuning, publish
 from cdu.unlearning.certified_removal import CertifiedRemoval
 from cdu.unlearning.fixed_features import GRADIENT_NORM, HESSIAN_NORM, FixedFeatures, LinearTask, contraction
 from cdu.unlearning.langevin import Langevin, LangevinAdam, published_epsilon
@@ -172,6 +173,47 @@ def test_noisy_fine_tuning_takes_the_steps_of_its_formula(name, decay):
     theirs, ours = dict(model.named_buffers()), dict(update.model.named_buffers())
     assert all(torch.allclose(ours[key].double(), theirs[key].double()) for key in ours)
     assert not update.model.training
+
+
+def test_what_is_clipped_and_added_is_in_double_precision_whatever_the_networks_type(monkeypatch):
+    problem, kinds, clipped = problem_of("smooth mlp", dtype=torch.float32), [], []
+
+    def clip(vector, radius):
+        clipped.append(project(vector, radius))
+        kinds.append(vector.dtype)
+        return clipped[-1]
+
+    monkeypatch.setattr(noisy_fine_tuning, "project", clip)
+    update = NoisyFineTuning(**NOISY, decay=0.3)(problem, generator(3))
+    assert set(kinds) == {torch.float64}
+    # In single precision a clipped gradient may be longer than C₁ by more than the certificate has room for.
+    assert max(vector.norm().item() for vector in clipped[1:]) == pytest.approx(0.2, rel=1e-14, abs=0)
+    assert update.w.dtype == torch.float32
+    draws, w = generator(3), clipped[0]
+    order = [*torch.randperm(14, generator=draws).split(4)]
+    for step, gradient in enumerate(clipped[1:]):
+        if step == len(order):
+            torch.randperm(14, generator=draws)
+        noise = torch.randn(len(w), generator=draws, dtype=torch.float64)
+        w = w - 0.1 * (gradient + 0.3 * w) + update.certificate.sigma * noise
+    assert torch.equal(update.w, w.float())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_a_method_whose_rounding_may_exceed_the_certificates_room_is_refused(decay):
+    problem = problem_of("logistic")
+    method, size = NoisyFineTuning(**NOISY, decay=decay), len(problem.w_star)
+    longest = 0.5 + 0.1 * 0.2
+    # Two runs round, each by 8 units of the largest weights and by the norm that a gradient is clipped by.
+    room = 2.0**-26 * longest / 2 - norm_rounding(size) * longest
+    largest = room / (8 * 2.0**-53 * (1 + 0.1 * decay))
+    # After five steps weights are at most C₀ + 5·(ηC₁ + σ(√p + 12)) long.
+    sigma = ((largest - 0.5) / 5 - 0.1 * 0.2) / (math.sqrt(size) + 12)
+    method.sigma = sigma * (1 - 1e-9)
+    assert method(problem, generator(0)).w.isfinite().all()
+    method.sigma = sigma * (1 + 1e-9)
+    with pytest.raises(CduError, match=r"rounding may add .* take fewer steps than 5"):
+        method(problem, generator(0))
 
 
 @pytest.mark.parametrize("name", ["allcnn", "resnet18"])
@@ -512,6 +554,7 @@ def test_linear_rewinding_ends_within_its_bound_of_retraining(seed, steps, rewou
         expected = 2 * 1.5 * 2 * forget / 300 * (1 - rho ** (steps - rewound)) / (1 - rho) * rho**rewound
         assert update.bound.value == pytest.approx(expected, rel=1e-9, abs=1e-12)
         assert update.bound.fixed_in_advance
+        assert update.gradient_samples == rewound * (300 - forget)
         task = LinearTask(problem, 3, 0.02)
         kept = plain_descent(task.objective, task.zeros(), task.everything, steps - rewound, 1.5)
         assert torch.allclose(update.w, plain_descent(task.objective, kept, task.retain, rewound, 1.5), atol=1e-10)
@@ -519,6 +562,17 @@ def test_linear_rewinding_ends_within_its_bound_of_retraining(seed, steps, rewou
         assert retrained.w.norm() <= retrained.radius
         bounds.append(update.bound.value)
     assert bounds[0] < bounds[1] or rewound == steps
+
+
+def test_linear_rewinding_says_what_all_of_its_steps_may_round():
+    problem, rho = problem_of("mlp"), 1 - 1.5 * 0.02
+    update = RewindLinear(0.02, 40, 10, 1.5, 3)(problem, generator(0))
+    task = LinearTask(problem, 3, 0.02)
+    # Within C of the minimiser on D_r, itself in the ball, for which D's is no farther than 2C: no step leaves 3C.
+    step = task.step_rounding(1.5, 3 * task.constants.radius)
+    assert update.radius == task.constants.radius
+    assert update.rounding >= step * (1 - rho**40) / (1 - rho)
+    assert update.rounding == pytest.approx(1.05 * step * (1 - rho**40) / (1 - rho), rel=1e-12)
 
 
 def test_linear_rewinding_publishes_the_smaller_of_its_bound_and_the_ball():
@@ -654,6 +708,9 @@ def test_langevin_from_adam_takes_noisy_projected_steps_and_has_no_certificate(n
         (lambda: NoisyFineTuning(**NOISY, batch_size=0), "batch_size = 0"),
         (lambda: NoisyFineTuning(**{**NOISY, "delta": 0.0}), "delta = 0.0"),
         (lambda: Rewind(5, 6, 0.1), "rewound = 6"),
+        (lambda: Rewind(0, 0, 0.1), "steps = 0"),
+        (lambda: Rewind(5, 1, 0.0), "learning_rate = 0.0"),
+        (lambda: RewindLinear(0.1, 5, 1, 0.1, 0), "filters = 0"),
         (lambda: RewindLinear(0.1, 5, -1, 0.1, 2), "rewound = -1"),
         (lambda: RewindLinear(0.0, 5, 1, 0.1, 2), "l2 = 0.0"),
         (lambda: RewindLinear(0.1, 5, 1, 1.7, 2), "learning_rate = 1.7"),
@@ -677,3 +734,17 @@ def test_a_descent_that_diverges_says_so():
     problem = replace(problem_of("mlp"), radius=math.inf)
     with pytest.raises(CduError, match="diverged"):
         Rewind(60, 0, 1e200)(problem, generator(0))
+
+
+@pytest.mark.parametrize("pixel", [math.nan, 100.0])
+@pytest.mark.parametrize("method", [NoisyFineTuning(**{**NOISY, "steps": 1}), Rewind(1, 1, 0.1)])
+def test_a_descent_of_which_one_weight_is_no_number_has_diverged(method, pixel):
+    problem = problem_of("logistic", radius=math.inf, dtype=torch.float32)
+    images, others = torch.ones(14, 1, 4, 4), torch.ones(4, 1, 4, 4)
+    images[:, 0, 0, 3] = pixel
+    # In single precision 1e38 · 100 is infinite, and the gradient by one weight alone.
+    steep = Objective(problem.objective.model, lambda outputs, targets: (1e38 * outputs[:, 0]).mean())
+    retain, forget = Samples(images, problem.retain.targets), Samples(others, problem.forget.targets)
+    problem = replace(problem, objective=steep, retain=retain, forget=forget)
+    with pytest.raises(CduError, match="diverged within 1 steps"):
+        method(problem, generator(0))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 from torch.nn.functional import cross_entropy
 
 from cdu import convex
@@ -266,9 +267,23 @@ def test_what_has_no_proven_digits_is_refused():
 def test_noise_is_no_longer_than_noise_can_be(monkeypatch):
     assert draw_noise(torch.zeros(1000, dtype=torch.float64), generator(0)).norm() <= noise_norm(1000)
     draw = torch.randn
+    for size in (1, 10, 1000, 10**6):
+        # E‖Z‖ ≤ √p and ‖Z‖ is 1-Lipschitz: it exceeds √p + t with a probability below exp(−t²/2), and χ² says how far.
+        beyond = noise_norm(size) - math.sqrt(size)
+        assert (
+            chi2.sf(noise_norm(size) ** 2, size)
+            <= math.exp(-(beyond**2) / 2)
+            < 1e-31
+            < math.exp(-((beyond - 0.1) ** 2) / 2)
+        )
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: 10 * draw(*shape, **options))
     with pytest.raises(CduError, match="the generator is broken"):
         draw_noise(torch.zeros(1000), generator(0))
+    # In single precision the norm of so many numbers would come out too small.
+    many = torch.zeros(10**7)
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: many + noise_norm(10**7) / math.sqrt(10**7) * (1 + 1e-6))
+    with pytest.raises(CduError, match="the generator is broken"):
+        draw_noise(many, generator(0))
 
 
 def test_no_committed_release_is_farther_from_its_reference_than_certified():

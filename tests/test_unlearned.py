@@ -3,20 +3,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from cdu import config, unlearned
 from cdu.certification import gaussian_epsilon
 from cdu.config import ModelSettings, load_experiment
 from cdu.convex import minimise
 from cdu.errors import CduError
+from cdu.objective import Objective
 from cdu.references import reference
 from cdu.relearning import trainable
 from cdu.scenario import Scenario
 from cdu.seeding import generator
 from cdu.unlearned import FIXED, Unlearned
 from cdu.unlearning import CERTIFIED, TUNED, build, publish
-from cdu.unlearning.fixed_features import FixedFeatures, LinearTask
+from cdu.unlearning.fixed_features import FixedFeatures, LinearTask, linear_model
 from cdu.unlearning.problem import Update
+from conftest import random_samples
 
 EPSILON, DELTA = 1.0, 1e-5
 
@@ -198,6 +201,29 @@ def test_only_a_linear_models_layer_is_relearned_and_its_outputs_stay(folder, ma
     )
     network = table.release("newton")
     assert trainable(network.objective, table.problem.forget) == (network.objective, table.problem.forget)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_features_take_the_images_place_in_loss_and_gradient(dtype):
+    images = random_samples((1, 8, 8), 300, 0).to(dtype=dtype)
+    model = linear_model(images, 2, 3, dtype)
+    objective, rows = trainable(Objective(model, l2=0.1), images)
+    w = torch.randn(objective.size, generator=generator(0), dtype=dtype)
+    assert (rows.inputs.shape, rows.inputs.dtype) == ((300, 2 * model[0].cells ** 2), dtype)
+    assert not rows.inputs.requires_grad
+    assert torch.equal(rows.targets, images.targets)
+    point = w.clone().requires_grad_()
+    inputs, targets = images.batch(slice(None))
+    matrix, bias = point[:-3].view(3, -1), point[-3:]
+    loss = cross_entropy(model[0](inputs) @ matrix.T + bias, targets)
+    (expected,) = torch.autograd.grad(loss + 0.05 * point.square().sum(), point)
+    assert torch.allclose(objective.gradient(w, rows), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_in_layers_without_fixed_features_is_relearned_as_it_is():
+    objective = Objective(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)))
+    images = random_samples((1, 4, 4), 5, 0)
+    assert trainable(objective, images) == (objective, images)
 
 
 def test_kept_trials_are_plain_json(folder, made):

@@ -1,3 +1,4 @@
+import copy
 import math
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from cdu.models import build
 from cdu.objective import Objective, parameter_vector
 from cdu.seeding import generator
 from cdu.solvers import SolverError
-from cdu.training import Trained, train
+from cdu.training import Trained, project, train
 from cdu.unlearning import (
     SECOND_SEED,
     NewtonStep,
@@ -178,6 +179,26 @@ def test_trials_are_releases_bit_for_bit(dtype):
         one = publish(problem, replace(update, excuse="a trial"), source, 0.2).w
         assert torch.equal(row, one)
         assert torch.equal(row @ along, one @ along)
+
+
+def test_a_release_draws_its_noise_in_double_precision_and_a_record_in_the_weights_own():
+    double = logistic_problem(radius=0.3)
+    model = copy.deepcopy(double.objective.model).float()
+    single = replace(
+        double,
+        objective=Objective(model),
+        w_star=double.w_star.float(),
+        retain=double.retain.to(dtype=torch.float32),
+        forget=double.forget.to(dtype=torch.float32),
+    )
+    inside = project(single.w_star, 0.3)
+    for found, dtype in [
+        (release(single, Original(), generator(0), 0.5), torch.float64),
+        (publish(single, Original()(single, generator(0)), generator(0), 0.5), torch.float32),
+    ]:
+        expected = inside + 0.5 * torch.randn(len(inside), generator=generator(0), dtype=dtype)
+        assert found.w.dtype == torch.float32
+        assert torch.equal(found.w, expected.float())
 
 
 def test_trials_without_noise_at_the_end_are_refused():
