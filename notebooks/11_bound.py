@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from cdu import certification, figures, theory
+from cdu.config import DampingSettings, OfficialSettings
 from cdu.curvature import Hessian, ritz_norm, ritz_values
 from cdu.errors import CduError
 from cdu.recalibration import has_statistics, recalibrated
@@ -41,18 +42,23 @@ chosen, unlearning, radius = settings.bound, settings.unlearning, settings.train
 if chosen is None:
     raise CduError(
         f"the experiment '{scenario.experiment.name}' has no block 'bound' for {dataset}; "
-        "'batchnorm', 'paper' and 'resnet18' have one"
+        "'batchnorm', 'paper' and 'paper-resnet18' have one"
     )
 problem, original, retrained = scenario.problem(), scenario.original, scenario.retrained
 default = unlearning.dampings[unlearning.default]
 part = part_of(scenario.retain, chosen.hessian_samples, generator(seed, "hessian"))
-# One size of batch for many products: the search for the fastest algorithm pays for two of them.
-torch.backends.cudnn.benchmark = False
+spectrum_part = part_of(scenario.retain, chosen.spectrum_samples, generator(seed, "spectrum"))
+official = OfficialSettings()
+authors = unlearning.dampings.get("code", DampingSettings(value=official.damping, lissa=official.lissa))
 
 run.log("default_damping", default.value)
 run.log("parameters", problem.objective.size)
 run.log("train_samples", len(scenario.train))
-print(f"{problem.objective.size:,} parameters; H over {len(part):,} of {len(scenario.retain):,} retained samples")
+run.log("hessian_samples", len(part))
+print(
+    f"{problem.objective.size:,} parameters; of {len(scenario.retain):,} retained samples {len(spectrum_part):,} are "
+    f"behind the spectrum and {len(part):,} behind the steps"
+)
 
 # %% [markdown]
 # ## Functions
@@ -93,7 +99,7 @@ def error_of(solution):
 # %% [markdown]
 # ## Constants
 #
-# Ritz values lie within the spectrum of H_S: λ_max is at least the largest, λ_min at most the smallest. L and M are the
+# Ritz values lie within the spectrum of H: λ_max is at least the largest, λ_min at most the smallest. L and M are the
 # largest that is met along the segment w\*–w̃\*, from below. The two forms of the step,
 #
 # - −(H + λI)⁻¹ ∇L(w\*, D_r), and
@@ -106,7 +112,8 @@ def error_of(solution):
 def constants(label):
     where, method = problems[label], f"{NETWORK}{label}"
     steps = chosen.lanczos_steps
-    values = ritz_values(hessians[label].__matmul__, where.w_star, generator(seed, "lanczos"), steps)
+    spectrum = Hessian(where.objective, where.w_star, spectrum_part)
+    values = ritz_values(spectrum.__matmul__, where.w_star, generator(seed, "lanczos"), steps)
     low, high = values[0].item(), values[-1].item()
     norm = partial(ritz_norm, steps=steps)
     segment = theory.segment_constants(
@@ -116,7 +123,7 @@ def constants(label):
     gap = retain - forget
     found = {
         "damping": default.value,
-        "spectrum_samples": len(part),
+        "spectrum_samples": len(spectrum_part),
         "epochs_trained": settings.training.epochs,
         "relu": settings.model.name != "logistic" and settings.model.activation == "relu",
         "lambda_min": low,
@@ -249,9 +256,9 @@ def sampled():
     stepped(SAMPLED, run.outcome(SAMPLED, lambda: method(problem, generator(seed, "hessian")), "seconds"))
 
 
-def by_the_authors(code):
+def by_the_authors():
     """LiSSA at the λ and with the constants of the authors' code."""
-    method = NewtonStep(code.value, "lissa", lissa_settings=code.lissa)
+    method = NewtonStep(authors.value, "lissa", lissa_settings=authors.lissa)
     stepped(AUTHORS, run.attempt(AUTHORS, method, problem, "seconds"))
 
 
@@ -261,8 +268,7 @@ run.point(SAME, to_the_same)
 run.point(USUAL, lambda: timed(USUAL, lambda: conjugate_gradient(whole, right("", "retain"))))
 if len(part) < len(scenario.retain):
     run.point(SAMPLED, sampled)
-if "code" in unlearning.dampings:
-    run.point(AUTHORS, partial(by_the_authors, unlearning.dampings["code"]))
+run.point(AUTHORS, by_the_authors)
 
 # %%
 run.finish()

@@ -128,7 +128,8 @@ def test_without_a_search_the_constants_are_those_of_the_experiment():
     found = scale_methods(paper.unlearning, paper.scale, 5)
     steps = {name: vars(method) for name, method in found.items() if isinstance(method, SubsampledNewton)}
     dampings = {"newton": 20000, "newton, λ = 10": 10, "newton, λ = 1000": 1000}
-    assert steps == {name: {"damping": value, "samples": 5000} for name, value in dampings.items()}
+    given = {"samples": 5000, "gradient": "forget"}
+    assert steps == {name: {"damping": value, **given} for name, value in dampings.items()}
     assert found["retrain"].seed is None
     assert found["second retraining"].seed == 5 + SECOND_SEED
     assert list(found) == ["original", "retrain", "second retraining", *dampings, *paper.scale.methods]

@@ -496,13 +496,15 @@ class BoundSettings(Settings):
 
     Attributes:
         dampings: The λ at which bound and error are taken.
-        hessian_samples: Samples of D_r, the part S, that H, L and M are taken over; all when None.
+        spectrum_samples: Samples of D_r behind λ_min and λ_max; all when None.
+        hessian_samples: Samples of D_r, the part S, that L, M and the steps' H are taken over; all when None.
         lanczos_steps: Steps of Lanczos behind λ_min and λ_max, and at most of those behind L and M and of conjugate
-            gradient; each a product over S.
+            gradient; each one product.
         nodes: Points on the segment w*–w̃* at which L and M are looked for.
     """
 
     dampings: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    spectrum_samples: Count | None = None
     hessian_samples: Count | None = None
     lanczos_steps: Annotated[int, Field(ge=2)] = 40
     nodes: Annotated[int, Field(ge=2)] = 3

@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
     "scale": {
         "hessian_samples": 100, "spectrum_samples": 100, "lanczos_steps": 4, "judged": 100, "recalibrated": 128,
     },
-    "bound": {"hessian_samples": 100, "lanczos_steps": 4, "nodes": 2},
+    "bound": {"spectrum_samples": 100, "hessian_samples": 100, "lanczos_steps": 4, "nodes": 2},
     "sweeps": {
         "hessian_samples": 100, "spectrum_samples": 100, "lanczos_steps": 4, "judged": 100, "noise_draws": 1,
         "requests": 2, "epochs": [1, 2],

@@ -33,14 +33,16 @@ class SubsampledNewton:
         gradient: Which form, as for :class:`~cdu.unlearning.NewtonStep`.
     """
 
+    # What it is made from is all that it holds: kept updates are told apart by it.
     def __init__(self, damping: float, samples: int | None = None, gradient: Form = "forget") -> None:
+        self.damping = damping
         self.samples = samples
-        self._step = NewtonStep(damping, gradient=gradient)
+        self.gradient = gradient
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
         """Take the step; raises :class:`~cdu.solvers.SolverError` where H_S + λI is indefinite."""
         part = part_of(problem.retain, self.samples, generator)
-        return self._step.with_hessian_over(part, problem, generator)
+        return NewtonStep(self.damping, gradient=self.gradient).with_hessian_over(part, problem, generator)
 
 
 def scale_methods(unlearning: UnlearningSettings, scale: ScaleSettings, seed: int) -> dict[str, Method]:

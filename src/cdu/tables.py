@@ -1094,8 +1094,8 @@ def _scale_bound_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
         name = "Table 3: bound and error" + (f", {title}" if title else "")
         found[name] = against.assign(**{"λ": [number(float(str(damping))) for damping in against["λ"]]})
     constants = {
-        "λ_max of H_S, at least": "lambda_max",
-        "λ_min of H_S, at most": "lambda_min",
+        "λ_max, at least": "lambda_max",
+        "λ_min, at most": "lambda_min",
         "L, from below along w\\*–w̃\\*": "gradient_lipschitz",
         "M, from below along w\\*–w̃\\*": "hessian_lipschitz",
         "G = ‖∇L(w̃\\*, D_r)‖, in the function of H": "gradient_retrained",
@@ -1104,7 +1104,8 @@ def _scale_bound_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "right-hand side, D_r form: ‖∇L(w\\*, D_r)‖": "right_hand_side",
         "right-hand side, D_u form: n_u/n_r·‖∇L(w\\*, D_u)‖": "right_hand_side, forget",
         "cosine of the two": "forms_cosine",
-        "samples of H_S": "spectrum_samples",
+        "samples behind λ_min and λ_max": "spectrum_samples",
+        "samples behind L, M and the steps": "hessian_samples",
         "2C": "trivial_bound",
         "‖w\\* − w̃\\*‖": "distance_original",
         "λ by default": "damping",
