@@ -15,6 +15,8 @@ SMALL: dict[str, Any] = {
     "model": {"width": 0.05},
     "forget": {"size": 50},
     "training": {"epochs": 2},
+    # The authors' constants of LiSSA take ten thousand steps.
+    "unlearning": {"dampings": {"code": {"value": 0.01, "lissa": {"scale": 1000}}}},
     "relearn": {"max_epochs": 2},
     "attack": {"folds": 2, "classifiers": ["logistic regression"]},
     "scale": {
@@ -66,6 +68,8 @@ def _small(settings: DatasetSettings) -> dict[str, Any]:
     cut = merged(content, {key: value for key, value in SMALL.items() if key in content or key == "samples"})
     for named in cut["unlearning"]["dampings"].values():
         named["lissa"] |= SMALL_LISSA
+    for values in cut.get("scale", {}).get("methods", {}).values():
+        values |= {key: 1 for key in values if key.endswith("epochs")}
     for block in ("bound", "sweeps"):
         for key, value in cut.get(block, {}).items():
             if isinstance(value, list):
