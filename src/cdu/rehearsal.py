@@ -40,16 +40,17 @@ KEPT_POINTS = 2
 def rehearsal(file: str, folder: Path) -> str:
     """The file of an experiment with all its sections, cut to seconds on a CPU.
 
-    Images are the experiment's own where they are at hand, else digits.
+    Images are the experiment's own where some are at hand, else digits.
 
     Args:
         file: The experiment's name or file.
         folder: Where the new file is written.
     """
     experiment = load_experiment(file)
-    datasets = {
-        (name if data.at_hand(name) else "digits"): _small(experiment.settings(name)) for name in experiment.datasets
-    }
+    present = [name for name in experiment.datasets if data.at_hand(name)]
+    datasets = {name: _small(experiment.settings(name)) for name in present}
+    if not present:
+        datasets = {"digits": _small(experiment.settings(next(iter(experiment.datasets))))}
     content = {
         **experiment.model_dump(mode="json", exclude={"datasets", "expected_seconds", "section_seeds"}),
         "name": f"{experiment.name}-rehearsal",
