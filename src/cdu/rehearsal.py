@@ -14,10 +14,10 @@ SMALL: dict[str, Any] = {
     "samples": 500,
     "model": {"width": 0.05},
     "forget": {"size": 50},
-    "training": {"epochs": 2},
+    "training": {"epochs": 1},
     # The authors' constants of LiSSA take ten thousand steps.
     "unlearning": {"dampings": {"code": {"value": 0.01, "lissa": {"scale": 1000}}}},
-    "relearn": {"max_epochs": 2},
+    "relearn": {"max_epochs": 1},
     "attack": {"folds": 2, "classifiers": ["logistic regression"]},
     "scale": {
         "hessian_samples": 100, "spectrum_samples": 100, "lanczos_steps": 4, "judged": 100, "recalibrated": 128,
@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "bound": {"spectrum_samples": 100, "hessian_samples": 100, "lanczos_steps": 4, "nodes": 2},
     "sweeps": {
         "hessian_samples": 100, "spectrum_samples": 100, "lanczos_steps": 4, "judged": 100, "noise_draws": 1,
-        "requests": 2, "epochs": [1, 2],
+        "requests": 2, "epochs": [1],
     },
     "shadows": {"shadows": 8, "pool": 20},
 }  # fmt: skip
