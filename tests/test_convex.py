@@ -492,8 +492,9 @@ def test_a_gradients_rounding_is_that_of_the_longest_row_the_weights_and_the_hea
 
 def test_what_is_held_against_the_budget_is_the_residual_and_all_that_rounding_may_hide_of_it():
     objective, samples = problem()
-    for deletion in convex.deletions(objective, minimum(objective, samples).w, without(samples, 10)[0], 2, 1.0):
-        hidden = convex.gradient_rounding(objective, deletion.iterate, without(samples, 10)[0])
+    retain, forget = without(samples, 10)
+    for deletion in convex.deletions(objective, minimum(objective, samples).w, retain, forget, 2, 1.0):
+        hidden = convex.gradient_rounding(objective, deletion.iterate, retain)
         shown = deletion.residual * (1 + norm_rounding(objective.size))
         assert deletion.distance == pytest.approx((shown + hidden) / L2, rel=4e-16, abs=0)
 

@@ -439,7 +439,8 @@ def test_removal_ends_within_its_budget_of_the_exact_minimiser(seed, steps, l2, 
     retrained = "retrained" in update.note
     assert retrained == (budget == 1e-4)
     start = convex.minimise(task.objective, task.everything, task.zeros(), 1e-11).w
-    by_newton = convex.deletions(task.objective, start, task.retain, task.forget, steps, budget)[-1]
+    gone = task.everything.subset(torch.arange(len(task.retain), len(task.everything)))
+    by_newton = convex.deletions(task.objective, start, task.retain, gone, steps, budget)[-1]
     assert by_newton.fallback == retrained
     assert ((update.w - by_newton.iterate).norm() < 1e-4 * (start - exact).norm()) == (not retrained)
 
