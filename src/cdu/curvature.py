@@ -200,7 +200,7 @@ def lanczos(
         start: First vector, shape (p,), not zero.
         steps: Largest dimension k.
         tolerance: Where given, it also ends once the Ritz value θ of largest magnitude has a residual ‖Ay − θy‖ of at
-            most ``tolerance``·|θ|.
+            most ``tolerance`` times that magnitude.
 
     Returns:
         V as rows of shape (k, p), and the diagonal, shape (k,), and off-diagonal, shape (k − 1,), in float64.
