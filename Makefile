@@ -6,7 +6,9 @@ OUTPUT := runs
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 # Every program of the environment is found first, by Snakemake's jobs too.
+ifndef WHEELS
 export PATH := $(BIN):$(PATH)
+endif
 
 .PHONY: help report test test-fast lint batch paper wheels book bench notebooks canaries verify reference clean
 
@@ -48,7 +50,7 @@ batch: $(VENV)/report.stamp
 
 # Where there is no network: `make wheels HAVE=freeze.txt` elsewhere, with what that machine's Python has, then here `make paper WHEELS=wheels`.
 ifdef WHEELS
-export PYTHONPATH := $(CURDIR)/src:$(CURDIR)/$(VENV)/site
+export PYTHONPATH := $(CURDIR)/src:$(CURDIR)/$(VENV)/site$(if $(PYTHONPATH),:$(PYTHONPATH))
 READY := $(VENV)/site.stamp
 CDU := $(or $(PYTHON),python3) -m cdu
 else
@@ -117,7 +119,7 @@ $(VENV)/python.stamp:
 	$$found -m venv $(VENV)
 	@touch $@
 
-$(VENV)/site.stamp:
+$(VENV)/site.stamp: $(wildcard $(WHEELS)/*.whl)
 	$(or $(PYTHON),python3) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --target $(VENV)/site $(WHEELS)/*.whl
 	@touch $@
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cdu import figures, models
+from cdu import clock, figures, models
 from cdu.config import digest
 from cdu.errors import CduError
 from cdu.objective import Objective
@@ -162,6 +162,7 @@ def everything(name):
     """φ of every target by label, shape (shadows, targets), and the seconds that unlearning took."""
     rows, seconds = [], 0.0
     for number in tqdm(range(wanted.shadows), desc=name, unit="shadow"):
+        clock.require(f"{name} on shadow {number}")
         task, own = problem(number), seeds[number]
         update = make(name, own)(task, generator(own, name))
         seconds += update.seconds

@@ -123,7 +123,7 @@ def yardsticks(count, axis, sigmas, checkpoints=None):
         if checkpoints is not None and len(request.gone) not in checkpoints:
             continue
         where = {"axis": axis, "point": request.number}
-        nothing = sequential.Answer(request, problem, Update(problem.w_star, 0.0), seed, public=True)
+        nothing = sequential.Answer(request, problem, Update(problem.w_star, 0.0), seed)
         for label, sigma in sigmas.items():
             released = nothing.release(sigma, unlearning.delta)
             judge(released.objective, released.w, request.gone, request.retain, method=label, **where)

@@ -189,7 +189,7 @@ def step(label, form, damping):
 
 tried = [(label, form, damping) for label in problems for form in forms for damping in sorted(chosen.dampings)]
 for label, form, damping in tqdm(tried, desc="steps", unit="step"):
-    run.point(f"{form}, λ = {damping:g}{label}", partial(step, label, form, damping))
+    run.point(f"{form}, λ = {damping}{label}", partial(step, label, form, damping))
 
 # %%
 notebook.show(figures.scale_bound(run.frame()))
@@ -247,7 +247,11 @@ def to_the_same():
     if reached.empty:
         run.log("claim_seconds", None, method=SAME, note="LiSSA has no solution whose residual could be reached")
     else:
-        timed(SAME, lambda: conjugate_gradient(whole, right("", "retain"), reached.iloc[0]))
+        timed(SAME, lambda: conjugate_gradient(whole, right("", "retain"), reached.iloc[0], chosen.lanczos_steps))
+
+
+def to_the_usual():
+    timed(USUAL, lambda: conjugate_gradient(whole, right("", "retain"), max_steps=chosen.lanczos_steps))
 
 
 def sampled():
@@ -265,7 +269,7 @@ def by_the_authors():
 run.point("references", references)
 run.point("lissa", by_lissa)
 run.point(SAME, to_the_same)
-run.point(USUAL, lambda: timed(USUAL, lambda: conjugate_gradient(whole, right("", "retain"))))
+run.point(USUAL, to_the_usual)
 if len(part) < len(scenario.retain):
     run.point(SAMPLED, sampled)
 run.point(AUTHORS, by_the_authors)

@@ -20,7 +20,6 @@ run = notebook.begin("11_sweeps", globals())
 # %%
 from functools import cache, partial
 
-import torch
 from tqdm import tqdm
 
 from cdu import certification, figures, sequential
@@ -37,12 +36,10 @@ plan, unlearning, recipe = settings.sweeps, settings.unlearning, settings.traini
 if plan is None:
     raise CduError(
         f"the experiment '{scenario.experiment.name}' has no block 'sweeps' for {dataset}; "
-        "'batchnorm', 'paper' and 'resnet18' have one"
+        "'batchnorm', 'paper' and 'paper-resnet18' have one"
     )
 problem = scenario.problem()
 original, retrained = scenario.original, scenario.retrained
-# Batches are of many sizes from here on, and trying every algorithm pays for one that comes often.
-torch.backends.cudnn.benchmark = False
 
 # %% [markdown]
 # ## What is computed on what
@@ -206,7 +203,7 @@ def follow(name, carried, sigmas):
 def yardsticks():
     """The original with the same noise, and the model retrained without all of the forget set."""
     everything = sequential.Request(plan.requests, scenario.forget, scenario.forget, scenario.retain)
-    nothing = sequential.Answer(everything, problem, Update(problem.w_star, 0.0), seed, public=True)
+    nothing = sequential.Answer(everything, problem, Update(problem.w_star, 0.0), seed)
     after_the_last("original", nothing, {"original": 0.0, "original + noise": unlearning.sigma})
     judge("retrain", [as_trained(retrained)], **last)
 

@@ -14,7 +14,8 @@ import yaml
 from cdu import bundle, clock, paper, rehearsal, storage
 from cdu.config import REVISIONS, SECTIONS, load_experiment, repository, section_hash, section_settings
 from cdu.errors import CduError
-from cdu.records import Metric, record_path, write_record
+from cdu.execution import cells_hash, execute_here
+from cdu.records import Metric, mark_current, mark_path, record_path, write_record
 from test_records import record
 
 
@@ -76,6 +77,7 @@ def done(output, experiment, seed, section="02_training"):
     }
     path = record_path(output, experiment.name, "digits", seed, section)
     write_record(record().model_copy(update=changes), path)
+    mark_current(mark_path(path, changes["config_hash"], REVISIONS[section], cells_hash(section)))
     return path
 
 
@@ -176,6 +178,27 @@ def test_what_was_reached_fits_into_a_folder_and_goes_on_elsewhere(small, tmp_pa
     assert tensors["w"][0] == 1
 
 
+def names_in(path):
+    with tarfile.open(path) as archive:
+        return len(archive.getnames())
+
+
+def test_models_take_as_many_files_as_there_is_room_for(small, tmp_path, monkeypatch):
+    file, output = small
+    stages, _ = paper.stages([file])
+    for number in range(6):
+        model(output / "checkpoints" / "threads-1" / f"{number}.safetensors", 100_000, number + 1)
+    monkeypatch.setattr(bundle, "FILE_BYTES", 900_000)
+    for room, files, kept in ((10_000_000, 3, 6), (2_000_000, 2, 4), (500_000, 1, 1)):
+        monkeypatch.setattr(bundle, "ALL_BYTES", room)
+        folder = tmp_path / str(room)
+        written = bundle.pack(stages, output, folder, [])
+        assert sum(path.stat().st_size for path in written) <= room
+        archives = [path for path in written if path.name.startswith("models")]
+        assert len(archives) == files
+        assert sum(names_in(path) for path in archives) == kept
+
+
 def test_a_file_that_is_too_large_is_named(small, tmp_path, monkeypatch):
     file, output = small
     stages, _ = paper.stages([file])
@@ -196,6 +219,10 @@ def test_unpacking_stays_inside_its_folder_and_overwrites_nothing(tmp_path):
     (output / "x.json").write_text("newer")
     bundle.unpack(folder, output)
     assert (output / "x.json").read_text() == "newer"
+    whole = (folder / "records.tar.gz").read_bytes()
+    (folder / "records.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CduError, match="cannot be unpacked"):
+        bundle.unpack(folder, tmp_path / "other")
     with tarfile.open(folder / "records.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "x.json", "../outside.json")
     with pytest.raises(CduError, match="cannot be unpacked"):
@@ -226,13 +253,26 @@ def test_the_time_ends_a_batch_between_two_points_and_it_goes_on(small, monkeypa
     content.update(seeds=[0], sections=["11_scale"])
     Path(file).write_text(yaml.safe_dump(content))
     stages, _ = paper.stages([file])
-    paper.run(stages, output, minutes=0, device="cpu", cores="1")
+    assert paper.run(stages, output, minutes=0, device="cpu", cores="1")
     assert [one.state for one in paper.outcomes(stages, output)] == ["not begun"]
     assert clock.VARIABLE not in os.environ
-    paper.run(stages, output, minutes=0.2, device="cpu", cores="1")
-    (ended,) = paper.outcomes(stages, output)
-    assert ended.state == "the time was up"
-    points = set((output / "checkpoints").rglob("points/*.json"))
-    paper.run(stages, output, minutes=10, device="cpu", cores="1")
+    begun = []
+
+    def end_at_the_third(what):
+        begun.append(what)
+        if sum(one.startswith("11_scale") for one in begun) == 3:
+            raise clock.OutOfTime(what)
+
+    torch.set_num_threads(1)
+    parameters = {"dataset": "digits", "seed": 0, "experiment": file, "output": str(output), "device": "cpu"}
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "require", end_at_the_third)
+        with pytest.raises(clock.OutOfTime):
+            execute_here("11_scale", parameters)
+    points = {path: path.stat().st_mtime_ns for path in (output / "checkpoints").rglob("points/*.json")}
+    assert len(points) == 2
+    left = []
+    assert not paper.run(stages, output, minutes=10, device="cpu", cores="1", after=lambda: left.append(1))
+    assert left == [1]
     assert [one.state for one in paper.outcomes(stages, output)] == ["done"]
-    assert points <= set((output / "checkpoints").rglob("points/*.json"))
+    assert points == {path: path.stat().st_mtime_ns for path in points}

@@ -199,6 +199,11 @@ def test_no_two_releases_of_an_answer_give_its_iterate_away():
     # With one draw for both this would be the iterate.
     assert (2 * first - second - one.iterate).norm() > 0.5 * math.sqrt(8 * len(w))
     assert torch.equal(one.release(1.0).w, first)
+    with pytest.raises(CduError, match="two updates with one secret draw would give their difference away"):
+        one.release(1.0, update=Update(w, 0.0))
+    with pytest.raises(CduError, match=r"delta = 0\.5 is not between 0 and one over the number of samples"):
+        one.release(1.0, delta=0.5)
+    assert repr(one.seed) not in repr(one)
     again = next(answers(problem, asked(samples, 20, 2), Original()))
     assert not torch.allclose(again.release(1.0).w, first)
 

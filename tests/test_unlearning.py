@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import math
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from cdu.errors import CduError
 from cdu.evaluation import relearn
 from cdu.models import build
 from cdu.objective import Objective, parameter_vector
-from cdu.seeding import generator
+from cdu.seeding import generator, secret_generator
 from cdu.solvers import SolverError
 from cdu.training import Trained, train
 from cdu.unlearning import (
@@ -444,6 +445,28 @@ def test_two_releases_share_no_noise_and_nobody_can_name_its_seed():
     assert torch.equal(*again)
 
 
+def test_a_secret_is_more_than_a_seed():
+    """PyTorch takes 32 bits of a seed; a secret fills the whole state, and every bit of it counts."""
+    one, other = (torch.Generator().manual_seed(seed) for seed in (5, 5 + 2**32))
+    assert torch.equal(torch.randn(4, generator=one), torch.randn(4, generator=other))
+    secrets = [bytes(32), bytes([1]) + bytes(31), bytes(31) + bytes([1])]
+    draws = [torch.randn(1000, generator=secret_generator(secret, "x"), dtype=torch.float64) for secret in secrets]
+    draws += [
+        torch.randn(1000, generator=secret_generator(secrets[0], *purpose), dtype=torch.float64)
+        for purpose in ("y", ("x", 1))
+    ]
+    for number, draw in enumerate(draws):
+        assert stats.kstest(draw.numpy(), "norm").pvalue > 1e-4
+        for earlier in draws[:number]:
+            assert abs(np.corrcoef(draw, earlier)[0, 1]) < 0.2
+    words = secret_generator(secrets[0], "x").get_state().numpy()[24 : 24 + 8 * 624].view("<u8")
+    expected = hashlib.shake_256((secrets[0].hex() + "/x").encode()).digest(4 * 624)
+    assert words.astype("<u4").tobytes() == expected
+    assert words.max() < 2**32
+    again = torch.randn(1000, generator=secret_generator(secrets[0], "x"), dtype=torch.float64)
+    assert torch.equal(again, draws[0])
+
+
 def test_the_noise_of_a_release_is_standard_normal_times_sigma():
     problem = logistic_problem()
     drawn = torch.cat([release(problem, Original(), sigma=0.5).w - problem.w_star for _ in range(200)])
@@ -479,6 +502,8 @@ def test_samples_that_are_alike_are_told_apart_by_ids():
         "forget": replace(problem.forget, ids=1000 + np.arange(len(problem.forget))),
     }
     assert release(replace(problem, **named), Original(), sigma=1.0).certificate is not None
+    with pytest.raises(CduError, match="only the retain set has ids, so that they cannot be compared"):
+        release(replace(problem, retain=named["retain"]), Original(), sigma=1.0)
     named["forget"] = replace(problem.forget, ids=np.arange(len(problem.forget)))
     with pytest.raises(CduError, match="are still in the retain set"):
         release(replace(problem, **named), Original(), sigma=1.0)

@@ -23,13 +23,32 @@ BOOK = {"jupyter-book", "sphinx-mathjax-offline"}
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34)] + ["manylinux2014_x86_64"]
 
 
+def requirements(name: str) -> list[str]:
+    """What a package needs; nothing is known of one that only the other machine's Python needs."""
+    try:
+        return requires(name) or []
+    except PackageNotFoundError:
+        return []
+
+
+def locked(name: str) -> str:
+    """A package at the version installed here, or else at the locked one."""
+    try:
+        return f"{name}=={version(name)}"
+    except PackageNotFoundError:
+        for line in Path("requirements.lock").read_text(encoding="utf-8").splitlines():
+            if canonicalize_name(line.split("==")[0]) == name:
+                return line.split(";")[0].strip()
+    return name
+
+
 def lacking(present: set[str], python: str) -> list[str]:
     """Names of all packages that the project needs, without those that are present and what only they need."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
     found: dict[str, None] = {}
     waiting = ["cdu"]
     while waiting:
-        for text in requires(waiting.pop()) or []:
+        for text in requirements(waiting.pop()):
             needed = Requirement(text)
             name = canonicalize_name(needed.name)
             wanted = needed.marker is None or needed.marker.evaluate(environment)
@@ -41,6 +60,10 @@ def lacking(present: set[str], python: str) -> list[str]:
 
 def main(have: str, folder: str, python: str = "3.12") -> None:
     """Download the wheels and say how much they are."""
+    if not Path(have).is_file():
+        sys.exit(f"HAVE = '{have}' is no file; give one with what 'pip freeze' prints on the other machine")
+    for old in Path(folder).glob("*.whl"):
+        old.unlink()
     lines = Path(have).read_text(encoding="utf-8").splitlines()
     present = {canonicalize_name(match[0]) for line in lines if (match := re.match(r"[A-Za-z0-9._-]+", line.strip()))}
     options = ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
@@ -48,10 +71,7 @@ def main(have: str, folder: str, python: str = "3.12") -> None:
         options += ["--platform", platform]
     names = lacking(present, python)
     for name in names:
-        try:
-            pinned = f"{name}=={version(name)}"
-        except PackageNotFoundError:
-            sys.exit(f"{name} is needed there and not installed here; run this in the project's environment")
+        pinned = locked(name)
         # Where there is no wheel, one is built, which fits there if it holds Python alone.
         if not pip("download", *options, "--dest", folder, pinned) and not pip("wheel", "--wheel-dir", folder, pinned):
             sys.exit(f"{pinned}: no wheel can be had or built; ask for another version in requirements.lock")

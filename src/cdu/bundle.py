@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ FILES, FILE_BYTES, ALL_BYTES = 8, 16 * 2**20, 64 * 2**20
 def pack(found: Sequence[Stage], output: Path, folder: Path, absent: Sequence[str]) -> list[Path]:
     """Leave what was reached in one folder: a summary, records, executed notebooks, kept points, and models.
 
-    Models' weights come last, those of the first stage first, as far as they fit; the moments of Adam are left out.
+    Models' weights come last, the oldest first, as far as they fit; the moments of Adam are left out.
 
     Args:
         found: The stages.
@@ -71,17 +72,22 @@ def _models(output: Path, folder: Path, files: int, room: int) -> list[Path]:
     groups: list[list[tuple[str, bytes]]] = []
     used = largest
     for path in sorted(output.glob("checkpoints/*/*.safetensors"), key=lambda one: one.stat().st_mtime):
+        if ".partial." in path.name:
+            continue
         content = _without_moments(path)
         size = len(content) + 2 * tarfile.BLOCKSIZE
-        if ".partial." in path.name or size > largest:
+        if size > largest:
             continue
         if used + size > largest:
-            if len(groups) == files or (len(groups) + 1) * FILE_BYTES > room:
+            if len(groups) == files:
                 break
             groups.append([])
-            used = 0
+            room, used = room - 2 * tarfile.RECORDSIZE, 0
+        if size > room:
+            break
         groups[-1].append((str(path.relative_to(output)), content))
-        used += size
+        room, used = room - size, used + size
+    groups = [group for group in groups if group]
     return [_bytes_archive(folder / f"models-{number}.tar", group) for number, group in enumerate(groups, start=1)]
 
 
@@ -121,5 +127,5 @@ def unpack(folder: Path, output: Path) -> None:
             with tarfile.open(path) as archive:
                 members = [one for one in archive.getmembers() if not (output / one.name).exists()]
                 archive.extractall(output, members, filter="data")
-        except (tarfile.TarError, OSError) as error:
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise CduError(f"{path} cannot be unpacked ({error}); take the archives from {folder} again") from error

@@ -94,9 +94,9 @@ class Samples:
         )
         expect(self.dtype.is_floating_point, f"batches of type {self.dtype} have no gradient; dtype is a float type")
         expect(
-            self.ids is None or self.ids.shape == (len(self.targets),),
-            f"there are {0 if self.ids is None else self.ids.size} ids and {len(self.targets)} samples; every sample "
-            "has one id",
+            self.ids is None
+            or (isinstance(self.ids, np.ndarray) and self.ids.dtype == np.int64 and self.ids.shape == (len(self),)),
+            f"the ids of {len(self)} samples are {_kind(self.ids)}; give an array of int64 with one id a sample",
         )
 
     def __len__(self) -> int:
@@ -134,10 +134,12 @@ class Samples:
         """
         if self.ids is not None:
             return self.ids
+        if len(self) == 0:
+            return np.empty(0, dtype=np.int64)
         found = np.zeros(len(self), dtype=np.int64)
         for part in (self.inputs, self.targets):
-            rows = np.ascontiguousarray(part.detach().reshape(len(self), -1).cpu().numpy())
-            rows = rows.view(np.uint8).reshape(len(self), -1)
+            # Bytes before NumPy sees them: it does not know every type of PyTorch.
+            rows = part.detach().cpu().reshape(len(self), -1).contiguous().view(torch.uint8).numpy()
             weights = np.random.default_rng(rows.shape[1]).integers(-(2**62), 2**62, rows.shape[1]) * 2 + 1
             found = found * 1_000_003 + np.concatenate([block.astype(np.int64) @ weights for block in _blocks(rows)])
         return found
@@ -180,6 +182,13 @@ class Samples:
             targets=self.targets.to(target),
             dtype=self.dtype if dtype is None else dtype,
         )
+
+
+def _kind(ids: object) -> str:
+    """What was given as ids, in words."""
+    if isinstance(ids, np.ndarray):
+        return f"an array of {ids.dtype} of shape {ids.shape}"
+    return f"a {type(ids).__name__}"
 
 
 def _blocks(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

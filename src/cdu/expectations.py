@@ -3,6 +3,7 @@
 Where a failure is a result, as a solver's refusal is, the error is raised where it is found instead.
 """
 
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from cdu.errors import CduError
@@ -88,6 +89,11 @@ def expect_disjoint(retain: "cdu.data.Samples", forget: "cdu.data.Samples") -> N
     import numpy as np
 
     remedy = "if they are different samples that are alike, give both sets Samples(..., ids=...)"
+    expect(
+        (retain.ids is None) == (forget.ids is None),
+        f"only the {'forget' if retain.ids is None else 'retain'} set has ids, so that they cannot be compared; give "
+        "both sets ids, or neither",
+    )
     gone, left = forget.identities(), retain.identities()
     both = np.flatnonzero(np.isin(gone, left))
     expect(
@@ -109,10 +115,10 @@ def expect_disjoint(retain: "cdu.data.Samples", forget: "cdu.data.Samples") -> N
 
 def expect_finite(samples: "cdu.data.Samples", name: str) -> None:
     """Refuse samples with numbers that are not finite, which would make every weight NaN."""
-    import torch
-
     for part in (samples.inputs, samples.targets):
-        bad = torch.zeros(0) if not part.is_floating_point() else (~part.isfinite()).flatten(1).any(dim=1).nonzero()
+        if not part.is_floating_point():
+            continue
+        bad = (~part.isfinite()).reshape(len(part), -1).any(dim=1).nonzero()
         expect(
             len(bad) == 0,
             f"{len(bad):,} rows of the {name} set hold NaN or infinite numbers, the first is row "
@@ -170,9 +176,8 @@ def expect_answerable(problem: "cdu.unlearning.problem.Problem", sigma: float, d
     import torch
 
     expect(
-        isinstance(sigma, int | float) and isinstance(delta, int | float),
-        f"sigma and delta are of the types {type(sigma).__name__} and {type(delta).__name__}; give two numbers: the "
-        "library draws the noise itself",
+        isinstance(sigma, Real) and isinstance(delta, Real),
+        f"sigma and delta are of the types {type(sigma).__name__} and {type(delta).__name__}; give two numbers",
     )
     w, size = problem.w_star, problem.objective.size
     total = len(problem.retain) + len(problem.forget)

@@ -96,7 +96,8 @@ class Objective:
         self._places = _places(model)
         self._modules = list(model.modules())
         self._bytes: dict[tuple[object, ...], int] = {}
-        self._changes_inputs: bool | None = None
+        # By whether the module is in training mode.
+        self._changes_inputs: dict[bool, bool] = {}
 
     def with_model(self, model: nn.Module, l2: float | None = None) -> "Objective":
         """The same loss of another module, in chunks of the same size; ``l2`` as here when None."""
@@ -132,15 +133,20 @@ class Objective:
         return outputs
 
     def _outputs(self, inputs: Tensor) -> Tensor:
-        """The module's outputs; the first call finds out whether it changes its inputs."""
+        """The module's outputs; the first call in each mode finds out whether it changes its inputs."""
         # Inside vmap a tensor has no count of its changes; what is drawn there is a copy already.
-        if self._changes_inputs is False or is_functorch_wrapped_tensor(inputs):
+        training = self.model.training
+        if self._changes_inputs.get(training) is False or is_functorch_wrapped_tensor(inputs):
             found: Tensor = self.model(inputs)
             return found
         copied = inputs.clone()
+        if copied.is_inference():
+            # Such tensors do not count their changes: every call works on a copy.
+            outputs: Tensor = self.model(copied)
+            return outputs
         before = copied._version
         found = self.model(copied)
-        self._changes_inputs = copied._version != before
+        self._changes_inputs[training] = copied._version != before
         return found
 
     def batch_loss(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ kept, and the same command goes on from there.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from cdu.config import (
     load_experiment,
     section_hash,
 )
-from cdu.records import Record, is_current, read_record, record_path
+from cdu.execution import cells_hash
+from cdu.records import Record, is_current, mark_path, read_record, record_path
 
 #: The experiments, the more valuable one first.
 EXPERIMENTS = ("paper", "paper-resnet18")
@@ -108,15 +109,24 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _current(stage: Stage, output: Path, job: Job) -> bool:
     dataset, _, section = job
+    path = stage.record(output, job)
     wanted = section_hash(stage.experiment.settings(dataset), dataset, section)
-    return is_current(stage.record(output, job), wanted, REVISIONS[section])
+    mark = mark_path(path, wanted, REVISIONS[section], cells_hash(section))
+    return mark.exists() and is_current(path, wanted, REVISIONS[section])
 
 
 # --- running -------------------------------------------------------------------------------------------------------
 
 
-def run(found: Sequence[Stage], output: Path, minutes: float, device: str, cores: str) -> None:
-    """Run the stages one after another until all is done or the time is up.
+def run(
+    found: Sequence[Stage],
+    output: Path,
+    minutes: float,
+    device: str,
+    cores: str,
+    after: Callable[[], object] = lambda: None,
+) -> bool:
+    """Run the stages one after another until all is done or the time is up; returns whether it was up.
 
     Args:
         found: The stages.
@@ -124,14 +134,17 @@ def run(found: Sequence[Stage], output: Path, minutes: float, device: str, cores
         minutes: The time, from now.
         device: As for a section.
         cores: Runs at a time.
+        after: Called after every stage, so that what is reached is left behind whatever comes next.
     """
     os.environ[clock.VARIABLE] = f"{time.time() + 60 * minutes:.0f}"
     try:
         for stage in found:
             if clock.remaining() <= 0:
-                break
+                return True
             datasets, _, sections = ([*dict.fromkeys(names)] for names in zip(*stage.jobs, strict=True))
             batch.run(batch.command(stage.file, output, device, cores, datasets, sections))
+            after()
+        return clock.remaining() <= 0
     finally:
         del os.environ[clock.VARIABLE]
 
@@ -183,7 +196,11 @@ def _error(executed: Path) -> str:
         return NOT_BEGUN
     import nbformat
 
-    for cell in nbformat.read(executed, as_version=4).cells:
+    try:
+        cells = nbformat.read(executed, as_version=4).cells
+    except ValueError:
+        return "the executed notebook cannot be read"
+    for cell in cells:
         for one in cell.get("outputs", []):
             if one.get("output_type") == "error":
                 return UNDER_WAY if one["ename"] == clock.OutOfTime.__name__ else f"{one['ename']}: {one['evalue']}"

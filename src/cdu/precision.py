@@ -84,6 +84,8 @@ def training(device: str, precision: Precision) -> Iterator[None]:
     """
     matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     fastest = torch.backends.cudnn.benchmark
+    sums = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     _set_products(tf32=precision == "tf32")
     torch.backends.cudnn.benchmark = arithmetic_of(device).fastest_convolutions
     try:
@@ -92,6 +94,7 @@ def training(device: str, precision: Precision) -> Iterator[None]:
         torch.set_float32_matmul_precision(matrices)
         torch.backends.cudnn.allow_tf32 = convolutions
         torch.backends.cudnn.benchmark = fastest
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = sums
 
 
 def forward(device: str, precision: Precision) -> AbstractContextManager[object]:

@@ -171,7 +171,17 @@ class Scenario:
             "revision": REVISIONS["02_training"],
             "torch": torch.__version__,
             **self._precision,
+            **self._unrepeatable,
         }
+
+    @property
+    def _unrepeatable(self) -> dict[str, object]:
+        """What keys of kept results say beside the recipe where a training that is repeated gives other weights."""
+        if self.device.type == "cpu":
+            return {}
+        models = (self.original, self.retrained)
+        hashes = [hashlib.sha256(model.w.cpu().numpy().tobytes()).hexdigest() for model in models]
+        return {"machine": torch.cuda.get_device_name(self.device), "weights": hashes}
 
     @property
     def _precision(self) -> dict[str, str]:

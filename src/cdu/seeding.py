@@ -4,7 +4,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+
+#: Where the words of the Mersenne Twister lie in a generator's state, each in eight bytes, and how many there are.
+OFFSET, WORDS = 24, 624
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
@@ -23,8 +27,27 @@ def seed_for(seed: int, *purpose: str | int) -> int:
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator for one purpose; see :func:`seed_for`."""
+    """A CPU generator for one purpose; see :func:`seed_for`. PyTorch uses 32 bits of a seed."""
     return torch.Generator().manual_seed(seed_for(seed, *purpose))
+
+
+def secret_generator(secret: bytes, *purpose: str | int) -> torch.Generator:
+    """A CPU generator for one purpose whose whole state comes from a secret.
+
+    A seed would not do: PyTorch uses 32 bits of it, so that whoever has a release could try them all. Here the 624
+    words of the Mersenne Twister are SHAKE-256 of the secret and the purpose.
+
+    Args:
+        secret: Bytes that nobody knows, such as ``secrets.token_bytes(32)``.
+        purpose: As for :func:`seed_for`.
+    """
+    content = b"/".join([secret.hex().encode(), *(str(part).encode() for part in purpose)])
+    words = np.frombuffer(hashlib.shake_256(content).digest(4 * WORDS), dtype="<u4")
+    found = torch.Generator().manual_seed(0)
+    state = found.get_state()
+    state.numpy()[OFFSET : OFFSET + 8 * WORDS].view("<u8")[:] = words
+    found.set_state(state)
+    return found
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cdu import clock
 from cdu.config import REVISIONS, digest
 from cdu.data import Samples
 from cdu.errors import CduError
-from cdu.expectations import expect
+from cdu.expectations import expect, expect_answerable
 from cdu.scenario import Scenario
-from cdu.seeding import generator
+from cdu.seeding import generator, secret_generator
 from cdu.shadows import keep
 from cdu.training import project
 from cdu.unlearning import Method, Problem, Release, Update, publish
@@ -81,16 +82,14 @@ class Answer:
         request: The request.
         problem: What the method was given: where it started, D_{r_k} and D_{u_k}.
         update: What it returned, before projection and noise.
-        seed: Seed of the noise.
-        public: Whether others may know the seed, as in records: then releases with different noise share one draw, so
-            that they can be compared. Else each σ has a draw of its own, which nobody can subtract.
+        seed: What the noise is drawn from. A number, as in records: then all releases share one draw, so that they can
+            be compared, and whoever knows the number subtracts it. Or secret bytes: then every σ has a draw of its own.
     """
 
     request: Request
     problem: Problem
     update: Update
-    seed: int
-    public: bool = False
+    seed: int | bytes = field(repr=False)
 
     @property
     def iterate(self) -> Tensor:
@@ -103,11 +102,18 @@ class Answer:
         Args:
             sigma: Standard deviation of the noise per coordinate; 0 for none. The same σ gives the same release again.
             delta: δ of the certificate of this release alone.
-            update: Another method's update that gets the same noise; this one's when None.
+            update: Another method's update that gets the same noise, where the seed is a number; this one's when None.
+
+        Raises:
+            CduError: As for :func:`cdu.unlearning.release`, or another update where the seed is secret.
         """
-        purpose = () if self.public else (float(sigma).hex(),)
-        noise = generator(self.seed, "request noise", self.request.number, *purpose)
-        return publish(self.problem, self.update if update is None else update, noise, sigma, delta)
+        if isinstance(self.seed, int):
+            noise = generator(self.seed, "request noise", self.request.number)
+            return publish(self.problem, self.update if update is None else update, noise, sigma, delta)
+        expect(update is None, "two updates with one secret draw would give their difference away; release each alone")
+        expect_answerable(self.problem, sigma, delta)
+        noise = secret_generator(self.seed, "request noise", self.request.number, float(sigma).hex())
+        return publish(self.problem, self.update, noise, sigma, delta, torch.float64)
 
 
 def compute(number: int, function: Callable[[], Update]) -> Update:
@@ -138,17 +144,23 @@ def answers(
         sigma: Standard deviation of the noise that is carried on; 0 where the noiseless iterate is.
         kept: Where updates are kept; nowhere by default.
         unsafe_seed: For tests and records: seed of what the method draws, and of the noise, in which releases with
-            different σ then share their draw. Otherwise it is of the operating system's entropy.
+            different σ then share their draw. Otherwise all is drawn from the operating system's entropy.
 
     Yields:
         The answer to each request, before the next is looked at.
 
     Raises:
         CduError: The method refuses a request; the answers before it have been yielded.
+        OutOfTime: The batch's time is up.
     """
-    seed = secrets.randbits(63) if unsafe_seed is None else unsafe_seed
+    expect(
+        unsafe_seed is not None or sigma == 0 or kept is compute,
+        "what is kept of a chain that carries its noise on cannot be told from another's; keep nothing, or give a seed",
+    )
+    seed = secrets.token_bytes(32) if unsafe_seed is None else unsafe_seed
     state = problem.w_star
     for request in asked:
+        clock.require(f"request {request.number}")
         local = replace(
             problem,
             w_star=project(state, problem.radius),
@@ -156,8 +168,10 @@ def answers(
             forget=request.forget,
             stopped=None,
         )
-        update = kept(request.number, partial(method, local, generator(seed, "request", request.number)))
-        answer = Answer(request, local, update, seed, public=unsafe_seed is not None)
+        purpose = ("request", request.number)
+        draws = generator(seed, *purpose) if isinstance(seed, int) else secret_generator(seed, *purpose)
+        update = kept(request.number, partial(method, local, draws))
+        answer = Answer(request, local, update, seed)
         yield answer
         state = answer.iterate if sigma == 0 else answer.release(sigma).w
 

@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from cdu import precision, storage
+from cdu import clock, precision, storage
 from cdu.config import REVISIONS, TrainingSettings, digest
 from cdu.data import Samples
 from cdu.errors import CduError
@@ -112,10 +112,11 @@ def train_in_turn(
     for number, (model, own, seed) in enumerate(zip(models, rows, seeds, strict=True)):
         path = None
         if checkpoint is not None:
-            chosen = precision.arithmetic_of(rows.device.type).training
+            chosen = precision.arithmetic_of(samples.device.type).training
             mark = _mark(content, own, parameter_vector(model), settings, [seed], chosen)
             path = checkpoint.with_name(f"{checkpoint.stem}-{number}-{mark}{checkpoint.suffix}")
         place = f"{label}, {number + 1} of {len(models)}"
+        clock.require(place)
         each.append(train(model, samples.subset(own), settings, seed, path, place))
     return Shadows(tuple(each), sum(one.seconds for one in each), together=False)
 

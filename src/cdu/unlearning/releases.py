@@ -14,6 +14,7 @@ from cdu.certification.rounding import Arithmetic, ball_rounding, computed, proj
 from cdu.errors import CduError
 from cdu.expectations import expect, expect_answerable, expect_noise_shows
 from cdu.objective import Objective
+from cdu.seeding import secret_generator
 from cdu.training import project
 from cdu.unlearning.descent import Learner
 from cdu.unlearning.noise import draw_noise
@@ -52,9 +53,9 @@ def release(
     The Newton iterate can leave the ball; the projection is non-expansive and the retrained model lies inside, so
     that every bound on the distance stays valid and 2C becomes one.
 
-    Whoever knows the noise subtracts it. So it is drawn from a seed of the operating system's entropy, which is neither
-    returned nor kept, and every call draws anew. It is drawn and added in float64, whatever the weights' type, and the
-    sum is rounded to that.
+    Whoever knows the noise subtracts it. So the state that it is drawn from is of the operating system's entropy, which
+    is neither returned nor kept, and every call draws anew. It is drawn and added in float64, whatever the weights'
+    type, and the sum is rounded to that.
 
     Args:
         problem: What is to be unlearned.
@@ -69,8 +70,10 @@ def release(
             noise of its own, or δ of that method's certificate is too large; or as for :func:`publish`.
     """
     expect_answerable(problem, sigma, delta)
-    seed = secrets.randbits(63) if unsafe_seed is None else unsafe_seed
-    source = torch.Generator().manual_seed(seed)
+    if unsafe_seed is None:
+        source = secret_generator(secrets.token_bytes(32), "release")
+    else:
+        source = torch.Generator().manual_seed(unsafe_seed)
     update = method(problem, source)
     own, total = update.certificate, len(problem.retain) + len(problem.forget)
     expect(
