@@ -20,11 +20,11 @@ SMALL: dict[str, Any] = {
     "relearn": {"max_epochs": 1},
     "attack": {"folds": 2, "classifiers": ["logistic regression"]},
     "scale": {
-        "hessian_samples": 100, "spectrum_samples": 100, "lanczos_steps": 4, "judged": 100, "recalibrated": 128,
+        "hessian_samples": 30, "spectrum_samples": 30, "lanczos_steps": 4, "judged": 50, "recalibrated": 128,
     },
-    "bound": {"spectrum_samples": 100, "hessian_samples": 100, "lanczos_steps": 4, "nodes": 2},
+    "bound": {"spectrum_samples": 30, "hessian_samples": 30, "lanczos_steps": 3, "nodes": 2},
     "sweeps": {
-        "hessian_samples": 100, "spectrum_samples": 100, "lanczos_steps": 4, "judged": 100, "noise_draws": 1,
+        "hessian_samples": 30, "spectrum_samples": 30, "lanczos_steps": 3, "judged": 50, "noise_draws": 1,
         "requests": 2, "epochs": [1],
     },
     "shadows": {"shadows": 8, "pool": 20},
