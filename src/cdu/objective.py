@@ -22,9 +22,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 #: Bytes that one chunk's intermediate values may take, by type of device: in a small chunk a GPU waits for kernels to
 #: be started. 4 GiB are 700 images of CIFAR-10 in the AllCNN and 450 in ResNet-18.
 CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**32}
-#: Bytes of graphs that are kept between Hessian-vector products at one point, at most. 32 GiB hold 5,600 images in the
-#: AllCNN and 3,600 in ResNet-18, more than most of our Hessians are taken over.
-KEPT_BYTES = {"cpu": 2**30, "cuda": 2**35}
+#: Bytes of graphs that are kept between Hessian-vector products at one point, at most. 8 GiB hold 1,400 images in the
+#: AllCNN and 900 in ResNet-18; a section keeps several points at a time, and three runs share a GPU of 78 GiB.
+KEPT_BYTES = {"cpu": 2**30, "cuda": 2**33}
 
 
 def parameter_vector(model: nn.Module) -> Tensor:
