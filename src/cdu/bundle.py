@@ -109,6 +109,16 @@ def _bytes_archive(path: Path, contents: Iterable[tuple[str, bytes]]) -> Path:
     return path
 
 
+def _lay_out(archive: tarfile.TarFile, member: tarfile.TarInfo, output: Path) -> None:
+    """Write one file of an archive below a folder, unless it is there already."""
+    target = (output / member.name).resolve()
+    content = archive.extractfile(member) if member.isfile() else None
+    if content is None or not target.is_relative_to(output.resolve()):
+        raise tarfile.TarError(f"'{member.name}' is no plain file below the folder of runs")
+    if not target.exists():
+        storage.write(target, lambda temporary: temporary.write_bytes(content.read()))
+
+
 def unpack(folder: Path, output: Path) -> None:
     """Lay out what :func:`pack` left, so that the runs go on from there; what is there already stays.
 
@@ -125,7 +135,7 @@ def unpack(folder: Path, output: Path) -> None:
     for path in archives:
         try:
             with tarfile.open(path) as archive:
-                members = [one for one in archive.getmembers() if not (output / one.name).exists()]
-                archive.extractall(output, members, filter="data")
+                for member in archive:
+                    _lay_out(archive, member, output)
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise CduError(f"{path} cannot be unpacked ({error}); take the archives from {folder} again") from error
