@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from cdu import notebook
-from cdu.errors import CduError
+from cdu import notebook, storage
+from cdu.errors import CduError, DamagedFileError
 from cdu.records import read_record
 
 GIVEN = {"dataset": "digits", "seed": 0, "experiment": "", "output": "runs", "device": "cpu"}
@@ -88,3 +88,18 @@ def test_an_interrupted_point_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run.point("radius = 5", interrupted)
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_damaged_file_is_no_method_s_result(tmp_path):
+    run = notebook.begin("02_training", GIVEN)
+    damaged = tmp_path / "model.safetensors"
+    damaged.write_bytes(b"x")
+    with pytest.raises(DamagedFileError, match=r"cannot be read .* delete it to train again"):
+        run.outcome("newton", lambda: storage.read_tensors(damaged, "to train again"), "accuracy")
+    assert run.metrics == []
+
+    def refused():
+        raise CduError("no step")
+
+    assert run.outcome("newton", refused, "accuracy") is None
+    assert [metric.note for metric in run.metrics] == ["no step"]

@@ -7,3 +7,7 @@ class CduError(Exception):
     The message is one clear sentence: the value that was met, what was expected, and what to do.
     Command-line programs print it without a traceback.
     """
+
+
+class DamagedFileError(CduError):
+    """A kept file cannot be read. It is no method's refusal: the user deletes the file and runs the same again."""

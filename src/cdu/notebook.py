@@ -26,7 +26,7 @@ from cdu.config import (
     section_hash,
     section_settings,
 )
-from cdu.errors import CduError
+from cdu.errors import CduError, DamagedFileError
 from cdu.records import (
     SCHEMA_VERSION,
     Machine,
@@ -119,6 +119,9 @@ class Run:
         """
         try:
             return compute()
+        except DamagedFileError:
+            # Of the file, and not of the method: kept as the method's result it would outlive the file.
+            raise
         except CduError as error:
             print(f"{name}: {error}")
             self.log(metric, None, method=name, note=str(error), **keys)

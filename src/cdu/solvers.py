@@ -305,7 +305,7 @@ def lissa(
     size = vector.norm()
     x = vector.expand(repeats, -1).clone()
     curve: list[float] = []
-    with operator.objective.evaluating():
+    with operator.objective.evaluating(), twice_differentiable():
         for step in range(1, depth + 1):
             image = _batch_products(operator, x, batch_size, generator)
             term = torch.sub(vector, image, alpha=1 / h)
@@ -343,7 +343,7 @@ def batch_scale(operator: Hessian, batch_size: int, generator: torch.Generator) 
     rows = torch.randint(count, (SCALE_BATCHES, batch_size), generator=generator).to(operator.w.device)
     x = torch.randn(SCALE_BATCHES, operator.size, generator=generator, dtype=operator.w.dtype).to(operator.w.device)
     largest = 0.0
-    with operator.objective.evaluating():
+    with operator.objective.evaluating(), twice_differentiable():
         for _ in range(SCALE_STEPS):
             x = x / x.norm(dim=1, keepdim=True)
             x = _products_on(operator, x, rows)
@@ -361,23 +361,23 @@ def _products_on(operator: Hessian, vectors: Tensor, rows: Tensor) -> Tensor:
     """(H_t + λI)x for every row x of ``vectors``, H_t the Hessian on the samples that the same row of ``rows`` lists.
 
     The forward pass is batched over copies of w; the two backward passes are then ordinary ones, which is about one
-    and a half times as fast as differentiating inside the batching.
+    and a half times as fast as differentiating inside the batching. The caller evaluates the module, and asks for
+    attention that can be differentiated twice: doing both here would cost a tenth of a small network's step.
     """
     objective, w = operator.objective, operator.w
     shift = objective.l2 + operator.damping
     together = max(1, objective.chunk_bytes // max(1, rows.shape[1] * objective.bytes_per_sample(w, operator.samples)))
     images = []
-    with twice_differentiable():
-        for part, chosen in zip(vectors.split(together), rows.split(together), strict=True):
-            inputs, targets = operator.samples.batch(chosen)
-            point = w.detach().expand_as(part).clone().requires_grad_()
-            if len(part) == 1:
-                loss = objective.batch_loss(point[0], inputs[0], targets[0])
-            else:
-                loss = vmap(objective.batch_loss)(point, inputs, targets).sum()
-            (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
-            (image,) = torch.autograd.grad(gradient, point, part)
-            images.append(image.add_(part, alpha=shift))
+    for part, chosen in zip(vectors.split(together), rows.split(together), strict=True):
+        inputs, targets = operator.samples.batch(chosen)
+        point = w.detach().expand_as(part).clone().requires_grad_()
+        if len(part) == 1:
+            loss = objective.batch_loss(point[0], inputs[0], targets[0])
+        else:
+            loss = vmap(objective.batch_loss)(point, inputs, targets).sum()
+        (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
+        (image,) = torch.autograd.grad(gradient, point, part)
+        images.append(image.add_(part, alpha=shift))
     return images[0] if len(images) == 1 else torch.cat(images)
 
 

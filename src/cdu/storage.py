@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cdu.errors import CduError
+from cdu.errors import DamagedFileError
 
 if TYPE_CHECKING:
     import torch
@@ -105,9 +105,9 @@ def tensor_names(path: Path, remedy: str) -> set[str]:
         raise unreadable(path, error, remedy) from error
 
 
-def unreadable(path: Path, error: Exception, remedy: str) -> CduError:
+def unreadable(path: Path, error: Exception, remedy: str) -> DamagedFileError:
     """The error for a kept file that is damaged, whose deletion is the remedy, as in "to train again"."""
-    return CduError(f"{path} cannot be read ({error}); delete it {remedy}")
+    return DamagedFileError(f"{path} cannot be read ({error}); delete it {remedy}")
 
 
 def kept(

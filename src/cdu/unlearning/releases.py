@@ -62,8 +62,8 @@ def release(
         method: How.
         sigma: Standard deviation of the noise per coordinate; 0 for none, and for a method that adds its own noise.
         delta: δ of the certificate.
-        unsafe_seed: For tests and records: a seed from which method and noise are drawn. A release made with it
-            promises nothing to whoever knows it, or has another release of the same seed.
+        unsafe_seed: For tests: a seed from which method and noise are drawn. Such a release has no certificate, since
+            whoever knows the seed, or has another release of it, subtracts the noise.
 
     Raises:
         CduError: No method could answer (:func:`~cdu.expectations.expect_answerable`), σ was given to a method with
@@ -91,7 +91,11 @@ def release(
         "the unlearned weights hold NaN or infinite numbers; lower the method's learning rate, raise its damping, or "
         "retrain",
     )
-    return publish(problem, update, source, sigma, delta, torch.float64)
+    released = publish(problem, update, source, sigma, delta, torch.float64)
+    if unsafe_seed is None:
+        return released
+    excuse = update.excuse or "the seed of its noise was given"
+    return replace(released, certificate=None, update=replace(update, excuse=excuse))
 
 
 def publish(
