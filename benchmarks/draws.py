@@ -11,36 +11,40 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cdu import models
-from cdu.config import load_experiment, repository
-from cdu.evaluation import accuracy
-from cdu.objective import parameter_vector
-from cdu.scenario import Scenario, pick_device
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.device import pick_device
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.method_results import MethodResults
+from cdu.experiments.repository import repository
+from cdu.experiments.setup import Setup
+from cdu.models import architectures
+from cdu.models.objective import parameter_vector
 from cdu.seeding import generator
-from cdu.unlearned import Unlearned
-from cdu.unlearning import Update, build, post_process, publish
+from cdu.unlearning.problem import UnlearningResult
+from cdu.unlearning.registry import build
+from cdu.unlearning.release import post_process, publish
 
 EPOCHS = (0, 1, 2, 4)
 DRAWS = 15
 
 
-def starting_points(scenario: Scenario) -> Iterator[tuple[str, Tensor]]:
+def starting_points(scenario: Setup) -> Iterator[tuple[str, Tensor]]:
     """Each kind of start :data:`DRAWS` times: its name and the weights."""
-    unlearned, settings = Unlearned(scenario), scenario.settings
+    unlearned, settings = MethodResults(scenario), scenario.settings
     epsilon, delta = settings.unlearning.epsilon, settings.unlearning.delta
     method = build("noisy fine-tuning", unlearned.chosen("noisy fine-tuning"), epsilon, delta)
     for draw in range(DRAWS):
         yield "noisy fine-tuning", method(unlearned.problem, generator(scenario.seed, "draw", draw)).w
         noise = torch.randn(unlearned.problem.w_star.shape, generator=generator(scenario.seed, "noise", draw))
         yield "from noise", noise * unlearned.problem.radius / noise.norm()
-        fresh = models.build(settings.model, scenario.data.input_shape, scenario.data.classes, 1000 + draw)
+        fresh = architectures.build(settings.model, scenario.data.input_shape, scenario.data.classes, 1000 + draw)
         yield "from scratch", parameter_vector(fresh)
 
 
-def later(scenario: Scenario, w: Tensor) -> list[float]:
+def later(scenario: Setup, w: Tensor) -> list[float]:
     """Test accuracy after each of :data:`EPOCHS` on D_r."""
     problem, seed = scenario.problem(), scenario.seed
-    released = publish(problem, Update(w, 0.0), generator(seed, "unused"))
+    released = publish(problem, UnlearningResult(w, 0.0), generator(seed, "unused"))
     states = post_process(problem, released, generator(seed, "post-processing"), EPOCHS)
     return [accuracy(state.objective, state.w, scenario.test) for _, state in states]
 
@@ -52,7 +56,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     found: dict[str, list[list[float]]] = {}
     for seed in experiment.seeds:
-        scenario = Scenario(experiment, "digits", seed, checkpoints, pick_device("cpu"))
+        scenario = Setup(experiment, "digits", seed, checkpoints, pick_device("cpu"))
         for name, w in tqdm(starting_points(scenario), desc=f"seed {seed}", total=3 * DRAWS, unit="draw"):
             found.setdefault(name, []).append(later(scenario, w))
     for name, values in found.items():

@@ -27,15 +27,15 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from benchmarks.clock import operations
-from cdu import models, precision, storage
-from cdu.arithmetic import channels_last, matrix_rate, training_operations
-from cdu.capture import replayed
-from cdu.config import ModelSettings
-from cdu.data import Dataset, Samples
-from cdu.objective import Linearised, Objective, parameter_vector
-from cdu.precision import Precision
-from cdu.scenario import pick_device
-from cdu.training import Adam, Step
+from cdu import storage
+from cdu.data.samples import Dataset, Samples
+from cdu.experiments.device import channels_last, matrix_rate, pick_device, training_operations
+from cdu.models import architectures, precision
+from cdu.models.architectures import ModelSettings
+from cdu.models.cuda_graph import replayed
+from cdu.models.objective import Linearised, Objective, parameter_vector
+from cdu.models.precision import Precision
+from cdu.models.training import Adam, Step
 
 Network = Literal["allcnn", "resnet18"]
 
@@ -125,13 +125,13 @@ def random_samples(count: int, device: torch.device) -> Samples:
 
 def network(name: Network, sizes: Sizes, device: torch.device, seed: int = 0) -> torch.nn.Module:
     """A network with fresh weights."""
-    return models.build(ModelSettings(name=name, width=sizes.width), (3, 32, 32), 10, seed).to(device)
+    return architectures.build(ModelSettings(name=name, width=sizes.width), (3, 32, 32), 10, seed).to(device)
 
 
 def steps_of(
     name: Network, sizes: Sizes, samples: Samples, chosen: Precision, captured: bool, seed: int = 0
 ) -> Callable[[Tensor], None]:
-    """A step of training, as :func:`cdu.training.train` runs it, or the same without capture."""
+    """A step of training, as :func:`cdu.models.training.train` runs it, or the same without capture."""
     model = network(name, sizes, samples.device, seed).train()
     w = parameter_vector(model).requires_grad_()
     step = Step(Objective(model), w, Adam(w, 1e-3, 5e-4), samples, 20.0, chosen)

@@ -17,9 +17,9 @@ from torch.nn.utils import vector_to_parameters
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 
-from cdu.data import Samples
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.objective import Objective
+from cdu.models.objective import Objective
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):

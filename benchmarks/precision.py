@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 
-from cdu import data, models, precision, storage
-from cdu.arithmetic import channels_last
-from cdu.config import ModelSettings, load_experiment
-from cdu.evaluation import accuracy
-from cdu.objective import Objective
-from cdu.precision import Precision
-from cdu.scenario import pick_device
-from cdu.training import train
+from cdu import storage
+from cdu.data import datasets
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.device import channels_last, pick_device
+from cdu.experiments.experiment import load_experiment
+from cdu.models import architectures, precision
+from cdu.models.architectures import ModelSettings
+from cdu.models.objective import Objective
+from cdu.models.precision import Precision
+from cdu.models.training import train
 
 COMPARED: tuple[Precision, ...] = ("float32", "bf16")
 
@@ -36,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     device = pick_device(options.device)
     print(precision.configure(device.type))
-    dataset = channels_last(data.load("cifar10", device))
+    dataset = channels_last(datasets.load("cifar10", device))
     # The files' own order is random.
     samples, judged = (
         part.subset(torch.arange(size or len(part)))
@@ -47,7 +49,7 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {chosen: [] for chosen in COMPARED}
     for seed in range(options.seeds):
         for chosen in COMPARED:
-            model = models.build(settings, dataset.input_shape, dataset.classes, seed).to(device)
+            model = architectures.build(settings, dataset.input_shape, dataset.classes, seed).to(device)
             trained = train(model, samples, recipe, seed, label=f"{chosen}, seed {seed}", computed_in=chosen)
             share = accuracy(Objective(trained.model), trained.w, judged)
             row = {"seed": seed, "accuracy": share, "loss": trained.history[-1]["loss"], "seconds": trained.seconds}

@@ -13,9 +13,29 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu import certification
+from cdu.certification import convex
+from cdu.curvature import minimise
+from cdu.curvature.conjugate_gradient import conjugate_gradient
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lanczos import extreme_eigenvalues
+from cdu.curvature.lissa import lissa
+from cdu.curvature.solution import SolverError
+from cdu.data import features
+from cdu.evaluation import theory_checks
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.run import begin
+from cdu.models import losses
+from cdu.models.architectures import LogisticRegression
+from cdu.models.objective import Objective
+from cdu.models.training import project
+from cdu.report import chapters
+from cdu.seeding import generator
+from cdu.unlearning import convex_deletions
+from cdu.unlearning.methods.newton import NewtonStep
+from cdu.unlearning.release import publish
 
-run = notebook.begin("01_theory", globals())
+run = begin("01_theory", globals())
 
 # %%
 import time
@@ -24,16 +44,6 @@ from functools import partial
 import numpy as np
 import torch
 from scipy.optimize import brentq
-
-from cdu import certification, convex, figures, theory
-from cdu.curvature import Hessian, extreme_eigenvalues
-from cdu.evaluation import accuracy
-from cdu.models import LogisticRegression
-from cdu.objective import Objective
-from cdu.seeding import generator
-from cdu.solvers import SolverError, conjugate_gradient, lissa
-from cdu.training import project
-from cdu.unlearning import NewtonStep, publish
 
 scenario, settings = run.scenario, run.scenario.settings
 checks = settings.theory
@@ -80,7 +90,7 @@ for epsilon in (0.1, 0.5, 1.0, 2.0, 4.0):
     sigma = certification.gaussian_sigma(epsilon, 1e-2, 1.0)
     stream = generator(seed, "privacy profile", str(epsilon))
     for other in (epsilon, epsilon / 2):
-        estimate, error = theory.monte_carlo_delta(other, sigma, 1.0, checks.draws, stream)
+        estimate, error = theory_checks.monte_carlo_delta(other, sigma, 1.0, checks.draws, stream)
         formula = certification.gaussian_delta(other, sigma, 1.0)
         z = (estimate - formula) / error
         run.log("monte_carlo_z", z, method=f"σ for ε = {epsilon:g}", axis="epsilon", point=other)
@@ -89,7 +99,7 @@ for epsilon in (0.1, 0.5, 1.0, 2.0, 4.0):
         )
 
 # %%
-notebook.show(figures.theory_noise(run.frame()))
+chapters.show("01_theory-noise", run.frame())
 
 # %% [markdown]
 # ## 2. The Newton step
@@ -102,12 +112,12 @@ notebook.show(figures.theory_noise(run.frame()))
 
 # %%
 l2 = checks.l2[0]
-classes, features = scenario.data.classes, int(np.prod(scenario.data.input_shape))
-linear = LogisticRegression(features, classes).double()
+classes, pixels = scenario.data.classes, int(np.prod(scenario.data.input_shape))
+linear = LogisticRegression(pixels, classes).double()
 rows = torch.randperm(len(scenario.train), generator=generator(seed, "rows"))[: checks.rows]
-few = convex.clipped(scenario.train.subset(rows).to("cpu"), 1.0)
+few = features.clipped(scenario.train.subset(rows).to("cpu"), 1.0)
 order = torch.randperm(len(few), generator=generator(seed, "forget"))
-zeros = torch.zeros(classes * (features + 1), dtype=torch.float64)
+zeros = torch.zeros(classes * (pixels + 1), dtype=torch.float64)
 
 
 def without(chosen):
@@ -125,7 +135,7 @@ def ridge_solution(samples):
 
 
 gone, kept = order[: len(few) // 10], without(order[: len(few) // 10])
-ridge = Objective(linear, convex.squared_error, l2=l2)
+ridge = Objective(linear, losses.squared_error, l2=l2)
 w_ridge, w_ridge_retrained = ridge_solution(few), ridge_solution(kept)
 step = conjugate_gradient(Hessian(ridge, w_ridge, kept), ridge.gradient(w_ridge, kept), 1e-14, 5000).x
 difference = ((w_ridge - step - w_ridge_retrained).norm() / w_ridge_retrained.norm()).item()
@@ -143,22 +153,22 @@ print(f"relative distance to the retrained weights: {moved:.3e} before the step,
 
 # %%
 softmax = Objective(linear, l2=l2)
-w_softmax = convex.minimise(softmax, few, zeros, 1e-11).w
+w_softmax = minimise.minimise(softmax, few, zeros, 1e-11).w
 
 
 def step_error(objective, kept_part, tolerance=1e-13):
     """‖w̃ − w̃*‖ after one undamped Newton step from the optimum on all samples."""
     gradient = objective.gradient(w_softmax, kept_part)
-    stepped = w_softmax - convex.newton_direction(objective, w_softmax, kept_part, gradient, 1e-10)
-    return (stepped - convex.minimise(objective, kept_part, stepped, tolerance).w).norm().item()
+    stepped = w_softmax - minimise.newton_direction(objective, w_softmax, kept_part, gradient, 1e-10)
+    return (stepped - minimise.minimise(objective, kept_part, stepped, tolerance).w).norm().item()
 
 
-weighted = Objective(linear, convex.weighted_cross_entropy, l2=l2)
+weighted = Objective(linear, losses.weighted_cross_entropy, l2=l2)
 shares = (1.0, 0.5, 0.25, 0.125)
-errors = [step_error(weighted, convex.downweighted(kept, few.subset(gone), share)) for share in shares]
+errors = [step_error(weighted, losses.downweighted(kept, few.subset(gone), share)) for share in shares]
 for share, error in zip(shares, errors, strict=True):
     run.log("step_error", error, method="one fixed set", axis="share", point=share)
-run.log("slope", theory.slope(shares, errors), method="one fixed set")
+run.log("slope", theory_checks.slope(shares, errors), method="one fixed set")
 
 label = seed % classes
 pools = {
@@ -174,8 +184,8 @@ for kind, sets in pools.items():
         run.log("step_error", error, method=kind, axis="forget size", point=size)
         sums = [size * softmax.gradient(w_softmax, few.subset(rows[:size])).norm().item() for rows in sets]
         run.log("gradient_sum", np.mean(sums), method=kind, axis="forget size", point=size)
-    run.log("slope", theory.slope(sizes, errors), method=kind)
-    print(f"{kind}: error ∝ n_u^{theory.slope(sizes, errors):.2f}")
+    run.log("slope", theory_checks.slope(sizes, errors), method=kind)
+    print(f"{kind}: error ∝ n_u^{theory_checks.slope(sizes, errors):.2f}")
 
 # %% [markdown]
 # ### Two forms
@@ -186,13 +196,13 @@ for kind, sets in pools.items():
 # %%
 known = convex.softmax_constants(1.0, l2, classes)
 norms = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-stops = theory.descend(softmax, few, zeros, known.gradient_lipschitz, norms)
+stops = theory_checks.descend(softmax, few, zeros, known.gradient_lipschitz, norms)
 for target, w in zip((*norms, 1e-11), (*stops, w_softmax), strict=True):
-    by_retain = convex.newton_direction(softmax, w, kept, softmax.gradient(w, kept), 1e-12)
+    by_retain = minimise.newton_direction(softmax, w, kept, softmax.gradient(w, kept), 1e-12)
     forget_gradient = softmax.gradient(w, few.subset(gone)) * (-len(gone) / len(kept))
-    by_forget = convex.newton_direction(softmax, w, kept, forget_gradient, 1e-12)
+    by_forget = minimise.newton_direction(softmax, w, kept, forget_gradient, 1e-12)
     rest = softmax.gradient(w, few) * (len(few) / len(kept))
-    predicted = convex.newton_direction(softmax, w, kept, rest, 1e-12)
+    predicted = minimise.newton_direction(softmax, w, kept, rest, 1e-12)
     apart = (by_retain - by_forget).norm() / by_retain.norm()
     surplus = (by_retain - by_forget - predicted).norm() / by_retain.norm()
     run.log("forms_difference", apart, method="softmax", axis="gradient norm", point=target)
@@ -200,7 +210,7 @@ for target, w in zip((*norms, 1e-11), (*stops, w_softmax), strict=True):
     print(f"‖∇L(w*)‖ ≤ {target:.0e}: the forms differ by {apart:.2e} of the step, {surplus:.1e} of it unexplained")
 
 # %%
-notebook.show(figures.theory_newton(run.frame()))
+chapters.show("01_theory-newton", run.frame())
 
 # %% [markdown]
 # ## 3. Theorem 3.4
@@ -210,7 +220,7 @@ notebook.show(figures.theory_newton(run.frame()))
 
 # %%
 convex_dampings = grid(1e-3, 1e3, 7)
-w_softmax_retrained = convex.minimise(softmax, kept, w_softmax, 1e-12).w
+w_softmax_retrained = minimise.minimise(softmax, kept, w_softmax, 1e-12).w
 cases = {
     "ridge": (ridge, w_ridge, w_ridge_retrained, convex.ridge_constants(1.0, l2)),
     "softmax": (softmax, w_softmax, w_softmax_retrained, known),
@@ -234,7 +244,7 @@ for name, (objective, start, target, constants) in cases.items():
         keys = {"method": name, "axis": "damping", "point": damping}
         run.log("bound", bound.value, **keys)
         run.log("distance", (start - solution.x - target).norm(), **keys)
-    spectra = theory.batch_spectra(objective, start, kept, 10, checks.batches, generator(seed, "batches", name))
+    spectra = theory_checks.batch_spectra(objective, start, kept, 10, checks.batches, generator(seed, "batches", name))
     run.log("batch_lambda_min", min(low for low, _ in spectra), method=name, split="batch 10")
     run.log("batch_lambda_max", max(high for _, high in spectra), method=name, split="batch 10")
 
@@ -255,7 +265,9 @@ for name, twin in networks.items():
     original, retrained, objective = twin.original, twin.retrained, twin.objective(twin.original)
     hessian = Hessian(objective, original.w, twin.retain)
     smallest, largest = extreme_eigenvalues(hessian.__matmul__, original.w, generator(seed, "lanczos"))
-    segment = theory.segment_constants(objective, original.w, retrained.w, twin.retain, generator(seed, "segment"))
+    segment = theory_checks.segment_constants(
+        objective, original.w, retrained.w, twin.retain, generator(seed, "segment")
+    )
     measured[name] = {
         "lambda_min": smallest.value,
         "lambda_min_error": smallest.error,
@@ -290,7 +302,7 @@ for name, twin in networks.items():
         run.bound("unprojected_bound", certification.unprojected_bound, radius, step_norm, method=name)
 
 # %%
-notebook.show(figures.theory_bound(run.frame()))
+chapters.show("01_theory-bound", run.frame())
 
 # %% [markdown]
 # ## 4. LiSSA
@@ -311,10 +323,10 @@ def estimate(purpose, number=0, **changes):
 
 
 depths = (2, 5, 20)
-series = theory.neumann_series(operator, gradient, constants.scale, depths)
+series = theory_checks.neumann_series(operator, gradient, constants.scale, depths)
 for depth in depths:
     draws = torch.stack([estimate("bias", number, depth=depth).x for number in range(checks.lissa_draws)])
-    bias = theory.bias(draws, series[depth])
+    bias = theory_checks.bias(draws, series[depth])
     run.log("lissa_bias", bias.relative, axis="depth", point=depth)
     run.log("lissa_bias_noise", bias.noise, axis="depth", point=depth)
     run.log("lissa_bias_p", bias.p, axis="depth", point=depth)
@@ -342,7 +354,7 @@ for axis, points in grids.items():
 for name, twin in networks.items():
     objective, w = twin.objective(twin.original), twin.original.w
     for size in (10, constants.batch_size):
-        spectra = theory.batch_spectra(
+        spectra = theory_checks.batch_spectra(
             objective, w, twin.retain, size, checks.batches, generator(seed, "spectra", size)
         )
         lows, highs = zip(*spectra, strict=True)
@@ -381,7 +393,7 @@ for form in ("printed, logarithm", "printed, square root", "derived"):
 run.log("failure", checks.failure)
 
 # %%
-notebook.show(figures.theory_lissa(run.frame()))
+chapters.show("01_theory-lissa", run.frame())
 
 # %% [markdown]
 # ## 5. Training that has not converged, and a sequence of requests
@@ -402,7 +414,7 @@ for name, twin in networks.items():
             hessian = Hessian(objective, original.w, twin.retain)
             stream = generator(seed, "epochs", epochs)
             smallest = extreme_eigenvalues(hessian.__matmul__, original.w, stream, 1e-2, 20)[0].value
-            bend = theory.segment_constants(
+            bend = theory_checks.segment_constants(
                 objective, original.w, retrained.w, twin.retain, stream, 2
             ).hessian_lipschitz
         slope_norm = twin.objective(retrained).gradient(retrained.w, twin.retain).norm().item()
@@ -430,14 +442,14 @@ parts = torch.tensor_split(order[: len(few) // 10], 10)
 w, steps = w_softmax, []
 for number in range(1, len(parts) + 1):
     left = without(torch.cat(parts[:number]))
-    direction = convex.newton_direction(softmax, w, left, softmax.gradient(w, left), 1e-10)
+    direction = minimise.newton_direction(softmax, w, left, softmax.gradient(w, left), 1e-10)
     w = project(w - direction, known.radius)
     steps.append(
         certification.newton_bound(
             known.radius, known.hessian_lipschitz, 0.0, known.strong_convexity, fixed_in_advance=True
         )
     )
-    exact = convex.minimise(softmax, left, w, 1e-12).w
+    exact = minimise.minimise(softmax, left, w, 1e-12).w
     keys = {"method": "softmax", "axis": "request", "point": number}
     run.log("distance", (w - exact).norm(), **keys)
     run.log("bound", certification.sequential_bound(steps).value, **keys)
@@ -477,7 +489,7 @@ for number in (1, checks.requests, 10, 100):
     run.log("epsilon", naive, method="added up", axis="releases", point=number)
 
 # %%
-notebook.show(figures.theory_requests(run.frame()))
+chapters.show("01_theory-requests", run.frame())
 
 # %% [markdown]
 # ## 6. The control experiment
@@ -488,8 +500,8 @@ notebook.show(figures.theory_requests(run.frame()))
 
 # %%
 representations = {
-    "pixels": convex.flat_pixels,
-    "random features": lambda samples: convex.random_features(samples, checks.filters),
+    "pixels": features.flat_pixels,
+    "random features": lambda samples: features.random_features(samples, checks.filters),
 }
 budget = certification.budget_bound(checks.budget)
 sigmas = {epsilon: certification.required_sigma(budget, epsilon, delta) for epsilon in checks.epsilons}
@@ -520,22 +532,22 @@ for kind, represent in representations.items():
     for l2 in sorted(checks.l2):
         objective = Objective(head, l2=l2)
         start = torch.zeros(objective.size, dtype=torch.float64)
-        begin = time.perf_counter()
-        rough = convex.minimise(objective, data, start, 1e-2).w
-        inverse = convex.kronecker_preconditioner(objective, rough, data)
-        w_star = convex.minimise(objective, data, rough, 1e-9, inverse).w
-        seconds = time.perf_counter() - begin
+        started = time.perf_counter()
+        rough = minimise.minimise(objective, data, start, 1e-2).w
+        inverse = minimise.kronecker_preconditioner(objective, rough, data)
+        w_star = minimise.minimise(objective, data, rough, 1e-9, inverse).w
+        seconds = time.perf_counter() - started
         run.log("seconds", seconds, method=f"{kind}, l2 = {l2:g}, training")
         if unregularised is None:
-            loose = convex.kronecker_preconditioner(tiny, w_star, data)
-            unregularised = accuracy(tiny, convex.minimise(tiny, data, w_star, 1e-3, loose).w, test)
+            loose = minimise.kronecker_preconditioner(tiny, w_star, data)
+            unregularised = accuracy(tiny, minimise.minimise(tiny, data, w_star, 1e-3, loose).w, test)
             run.log("accuracy", unregularised, method=f"{kind}, l2 = {tiny.l2:g}", split="test")
         for pick, forgotten in picks.items():
             left = everything.subset(np.setdiff1d(chosen, forgotten))
             gone = everything.subset(forgotten)
-            found = convex.deletions(objective, w_star, left, gone, 2, checks.budget, inverse)
+            found = convex_deletions.deletions(objective, w_star, left, gone, 2, checks.budget, inverse)
             # The minimiser is unique: starting near it saves time and changes nothing.
-            exact = convex.minimise(objective, left, found[-1].iterate, 1e-12, inverse)
+            exact = minimise.minimise(objective, left, found[-1].iterate, 1e-12, inverse)
             noiseless = accuracy(objective, exact.w, test)
             noise = torch.randn(objective.size, generator=generator(seed, "control noise"), dtype=torch.float64)
             for deletion in found:
@@ -560,7 +572,7 @@ for kind, represent in representations.items():
                 )
 
 # %%
-notebook.show(figures.theory_control(run.frame()))
+chapters.show("01_theory-control", run.frame())
 
 # %%
 run.finish()

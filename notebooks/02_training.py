@@ -12,17 +12,16 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.device import matrix_rate, training_operations
+from cdu.experiments.run import begin
+from cdu.report import chapters
 
-run = notebook.begin("02_training", globals())
+run = begin("02_training", globals())
 
 # %%
 import hashlib
 from statistics import median
-
-from cdu import figures
-from cdu.arithmetic import matrix_rate, training_operations
-from cdu.evaluation import accuracy
 
 scenario, recipe = run.scenario, run.scenario.settings.training
 models = {"original": scenario.original, "retrain": scenario.retrained, "second retraining": scenario.second}
@@ -79,7 +78,7 @@ for name, trained in models.items():
     )
 
 # %%
-notebook.show(figures.training(run.frame()))
+chapters.show("02_training", run.frame())
 
 # %%
 run.finish()

@@ -13,9 +13,19 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu.certification.amplification import coupled_distance
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.method_results import MethodResults
+from cdu.experiments.run import begin
+from cdu.experiments.tuning import best
+from cdu.report import chapters
+from cdu.seeding import generator
+from cdu.unlearning.problem import UnlearningResult
+from cdu.unlearning.references import reference
+from cdu.unlearning.registry import CERTIFIED, L2_IN_ADVANCE, build
+from cdu.unlearning.release import distance_bound, post_process, publish, publish_at
 
-run = notebook.begin("03_methods", globals())
+run = begin("03_methods", globals())
 
 # %%
 from functools import partial
@@ -23,27 +33,9 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from cdu import figures
-from cdu.certification.amplification import coupled_distance
-from cdu.evaluation import accuracy
-from cdu.references import reference
-from cdu.seeding import generator
-from cdu.tuning import best
-from cdu.unlearned import Unlearned
-from cdu.unlearning import (
-    CERTIFIED,
-    L2_IN_ADVANCE,
-    Update,
-    build,
-    distance_bound,
-    post_process,
-    publish,
-    publish_at,
-)
-
 scenario, settings = run.scenario, run.scenario.settings
 epsilon, delta = settings.unlearning.epsilon, settings.unlearning.delta
-unlearned = Unlearned(scenario)
+unlearned = MethodResults(scenario)
 problem = unlearned.problem
 retrained = scenario.retrained.w
 sets = {"forget": scenario.forget, "retain": scenario.retain, "test": scenario.test}
@@ -188,8 +180,8 @@ def follow(name, released, label):
 fresh = scenario.initial
 noise = torch.randn(fresh.w.shape, generator=generator(seed, "noise")).to(fresh.w)
 starts = {"from scratch": fresh.w, "from noise": noise * problem.radius / noise.norm()}
-starts_of = {name: Update(w, 0.0, model=fresh.model) for name, w in starts.items()}
-starts_of["original"] = Update(problem.w_star, 0.0)
+starts_of = {name: UnlearningResult(w, 0.0, model=fresh.model) for name, w in starts.items()}
+starts_of["original"] = UnlearningResult(problem.w_star, 0.0)
 for name, update in starts_of.items():
     follow(name, publish(problem, update, generator(seed, "noise")), "no noise")
 certified = [name for name in CERTIFIED if name in updates]
@@ -206,7 +198,7 @@ for name in tqdm(certified, desc="epochs after the noise", unit="method"):
 
 # %%
 for part in ("table", "compute", "tuning"):
-    notebook.show(figures.FIGURES[f"03_methods-{part}"](run.frame()))
+    chapters.show(f"03_methods-{part}", run.frame())
 
 # %%
 run.finish()

@@ -12,15 +12,17 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu import certification
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.run import begin
+from cdu.report import chapters
+from cdu.seeding import generator
+from cdu.unlearning.registry import methods
+from cdu.unlearning.release import publish
 
-run = notebook.begin("03_unlearning", globals())
+run = begin("03_unlearning", globals())
 
 # %%
-from cdu import certification, figures
-from cdu.evaluation import accuracy
-from cdu.seeding import generator
-from cdu.unlearning import methods, publish
 
 scenario, settings = run.scenario, run.scenario.settings.unlearning
 problem = scenario.problem()
@@ -79,7 +81,7 @@ for name in (name for name in ("original", "newton", "retrain", "second retraini
     run.log("epsilon_classical", classical, method=f"{name} + noise")
 
 # %%
-notebook.show(figures.unlearning(run.frame()))
+chapters.show("03_unlearning", run.frame())
 
 # %%
 run.finish()

@@ -13,9 +13,14 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu.evaluation.posterior_attacks import FEATURES, PAPER, OriginalAndRelease, draw_candidates, membership_attack
+from cdu.experiments.method_results import MethodResults
+from cdu.experiments.release_variants import every_release
+from cdu.experiments.run import begin
+from cdu.report import chapters
+from cdu.seeding import seed_for
 
-run = notebook.begin("04_attacks", globals())
+run = begin("04_attacks", globals())
 
 # %%
 import time
@@ -23,14 +28,8 @@ from functools import partial
 
 from tqdm import tqdm
 
-from cdu import figures
-from cdu.attacks import FEATURES, PAPER, OriginalAndRelease, draw_candidates, membership_attack
-from cdu.released import every_release
-from cdu.seeding import seed_for
-from cdu.unlearned import Unlearned
-
 scenario, settings = run.scenario, run.scenario.settings.attack
-unlearned = Unlearned(scenario)
+unlearned = MethodResults(scenario)
 original = unlearned.problem.objective
 
 # %% [markdown]
@@ -88,7 +87,7 @@ for label, released in tqdm(releases, desc="attacking", unit="model"):
                 print(f"{label:>30s}: AUC {result.auc:.3f} ± {result.auc_half:.3f}, accuracy {result.accuracy:.3f}")
 
 # %%
-notebook.show(figures.attacks(run.frame()))
+chapters.show("04_attacks", run.frame())
 
 # %%
 run.finish()

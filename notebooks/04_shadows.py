@@ -13,9 +13,24 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu import clock
+from cdu.errors import CduError
+from cdu.evaluation.lira import draw_pool, likelihood_ratio_attack, roc, scaled_logit
+from cdu.experiments.method_results import FIXED, MethodResults, scale_methods
+from cdu.experiments.release_variants import released
+from cdu.experiments.run import begin
+from cdu.models import architectures
+from cdu.models.batched_training import train_shadows
+from cdu.models.objective import Objective
+from cdu.models.training import train
+from cdu.report import chapters
+from cdu.seeding import generator
+from cdu.settings import digest
+from cdu.storage import kept_tensors
+from cdu.unlearning.problem import Problem
+from cdu.unlearning.registry import SECOND_SEED, build, methods
 
-run = notebook.begin("04_shadows", globals())
+run = begin("04_shadows", globals())
 
 # %%
 import time
@@ -25,22 +40,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cdu import clock, figures, models
-from cdu.config import digest
-from cdu.errors import CduError
-from cdu.objective import Objective
-from cdu.released import released
-from cdu.seeding import generator
-from cdu.shadows import draw_pool, keep, likelihood_ratio_attack, roc, scaled_logit, train_shadows
-from cdu.subsampled import scale_methods
-from cdu.training import train
-from cdu.unlearned import FIXED, Unlearned
-from cdu.unlearning import SECOND_SEED, Problem, build, methods
-
 scenario, settings = run.scenario, run.scenario.settings
 wanted, recipe, noise, scale = settings.shadows, settings.training, settings.unlearning, settings.scale
 # With a block `scale` the methods' constants are given there, and nothing is chosen for the original model.
-searched = Unlearned(scenario) if scale is None else None
+searched = MethodResults(scenario) if scale is None else None
 known = tuple(scale_methods(noise, scale, seed)) if searched is None else searched.names
 
 #: Methods that do not start from the original model but train one of their own.
@@ -73,7 +76,7 @@ def place(*key):
 
 def initial(own):
     shape, classes = scenario.data.input_shape, scenario.data.classes
-    return models.build(settings.model, shape, classes, own).to(scenario.device)
+    return architectures.build(settings.model, shape, classes, own).to(scenario.device)
 
 
 rest_alone = pool.rest.expand(wanted.shadows, -1)
@@ -177,7 +180,7 @@ def everything(name):
 def phi_of(name):
     """The same, from a file if it is there."""
     path = place("phi", name, constants(name), noise.model_dump(mode="json"), run.revision)
-    return keep(path, partial(everything, name))
+    return kept_tensors(path, partial(everything, name))
 
 
 SECONDS = "seconds"
@@ -229,7 +232,7 @@ for label, values in tqdm(phi.items(), desc="attacking", unit="model"):
         print(f"{label:>30s}, {world:>13s}: AUC {curve.auc[0]:.3f} [{curve.auc[1]:.3f}, {curve.auc[2]:.3f}]")
 
 # %%
-notebook.show(figures.shadows(run.frame()))
+chapters.show("04_shadows", run.frame())
 
 # %%
 run.finish()

@@ -12,9 +12,13 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu.evaluation.relearning import relearn, trainable
+from cdu.experiments.method_results import MethodResults
+from cdu.experiments.release_variants import every_release
+from cdu.experiments.run import begin
+from cdu.report import chapters
 
-run = notebook.begin("05_relearn", globals())
+run = begin("05_relearn", globals())
 
 # %%
 import time
@@ -22,14 +26,8 @@ from functools import partial
 
 from tqdm import tqdm
 
-from cdu import figures
-from cdu.evaluation import relearn
-from cdu.relearning import trainable
-from cdu.released import every_release
-from cdu.unlearned import Unlearned
-
 scenario, settings = run.scenario, run.scenario.settings.relearn
-unlearned = Unlearned(scenario)
+unlearned = MethodResults(scenario)
 problem = unlearned.problem
 target = problem.objective.mean_loss(problem.w_star, problem.forget)
 run.log("target_loss", target)
@@ -53,7 +51,7 @@ for label, released in tqdm(releases, desc="relearning", unit="model"):
     print(f"{label:>30s}: {result.epochs if result.epochs is not None else f'> {limit}'} epochs")
 
 # %%
-notebook.show(figures.relearn(run.frame()))
+chapters.show("05_relearn", run.frame())
 
 # %%
 run.finish()

@@ -12,25 +12,32 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu import certification
+from cdu.curvature.conjugate_gradient import conjugate_gradient
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lanczos import extreme_eigenvalues
+from cdu.curvature.lissa import lissa
+from cdu.curvature.solution import SolverError
+from cdu.data.splits import ForgetSettings
+from cdu.evaluation import theory_checks
+from cdu.evaluation.accuracy import accuracy
+from cdu.evaluation.posterior_attacks import OriginalAndRelease, draw_candidates, membership_attack
+from cdu.evaluation.sweeps import crossing
+from cdu.experiments.forget_sets import hardest, one_class, varied
+from cdu.experiments.run import begin
+from cdu.report import chapters
+from cdu.seeding import generator, seed_for
+from cdu.unlearning.methods.newton import NewtonStep
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.retrain import Retrain
+from cdu.unlearning.release import publish
 
-run = notebook.begin("06_ablations", globals())
+run = begin("06_ablations", globals())
 
 # %%
 from functools import partial
 
 from tqdm import tqdm
-
-from cdu import certification, figures, theory
-from cdu.attacks import OriginalAndRelease, draw_candidates, membership_attack
-from cdu.config import ForgetSettings
-from cdu.curvature import Hessian, extreme_eigenvalues
-from cdu.evaluation import accuracy
-from cdu.seeding import generator, seed_for
-from cdu.solvers import SolverError, conjugate_gradient, lissa
-from cdu.sweeps import crossing
-from cdu.unlearning import NewtonStep, Original, Retrain, publish
-from cdu.variants import hardest, one_class, varied
 
 scenario, settings = run.scenario, run.scenario.settings
 unlearning, grid = settings.unlearning, settings.ablations
@@ -90,7 +97,7 @@ def constants():
     objective, w, retrained = scenario.objective(scenario.original), scenario.original.w, scenario.retrained
     hessian = Hessian(objective, w, scenario.retain)
     smallest, largest = extreme_eigenvalues(hessian.__matmul__, w, generator(seed, "lanczos"))
-    segment = theory.segment_constants(objective, w, retrained.w, scenario.retain, generator(seed, "segment"))
+    segment = theory_checks.segment_constants(objective, w, retrained.w, scenario.retain, generator(seed, "segment"))
     run.log("lambda_min", smallest.value)
     run.log("lambda_max", largest.value)
     run.log("hessian_lipschitz", segment.hessian_lipschitz)
@@ -242,7 +249,7 @@ sweep("scale", grid.scales, partial(estimate, "scale", "scale", factor=default.l
 sweep("batch", grid.batches, partial(estimate, "batch", "batch_size"))
 
 # %%
-notebook.show(figures.ablations(run.frame()))
+chapters.show("06_ablations", run.frame())
 
 # %%
 run.finish()

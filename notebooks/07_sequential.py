@@ -12,19 +12,25 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu import certification
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lanczos import extreme_eigenvalues
+from cdu.errors import CduError
+from cdu.evaluation import theory_checks
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments import kept_requests
+from cdu.experiments.run import begin
+from cdu.report import chapters
+from cdu.seeding import generator
+from cdu.unlearning import requests
+from cdu.unlearning.methods.newton import NewtonStep
+from cdu.unlearning.problem import UnlearningResult
+from cdu.unlearning.release import publish
 
-run = notebook.begin("07_sequential", globals())
+run = begin("07_sequential", globals())
 
 # %%
 from tqdm import tqdm
-
-from cdu import certification, figures, sequential, theory
-from cdu.curvature import Hessian, extreme_eigenvalues
-from cdu.errors import CduError
-from cdu.evaluation import accuracy
-from cdu.seeding import generator
-from cdu.unlearning import NewtonStep, Update, publish
 
 scenario, settings = run.scenario, run.scenario.settings
 plan, unlearning = settings.sequential, settings.unlearning
@@ -67,7 +73,7 @@ for count in counts:
 
 # %%
 def asked(count):
-    return sequential.requests(scenario.data.train, scenario.split.train, scenario.split.forget, count, seed)
+    return requests.requests(scenario.data.train, scenario.split.train, scenario.split.forget, count, seed)
 
 
 retrained = {}
@@ -91,8 +97,8 @@ certifying = f"noise for ε = {unlearning.epsilon:g}"
 
 def follow(name, method, count, axis, carried, sigmas, checkpoints=None):
     """Answer all requests with one method; log what comes out after each, or where so many are gone."""
-    kept, total = sequential.keeper(scenario, method, count, carried), 0.0
-    chain = sequential.answers(problem, asked(count), method, carried, kept, unsafe_seed=seed)
+    kept, total = kept_requests.keeper(scenario, method, count, carried), 0.0
+    chain = requests.answers(problem, asked(count), method, carried, kept, unsafe_seed=seed)
     answered = 0
     try:
         for answer in tqdm(chain, desc=f"{name}, {count} requests", total=count, unit="request"):
@@ -123,7 +129,7 @@ def yardsticks(count, axis, sigmas, checkpoints=None):
         if checkpoints is not None and len(request.gone) not in checkpoints:
             continue
         where = {"axis": axis, "point": request.number}
-        nothing = sequential.Answer(request, problem, Update(problem.w_star, 0.0), seed)
+        nothing = requests.Answer(request, problem, UnlearningResult(problem.w_star, 0.0), seed)
         for label, sigma in sigmas.items():
             released = nothing.release(sigma, unlearning.delta)
             judge(released.objective, released.w, request.gone, request.retain, method=label, **where)
@@ -168,7 +174,7 @@ for epochs in plan.epochs:
     where, stream = {"axis": "epochs", "point": epochs}, generator(seed, "epochs", epochs)
     hessian = Hessian(objective, original.w, scenario.retain)
     smallest = extreme_eigenvalues(hessian.__matmul__, original.w, stream, 1e-2, 20)[0].value
-    segment = theory.segment_constants(objective, original.w, target.w, scenario.retain, stream, 2)
+    segment = theory_checks.segment_constants(objective, original.w, target.w, scenario.retain, stream, 2)
     gradient = scenario.objective(target).gradient(target.w, scenario.retain).norm().item()
     run.log("lambda_min", smallest, method="original", **where)
     run.log("hessian_lipschitz", segment.hessian_lipschitz, method="original", **where)
@@ -187,7 +193,7 @@ for epochs in plan.epochs:
             judge(released.objective, released.w, scenario.forget, scenario.retain, method=name, **where)
 
 # %%
-notebook.show(figures.sequential(run.frame()))
+chapters.show("07_sequential", run.frame())
 
 # %%
 run.finish()

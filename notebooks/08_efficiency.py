@@ -14,9 +14,28 @@ device = "auto"
 official = ""  # the path of a clone of the authors' repository; empty: their rows are left out
 
 # %%
-from cdu import notebook
+from cdu.curvature.conjugate_gradient import conjugate_gradient, preconditioned_conjugate_gradient
+from cdu.curvature.exact import exact
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lanczos import extreme_eigenvalues, spectral_density
+from cdu.curvature.lissa import lissa
+from cdu.curvature.solution import SolverError
+from cdu.data import datasets
+from cdu.errors import CduError
+from cdu.evaluation import theory_checks
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.repository import repository
+from cdu.experiments.run import begin
+from cdu.models import architectures
+from cdu.models.architectures import ModelSettings
+from cdu.models.objective import Linearised, Objective, parameter_vector
+from cdu.models.training import train
+from cdu.report import chapters
+from cdu.seeding import generator
+from cdu.unlearning.methods.newton import NewtonStep
+from cdu.unlearning.release import publish
 
-run = notebook.begin("08_efficiency", globals(), extra=("official",))
+run = begin("08_efficiency", globals(), extra=("official",))
 
 # %%
 import sys
@@ -25,23 +44,6 @@ from itertools import pairwise
 from statistics import median
 
 import torch
-
-from cdu import data, figures, models, theory
-from cdu.config import ModelSettings, repository
-from cdu.curvature import Hessian, extreme_eigenvalues, spectral_density
-from cdu.errors import CduError
-from cdu.evaluation import accuracy
-from cdu.objective import Linearised, Objective, parameter_vector
-from cdu.seeding import generator
-from cdu.solvers import (
-    SolverError,
-    conjugate_gradient,
-    exact,
-    lissa,
-    preconditioned_conjugate_gradient,
-)
-from cdu.training import train
-from cdu.unlearning import NewtonStep, publish
 
 sys.path.append(str(repository()))
 from benchmarks import clock, peers
@@ -181,7 +183,7 @@ one_epoch = recipe.model_copy(update={"epochs": 1})
 
 
 def fresh():
-    return models.build(settings.model, scenario.data.input_shape, scenario.data.classes, seed).to(where)
+    return architectures.build(settings.model, scenario.data.input_shape, scenario.data.classes, seed).to(where)
 
 
 programs = {"cdu": lambda: train(fresh(), retain, one_epoch, seed, label="one epoch").w}
@@ -362,7 +364,7 @@ for size in bench.sizes:
     )  # fmt: skip
 for width in bench.widths:
     wide = ModelSettings(name="mlp", hidden=(width, width))
-    network = Objective(models.build(wide, scenario.data.input_shape, scenario.data.classes, seed).to(where))
+    network = Objective(architectures.build(wide, scenario.data.input_shape, scenario.data.classes, seed).to(where))
     point = parameter_vector(network.model)
     direction = torch.randn(len(point), generator=generator(seed, "direction")).to(where)
     scaled(
@@ -386,8 +388,8 @@ for name, axis in dict.fromkeys((name, axis) for name, axis, _ in timings):
         (point, timing.seconds) for (other, along, point), timing in timings.items() if (other, along) == (name, axis)
     ]
     if len(chosen) > 1:
-        run.log("slope", theory.slope(*zip(*chosen, strict=True)), method=name, split=axis)
-        print(f"{name} against {axis}: time ∝ {axis}^{theory.slope(*zip(*chosen, strict=True)):.2f}")
+        run.log("slope", theory_checks.slope(*zip(*chosen, strict=True)), method=name, split=axis)
+        print(f"{name} against {axis}: time ∝ {axis}^{theory_checks.slope(*zip(*chosen, strict=True)):.2f}")
 
 # %% [markdown]
 # The convolutional network at several widths, freshly initialised: one gradient and one product, once, since a product
@@ -396,14 +398,14 @@ for name, axis in dict.fromkeys((name, axis) for name, axis, _ in timings):
 # %%
 if bench.filters:
     try:
-        pictures = data.load("cifar10", where)
+        pictures = datasets.load("cifar10", where)
         images = pictures.train.subset(torch.arange(bench.filter_samples, device=where))
     except CduError as error:
         images = None
         absent("seconds", error, method="product, AllCNN", split="scaling", axis="parameters")
     for width in bench.filters if images is not None else ():
         wide = ModelSettings(name="allcnn", width=width)
-        network = Objective(models.build(wide, pictures.input_shape, pictures.classes, seed).to(where))
+        network = Objective(architectures.build(wide, pictures.input_shape, pictures.classes, seed).to(where))
         point = parameter_vector(network.model)
         direction = torch.randn(len(point), generator=generator(seed, "direction")).to(where)
         first, _ = clock.single_run(partial(network.gradient, point, images), where)
@@ -475,7 +477,7 @@ run.log("mean_eigenvalue", trace)
 print(f"mean eigenvalue {trace:.4g}; {float(weights[nodes < 0].sum()):.0%} of the weight lies below zero")
 
 # %%
-notebook.show(figures.efficiency_solvers(run.frame()))
+chapters.show("08_efficiency-solvers", run.frame())
 
 # %%
 run.finish()

@@ -13,22 +13,6 @@ device = "auto"
 official = ""  # the path of a clone of the authors' repository; empty: the check against it is not run
 
 # %%
-from cdu import notebook
-
-run = notebook.begin("09_official_code", globals(), extra=("official",))
-
-# %%
-import copy
-from dataclasses import replace
-from functools import partial
-from statistics import stdev
-
-import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
-
-from cdu import figures, models
-from cdu.attacks import OriginalAndRelease, draw_candidates, membership_attack
 from cdu.certification import (
     certify,
     composed_sensitivity,
@@ -37,9 +21,11 @@ from cdu.certification import (
     trivial_bound,
     unprojected_bound,
 )
-from cdu.config import TrainingSettings, digest
-from cdu.curvature import Hessian
-from cdu.departures import (
+from cdu.curvature.conjugate_gradient import conjugate_gradient
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lissa import lissa
+from cdu.evaluation.accuracy import accuracy
+from cdu.evaluation.official_code import (
     Official,
     TensorNorms,
     attack_on_fitted_rows,
@@ -50,11 +36,26 @@ from cdu.departures import (
     replayed_lissa,
     training_mode,
 )
-from cdu.evaluation import accuracy
-from cdu.objective import Objective
+from cdu.evaluation.posterior_attacks import OriginalAndRelease, draw_candidates, membership_attack
+from cdu.experiments.run import begin
+from cdu.models import architectures
+from cdu.models.objective import Objective
+from cdu.models.training import TrainingSettings, project
+from cdu.report import chapters
 from cdu.seeding import generator, seed_for
-from cdu.solvers import conjugate_gradient, lissa
-from cdu.training import project
+from cdu.settings import digest
+
+run = begin("09_official_code", globals(), extra=("official",))
+
+# %%
+import copy
+from dataclasses import replace
+from functools import partial
+from statistics import stdev
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
 
 scenario, settings = run.scenario, run.scenario.settings
 code, unlearning = settings.official, settings.unlearning
@@ -256,7 +257,7 @@ def problem_of(trained, own):
 
 def fresh():
     shape, count = scenario.data.input_shape, scenario.data.classes
-    return models.build(settings.model, shape, count, seed).to(scenario.device)
+    return architectures.build(settings.model, shape, count, seed).to(scenario.device)
 
 
 folder = (
@@ -429,7 +430,7 @@ for dtype in (torch.float32, torch.float64):
     )
 
 # %%
-notebook.show(figures.official_code(run.frame()))
+chapters.show("09_official_code", run.frame())
 
 # %%
 run.finish()

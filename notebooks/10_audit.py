@@ -13,9 +13,21 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu.certification import certify, gaussian_epsilon, gaussian_sigma
+from cdu.evaluation.audit import STRATEGIES, audit, clopper_pearson, power
+from cdu.evaluation.lira import scaled_logit
+from cdu.evaluation.relearning import trainable
+from cdu.experiments.forget_sets import hardest, one_class, varied
+from cdu.experiments.method_results import MethodResults
+from cdu.experiments.run import begin
+from cdu.models.training import project
+from cdu.report import chapters
+from cdu.seeding import generator, seed_for
+from cdu.unlearning.references import noiseless_difference, reference
+from cdu.unlearning.registry import CERTIFIED, build
+from cdu.unlearning.release import distance_bound, publish, publish_at, trials
 
-run = notebook.begin("10_audit", globals())
+run = begin("10_audit", globals())
 
 # %%
 import math
@@ -26,21 +38,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cdu import figures
-from cdu.audit import STRATEGIES, audit, clopper_pearson, power
-from cdu.certification import certify, gaussian_epsilon, gaussian_sigma
-from cdu.references import noiseless_difference, reference
-from cdu.relearning import trainable
-from cdu.seeding import generator, seed_for
-from cdu.shadows import scaled_logit
-from cdu.training import project
-from cdu.unlearned import Unlearned
-from cdu.unlearning import CERTIFIED, build, distance_bound, publish, publish_at, trials
-from cdu.variants import hardest, one_class, varied
-
 scenario, settings = run.scenario, run.scenario.settings
 epsilon, delta = settings.unlearning.epsilon, settings.unlearning.delta
-unlearned = Unlearned(scenario)
+unlearned = MethodResults(scenario)
 KNOWN = "weights, direction known"
 
 # %% [markdown]
@@ -277,8 +277,8 @@ for strategy in STRATEGIES:
     log_share("counted", simulate(strategy, "Δ", 3)[1].counted, **where, point=3)
 
 # %%
-notebook.show(figures.audit_power(run.frame()))
-notebook.show(figures.audit(run.frame()))
+chapters.show("10_audit-power", run.frame())
+chapters.show("10_audit", run.frame())
 
 # %%
 run.finish()

@@ -13,9 +13,30 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu import certification
+from cdu.curvature.conjugate_gradient import conjugate_gradient
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lanczos import ritz_norm, ritz_values
+from cdu.curvature.lissa import lissa
+from cdu.data.samples import part_of
+from cdu.errors import CduError
+from cdu.evaluation import theory_checks
+from cdu.evaluation.official_code import OfficialSettings
+from cdu.experiments.run import begin
+from cdu.models.batchnorm import has_statistics
+from cdu.models.training import project
+from cdu.report import chapters
+from cdu.report.evidence import ANEW, AUTHORS, FORGET_FORM, NETWORK
+from cdu.report.query import select
+from cdu.seeding import generator
+from cdu.unlearning.methods.newton import NewtonStep, right_hand_side
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.retrain import Retrain
+from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
+from cdu.unlearning.registry import DampingSettings
+from cdu.unlearning.release import publish, recalibrated
 
-run = notebook.begin("11_bound", globals())
+run = begin("11_bound", globals())
 
 # %%
 from dataclasses import replace
@@ -23,19 +44,6 @@ from functools import cache, partial
 
 import torch
 from tqdm import tqdm
-
-from cdu import certification, figures, theory
-from cdu.config import DampingSettings, OfficialSettings
-from cdu.curvature import Hessian, ritz_norm, ritz_values
-from cdu.errors import CduError
-from cdu.recalibration import has_statistics, recalibrated
-from cdu.seeding import generator
-from cdu.solvers import conjugate_gradient, lissa
-from cdu.subsampled import SubsampledNewton, part_of
-from cdu.training import project
-from cdu.unlearning import NewtonStep, Original, Retrain, publish
-from cdu.unlearning.newton import right_hand_side
-from cdu.verdicts import ANEW, AUTHORS, FORGET_FORM, NETWORK
 
 scenario, settings = run.scenario, run.scenario.settings
 chosen, unlearning, radius = settings.bound, settings.unlearning, settings.training.radius
@@ -116,7 +124,7 @@ def constants(label):
     values = ritz_values(spectrum.__matmul__, where.w_star, generator(seed, "lanczos"), steps)
     low, high = values[0].item(), values[-1].item()
     norm = partial(ritz_norm, steps=steps)
-    segment = theory.segment_constants(
+    segment = theory_checks.segment_constants(
         where.objective, original.w, retrained.w, part, generator(seed, "segment"), chosen.nodes, norm
     )
     retain, forget = right(label, "retain"), right(label, "forget")
@@ -153,7 +161,7 @@ for label in problems:
 
 def known(metric, label):
     """A constant that is logged, in this sitting or an earlier one."""
-    return figures.select(run.frame(), metric=metric, method=f"{NETWORK}{label}")["value"].iloc[0]
+    return select(run.frame(), metric=metric, method=f"{NETWORK}{label}")["value"].iloc[0]
 
 
 # %% [markdown]
@@ -192,7 +200,7 @@ for label, form, damping in tqdm(tried, desc="steps", unit="step"):
     run.point(f"{form}, λ = {damping}{label}", partial(step, label, form, damping))
 
 # %%
-notebook.show(figures.scale_bound(run.frame()))
+chapters.show("11_bound", run.frame())
 
 # %% [markdown]
 # ## Solvers side by side
@@ -243,7 +251,7 @@ def by_lissa():
 
 
 def to_the_same():
-    reached = figures.select(run.frame(), metric="claim_residual", method="lissa")["value"]
+    reached = select(run.frame(), metric="claim_residual", method="lissa")["value"]
     if reached.empty:
         run.log("claim_seconds", None, method=SAME, note="LiSSA has no solution whose residual could be reached")
     else:

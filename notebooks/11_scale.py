@@ -13,9 +13,23 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu import certification
+from cdu.data.samples import part_of
+from cdu.errors import CduError
+from cdu.evaluation.accuracy import accuracy
+from cdu.evaluation.posterior_attacks import OriginalAndRelease, draw_candidates, membership_attack
+from cdu.evaluation.relearning import relearn
+from cdu.evaluation.theory_checks import spectrum_ends
+from cdu.experiments.method_results import scale_methods
+from cdu.experiments.run import begin
+from cdu.models.batchnorm import has_statistics
+from cdu.report import chapters
+from cdu.seeding import generator, seed_for
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
+from cdu.unlearning.release import publish, recalibrated
 
-run = notebook.begin("11_scale", globals())
+run = begin("11_scale", globals())
 
 # %%
 from dataclasses import replace
@@ -23,15 +37,6 @@ from functools import partial
 
 import numpy as np
 from tqdm import tqdm
-
-from cdu import certification, figures
-from cdu.attacks import OriginalAndRelease, draw_candidates, membership_attack
-from cdu.errors import CduError
-from cdu.evaluation import accuracy, relearn
-from cdu.recalibration import has_statistics, recalibrated
-from cdu.seeding import generator, seed_for
-from cdu.subsampled import SubsampledNewton, part_of, scale_methods, spectrum_ends
-from cdu.unlearning import Original, publish
 
 scenario, settings = run.scenario, run.scenario.settings
 scale, unlearning, recipe = settings.scale, settings.unlearning, settings.training
@@ -173,7 +178,7 @@ for name in NOISED:
 print(f"σ = {unlearning.sigma:g}; ε = {unlearning.epsilon:g} needs σ = {needed:.4g}")
 
 # %%
-notebook.show(figures.scale(run.frame()))
+chapters.show("11_scale", run.frame())
 
 # %%
 run.finish()

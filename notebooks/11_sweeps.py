@@ -13,23 +13,30 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import notebook
+from cdu import certification
+from cdu.data.samples import part_of
+from cdu.errors import CduError
+from cdu.evaluation.accuracy import accuracy
+from cdu.evaluation.theory_checks import hessian_lipschitz, spectrum_ends
+from cdu.experiments import kept_requests
+from cdu.experiments.forget_sets import varied
+from cdu.experiments.run import begin
+from cdu.models.batchnorm import has_statistics
+from cdu.report import chapters
+from cdu.seeding import generator
+from cdu.unlearning import requests
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.retrain import Retrain
+from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
+from cdu.unlearning.problem import UnlearningResult
+from cdu.unlearning.release import Release, publish, recalibrated
 
-run = notebook.begin("11_sweeps", globals())
+run = begin("11_sweeps", globals())
 
 # %%
 from functools import cache, partial
 
 from tqdm import tqdm
-
-from cdu import certification, figures, sequential
-from cdu.errors import CduError
-from cdu.evaluation import accuracy
-from cdu.recalibration import has_statistics, recalibrated
-from cdu.seeding import generator
-from cdu.subsampled import SubsampledNewton, hessian_lipschitz, part_of, spectrum_ends
-from cdu.unlearning import Original, Release, Retrain, Update, publish
-from cdu.variants import varied
 
 scenario, settings = run.scenario, run.scenario.settings
 plan, unlearning, recipe = settings.sweeps, settings.unlearning, settings.training
@@ -85,7 +92,7 @@ def judge(label, draws, split="", **keys):
 
 def as_trained(trained):
     """A trained model as a release without noise."""
-    return Release(trained.w, scenario.objective(trained), None, Update(trained.w, trained.seconds))
+    return Release(trained.w, scenario.objective(trained), None, UnlearningResult(trained.w, trained.seconds))
 
 
 def sweep(axis, points, compute):
@@ -179,9 +186,9 @@ def after_the_last(name, answer, sigmas):
 
 def follow(name, carried, sigmas):
     """Answer all requests, each from where the last answer ended."""
-    asked = sequential.requests(scenario.data.train, scenario.split.train, scenario.split.forget, plan.requests, seed)
-    kept = sequential.keeper(scenario, newton, plan.requests, carried)
-    chain = sequential.answers(problem, asked, newton, carried, kept, unsafe_seed=seed)
+    asked = requests.requests(scenario.data.train, scenario.split.train, scenario.split.forget, plan.requests, seed)
+    kept = kept_requests.keeper(scenario, newton, plan.requests, carried)
+    chain = requests.answers(problem, asked, newton, carried, kept, unsafe_seed=seed)
     answered, spent = 0, []
     try:
         for answer in tqdm(chain, desc=name, total=plan.requests, unit="request"):
@@ -202,8 +209,8 @@ def follow(name, carried, sigmas):
 
 def yardsticks():
     """The original with the same noise, and the model retrained without all of the forget set."""
-    everything = sequential.Request(plan.requests, scenario.forget, scenario.forget, scenario.retain)
-    nothing = sequential.Answer(everything, problem, Update(problem.w_star, 0.0), seed)
+    everything = requests.Request(plan.requests, scenario.forget, scenario.forget, scenario.retain)
+    nothing = requests.Answer(everything, problem, UnlearningResult(problem.w_star, 0.0), seed)
     after_the_last("original", nothing, {"original": 0.0, "original + noise": unlearning.sigma})
     judge("retrain", [as_trained(retrained)], **last)
 
@@ -248,7 +255,7 @@ def stopped(epochs):
 sweep("epochs", plan.epochs, stopped)
 
 # %%
-notebook.show(figures.sweeps(run.frame()))
+chapters.show("11_sweeps", run.frame())
 
 # %%
 run.finish()

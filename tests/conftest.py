@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdu import batch
-from cdu.config import ModelSettings
-from cdu.data import Samples
-from cdu.models import build
-from cdu.objective import Objective, parameter_vector
+from cdu.data.samples import Samples
+from cdu.experiments import batch
+from cdu.models.architectures import ModelSettings, build
+from cdu.models.objective import Objective, parameter_vector
 
 #: One narrow version of every network, with the image it takes.
 NETWORKS = {

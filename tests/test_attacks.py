@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 from sklearn.metrics import roc_auc_score
 
-from cdu.attacks import (
+from cdu.errors import CduError
+from cdu.evaluation.posterior_attacks import (
     CLASSIFIERS,
     FEATURES,
     OriginalAndRelease,
@@ -15,7 +16,6 @@ from cdu.attacks import (
     sorted_concatenation,
     true_positive_rates,
 )
-from cdu.errors import CduError
 
 BEFORE, AFTER = np.array([[0.2, 0.5, 0.3]]), np.array([[0.1, 0.2, 0.7]])
 COMBINATIONS = [(features, classifier) for features in FEATURES for classifier in CLASSIFIERS]

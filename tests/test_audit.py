@@ -5,7 +5,9 @@ import pytest
 import torch
 from scipy.stats import binom, binomtest, norm
 
-from cdu.audit import (
+from cdu.certification import gaussian_epsilon, gaussian_sigma, required_sigma, trivial_bound
+from cdu.errors import CduError
+from cdu.evaluation.audit import (
     STRATEGIES,
     STRATEGY,
     Audit,
@@ -16,8 +18,6 @@ from cdu.audit import (
     proportions,
     separating_direction,
 )
-from cdu.certification import gaussian_epsilon, gaussian_sigma, required_sigma, trivial_bound
-from cdu.errors import CduError
 
 #: Of 200 audits at 95 %, so many must keep below the true ε: the 0.1 % quantile of the binomial distribution.
 ENOUGH = 179

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cdu.config import REVISIONS, load_experiment, repository, section_hash
-from cdu.execution import cells_hash
-from cdu.records import mark_current, mark_path, read_record, record_path, write_record
+from cdu.experiments.execution import cells_hash
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.records import mark_current, mark_path, read_record, record_path, write_record
+from cdu.experiments.repository import repository
+from cdu.experiments.sections import REVISIONS, section_hash
 from conftest import batch_command
 from test_records import record
 

@@ -4,11 +4,12 @@ import time
 import pytest
 import torch
 
-from cdu.config import repository
-from cdu.curvature import Hessian
+from cdu.curvature.conjugate_gradient import conjugate_gradient
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lissa import lissa
 from cdu.errors import CduError
+from cdu.experiments.repository import repository
 from cdu.seeding import generator
-from cdu.solvers import conjugate_gradient, lissa
 from conftest import network
 
 sys.path.append(str(repository()))

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cdu.config import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS, load_experiment, repository
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.repository import repository
+from cdu.experiments.sections import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS
 
 pytestmark = pytest.mark.slow
 

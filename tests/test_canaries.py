@@ -7,16 +7,19 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from cdu import canaries, changelog, notebook, precision
-from cdu.canaries import all_canaries, judge, moves
-from cdu.changelog import Entry
-from cdu.comparison import numbers
-from cdu.config import REVISIONS, SECTIONS, repository
-from cdu.kinds import Key
-from cdu.records import Metric, read_record, write_record
+from cdu.experiments import changelog, run
+from cdu.experiments.changelog import Entry
+from cdu.experiments.records import Metric, read_record, write_record
+from cdu.experiments.repository import repository
+from cdu.experiments.sections import REVISIONS, SECTIONS
+from cdu.models import precision
+from cdu.report.chapters import tables
 from cdu.seeding import generator
-from cdu.tables import tables
-from cdu.unlearning import CERTIFIED, TUNED
+from cdu.unlearning.registry import CERTIFIED, TUNED
+from cdu.verification import canaries
+from cdu.verification.canaries import all_canaries, judge, moves
+from cdu.verification.comparison import numbers
+from cdu.verification.kinds import Key
 from test_records import record
 
 CANARIES = all_canaries()
@@ -37,7 +40,7 @@ def test_no_number_moved(section, tmp_path):
 
 @pytest.mark.slow
 def test_another_seed_of_a_method_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebook, "generator", lambda seed, *purpose: generator(seed + 1, *purpose))
+    monkeypatch.setattr(run, "generator", lambda seed, *purpose: generator(seed + 1, *purpose))
     chosen = [one for one in CANARIES if one.section == "03_unlearning"]
     canaries.run(chosen, tmp_path)
     (complaint,) = complaints(chosen, tmp_path)

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cdu import capture, training
-from cdu.capture import Captured, replayed
-from cdu.config import ModelSettings, TrainingSettings
-from cdu.data import load
-from cdu.models import build
-from cdu.objective import Objective, parameter_vector
+from cdu.data.datasets import load
+from cdu.models import cuda_graph, training
+from cdu.models.architectures import ModelSettings, build
+from cdu.models.cuda_graph import Captured, replayed
+from cdu.models.objective import Objective, parameter_vector
+from cdu.models.training import TrainingSettings
 
 
 class Graph:
@@ -56,7 +56,7 @@ def device(monkeypatch):
     names = ("no_grad", "equal", "default_generator", "Tensor")
     torch_ = SimpleNamespace(cuda=cuda, **{name: getattr(torch, name) for name in names})
     torch_._C = SimpleNamespace(_cuda_endAllocateToPool=lambda *_: made.__setattr__("ended", True))
-    monkeypatch.setattr(capture, "torch", torch_)
+    monkeypatch.setattr(cuda_graph, "torch", torch_)
     return made
 
 
@@ -81,7 +81,7 @@ def test_a_size_is_captured_once_and_leaves_no_trace(device):
     assert total == 3 + 11 + 7 + 17
     assert Graph.replays == 4
     # Warm-up and capture, once for each of the two sizes.
-    assert len(device.steps) == 2 * (capture.WARM_UP + 1)
+    assert len(device.steps) == 2 * (cuda_graph.WARM_UP + 1)
 
 
 @pytest.mark.parametrize("place", ["cpu", "cuda"])

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cdu import chaotic
-from cdu.chaotic import Families, Series, shifts
-from cdu.kinds import Key
+from cdu.verification import chaotic
+from cdu.verification.chaotic import Families, Series, shifts
+from cdu.verification.kinds import Key
 
 
 def series(count, metric="distance", section="03_unlearning"):

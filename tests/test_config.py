@@ -3,16 +3,10 @@ import re
 import pytest
 import yaml
 
-from cdu.config import (
-    OPTIONAL,
-    SECTIONS,
-    available_experiments,
-    load_experiment,
-    repository,
-    section_hash,
-    section_settings,
-)
 from cdu.errors import CduError
+from cdu.experiments.experiment import available_experiments, load_experiment
+from cdu.experiments.repository import repository
+from cdu.experiments.sections import OPTIONAL, SECTIONS, section_hash, section_settings
 
 
 def test_every_experiment_is_valid_and_every_section_has_a_notebook():

@@ -16,16 +16,19 @@ from sklearn.linear_model import LogisticRegression as SklearnRegression
 from torch.func import hessian, jvp
 from torch.nn.functional import cross_entropy
 
-from cdu import convex
-from cdu.certification import newton_bound, residual_bound, sequential_bound
+from cdu.certification import convex, newton_bound, residual_bound, sequential_bound
 from cdu.certification.rounding import norm_rounding, softmax_gradient_rounding, squared_gradient_rounding
-from cdu.curvature import Hessian
-from cdu.data import Samples
+from cdu.curvature import minimise
+from cdu.curvature.conjugate_gradient import conjugate_gradient
+from cdu.curvature.hessian import Hessian
+from cdu.data import features
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.models import LogisticRegression
-from cdu.objective import Objective
-from cdu.solvers import conjugate_gradient
-from cdu.training import project
+from cdu.models import losses
+from cdu.models.architectures import LogisticRegression
+from cdu.models.objective import Objective
+from cdu.models.training import project
+from cdu.unlearning import convex_deletions
 from conftest import network, random_samples
 
 FEATURES, CLASSES, L2 = 4, 3, 0.05
@@ -68,7 +71,7 @@ def without(samples, count):
 
 # --- constants -----------------------------------------------------------------------------------------------------
 
-CASES = {"softmax": (None, convex.softmax_constants), "ridge": (convex.squared_error, convex.ridge_constants)}
+CASES = {"softmax": (None, convex.softmax_constants), "ridge": (losses.squared_error, convex.ridge_constants)}
 
 
 def constants_of(kind, norm, l2, classes):
@@ -120,7 +123,7 @@ def test_l_and_m_of_softmax_are_attained_by_two_classes_and_one_row(norm):
 
 @pytest.mark.parametrize("norm", [0.3, 1.0, 5.0])
 def test_l_of_ridge_is_attained_and_its_hessian_is_the_same_everywhere(norm):
-    objective, samples = problem(0, 1, loss=convex.squared_error)
+    objective, samples = problem(0, 1, loss=losses.squared_error)
     samples = Samples(samples.inputs * (norm / samples.inputs.norm()), samples.targets, dtype=torch.float64)
     known = convex.ridge_constants(norm, L2)
     here, there = (hessian(value(objective, samples))(point(objective, seed)) for seed in (0, 1))
@@ -136,7 +139,7 @@ def test_every_minimiser_lies_in_the_ball(kind, l2):
         objective, samples = problem(seed, l2=l2, norm=5.0, loss=CASES[kind][0])
         start = torch.zeros(objective.size, dtype=torch.float64)
         known = constants_of(kind, 5.0, l2, CLASSES)
-        assert convex.minimise(objective, samples, start, 1e-10).w.norm() <= known.radius
+        assert minimise.minimise(objective, samples, start, 1e-10).w.norm() <= known.radius
         # The argument behind C: (l2/2)C² is the loss at zero.
         assert objective.loss(start, samples) == pytest.approx(l2 / 2 * known.radius**2)
 
@@ -158,7 +161,7 @@ def test_constants_move_as_their_formulas_say(norm, l2, classes, factor):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_squared_error_is_half_the_squared_distance_to_the_label(seed):
-    objective, samples = problem(seed, loss=convex.squared_error)
+    objective, samples = problem(seed, loss=losses.squared_error)
     w = point(objective, seed)
     outputs = objective.outputs(w, samples).numpy()
     wanted = np.eye(CLASSES)[samples.targets.numpy()]
@@ -177,7 +180,7 @@ def down(rows, seed=0):
 @given(norm=st.floats(1e-3, 10), seed=st.integers(0, 1000))
 def test_clipping_shortens_long_rows_and_leaves_short_ones(norm, seed):
     images = down(12, seed)
-    flat, rows = convex.flat_pixels(images).inputs, convex.clipped(images, norm).inputs
+    flat, rows = features.flat_pixels(images).inputs, features.clipped(images, norm).inputs
     lengths = flat.norm(dim=1)
     assert rows.dtype == torch.float64
     assert (rows.norm(dim=1) <= norm * (1 + 1e-14)).all()
@@ -189,12 +192,12 @@ def test_clipping_shortens_long_rows_and_leaves_short_ones(norm, seed):
 def test_a_black_image_is_clipped_to_itself():
     images = random_samples((1, 4, 4), 3, 0)
     images.inputs.zero_()
-    assert torch.equal(convex.clipped(images, 10.0).inputs, torch.zeros(3, 16, dtype=torch.float64))
+    assert torch.equal(features.clipped(images, 10.0).inputs, torch.zeros(3, 16, dtype=torch.float64))
 
 
 def test_flat_pixels_are_the_pixels_over_the_largest_value():
     images = random_samples((3, 4, 4), 5, 0)
-    rows = convex.flat_pixels(images)
+    rows = features.flat_pixels(images)
     assert np.array_equal(rows.inputs.numpy(), images.inputs.numpy().reshape(5, -1) / 255.0)
     assert torch.equal(rows.batch(slice(0, 5))[0], rows.inputs)
     assert torch.equal(rows.targets, images.targets)
@@ -203,36 +206,36 @@ def test_flat_pixels_are_the_pixels_over_the_largest_value():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 12)])
 def test_random_features_of_an_image_depend_on_that_image_alone(shape):
     images = random_samples(shape, 11, 0)
-    together = convex.random_features(images, 5).inputs
+    together = features.random_features(images, 5).inputs
     assert together.shape == (11, 5 * 16)
     assert together.dtype == torch.float64
-    assert torch.equal(convex.random_features(images, 5).inputs, together)
-    assert torch.allclose(convex.random_features(images, 5, chunk=3).inputs, together, rtol=0, atol=1e-13)
+    assert torch.equal(features.random_features(images, 5).inputs, together)
+    assert torch.allclose(features.random_features(images, 5, chunk=3).inputs, together, rtol=0, atol=1e-13)
     for row in (0, 10):
-        alone = convex.random_features(images.subset(torch.tensor([row])), 5).inputs
+        alone = features.random_features(images.subset(torch.tensor([row])), 5).inputs
         assert torch.allclose(alone[0], together[row], rtol=0, atol=1e-13)
     others = random_samples(shape, 11, 1)
     others.inputs[4] = images.inputs[4]
-    assert torch.allclose(convex.random_features(others, 5).inputs[4], together[4], rtol=0, atol=1e-13)
-    assert not torch.allclose(convex.random_features(others, 5).inputs[5], together[5], atol=1e-3)
+    assert torch.allclose(features.random_features(others, 5).inputs[4], together[4], rtol=0, atol=1e-13)
+    assert not torch.allclose(features.random_features(others, 5).inputs[5], together[5], atol=1e-3)
 
 
 def test_random_features_of_a_flat_image_vanish_away_from_the_border():
     # The filters are centred: inside a grey image they see nothing.
     images = random_samples((1, 20, 20), 1, 0)
     images.inputs.fill_(77)
-    features = convex.random_features(images, 6, cells=4).inputs.view(6, 4, 4)
-    assert features[:, 1:-1, 1:-1].abs().max() < 1e-13
-    assert features[:, 0].abs().max() > 1e-3
+    rows = features.random_features(images, 6, cells=4).inputs.view(6, 4, 4)
+    assert rows[:, 1:-1, 1:-1].abs().max() < 1e-13
+    assert rows[:, 0].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.3, 1.0])
 def test_downweighting_moves_the_gradient_from_d_to_d_r(seed, share):
     plain, samples = problem(seed)
-    weighted = Objective(plain.model, convex.weighted_cross_entropy, l2=L2, chunk=7)
+    weighted = Objective(plain.model, losses.weighted_cross_entropy, l2=L2, chunk=7)
     retain, forget = without(samples, 9)
-    mixed = convex.downweighted(retain, forget, share)
+    mixed = losses.downweighted(retain, forget, share)
     w = point(plain, seed)
     assert len(mixed) == len(samples)
     assert mixed.targets[:, 1].mean().item() == pytest.approx(1)
@@ -250,7 +253,7 @@ def test_downweighting_moves_the_gradient_from_d_to_d_r(seed, share):
 
 
 def minimum(objective, samples, tolerance=1e-11, **keys):
-    return convex.minimise(objective, samples, torch.zeros(objective.size, dtype=torch.float64), tolerance, **keys)
+    return minimise.minimise(objective, samples, torch.zeros(objective.size, dtype=torch.float64), tolerance, **keys)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -291,10 +294,10 @@ def test_neither_the_start_nor_the_preconditioner_changes_the_minimiser(kind, se
     assert reference.gradient_norm <= 1e-11
     assert reference.gradient_norm == pytest.approx(objective.gradient(reference.w, samples).norm().item(), abs=1e-15)
     for scale in (1.0, 30.0):
-        found = convex.minimise(objective, samples, point(objective, seed, scale), 1e-11)
+        found = minimise.minimise(objective, samples, point(objective, seed, scale), 1e-11)
         assert (found.w - reference.w).norm() <= 2 * 1e-11 / L2
     if kind == "softmax":
-        inverse = convex.kronecker_preconditioner(objective, reference.w, samples)
+        inverse = minimise.kronecker_preconditioner(objective, reference.w, samples)
         found = minimum(objective, samples, preconditioner=inverse)
         assert (found.w - reference.w).norm() <= 2 * 1e-11 / L2
 
@@ -302,7 +305,7 @@ def test_neither_the_start_nor_the_preconditioner_changes_the_minimiser(kind, se
 def test_a_minimiser_is_recognised_without_a_step():
     objective, samples = problem()
     first = minimum(objective, samples)
-    again = convex.minimise(objective, samples, first.w, 1e-11)
+    again = minimise.minimise(objective, samples, first.w, 1e-11)
     assert first.steps > 0
     assert again.steps == 0
     assert torch.equal(again.w, first.w)
@@ -312,7 +315,7 @@ def test_a_tolerance_beyond_float32_is_refused_in_a_sentence():
     objective, samples = problem()
     coarse = Objective(LogisticRegression(FEATURES, CLASSES), l2=L2)
     with pytest.raises(CduError, match=r"stopped at .* above the tolerance 1e-14.*use float64 or a larger tolerance"):
-        convex.minimise(coarse, samples.to(dtype=torch.float32), torch.zeros(objective.size), 1e-14)
+        minimise.minimise(coarse, samples.to(dtype=torch.float32), torch.zeros(objective.size), 1e-14)
 
 
 def test_too_few_newton_steps_are_reported_in_a_sentence():
@@ -327,7 +330,7 @@ def test_the_newton_direction_solves_the_dense_system(seed):
     w = point(objective, seed)
     gradient = objective.gradient(w, samples)
     expected = torch.linalg.solve(hessian(value(objective, samples))(w), gradient)
-    found = convex.newton_direction(objective, w, samples, gradient, 1e-12)
+    found = minimise.newton_direction(objective, w, samples, gradient, 1e-12)
     assert torch.allclose(found, expected, atol=1e-9)
 
 
@@ -341,7 +344,7 @@ def matrix_of(function, size):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_kronecker_preconditioner_is_symmetric_and_positive_definite(seed):
     objective, samples = problem(seed, norm=5.0)
-    matrix = matrix_of(convex.kronecker_preconditioner(objective, point(objective, seed), samples), objective.size)
+    matrix = matrix_of(minimise.kronecker_preconditioner(objective, point(objective, seed), samples), objective.size)
     assert torch.allclose(matrix, matrix.T, atol=1e-12)
     values = torch.linalg.eigvalsh(matrix)
     assert values[0] > 0
@@ -353,7 +356,7 @@ def test_the_kronecker_preconditioner_is_exact_where_probabilities_do_not_depend
     objective, samples = problem(seed, norm=5.0)
     w = torch.zeros(objective.size, dtype=torch.float64)
     w[CLASSES * FEATURES :] = seed * torch.tensor([1.0, -0.5, 0.2], dtype=torch.float64)
-    matrix = matrix_of(convex.kronecker_preconditioner(objective, w, samples), objective.size)
+    matrix = matrix_of(minimise.kronecker_preconditioner(objective, w, samples), objective.size)
     curvature = hessian(value(objective, samples))
     assert torch.allclose(matrix @ curvature(w), torch.eye(objective.size, dtype=torch.float64), atol=1e-10)
     elsewhere = curvature(point(objective, seed, 2.0))
@@ -366,7 +369,7 @@ def test_the_kronecker_preconditioner_saves_steps(seed):
     scaled = Samples(samples.inputs * torch.logspace(0, -3, 12), samples.targets, dtype=torch.float64)
     w = point(objective, seed, 0.1)
     operator, gradient = Hessian(objective, w, scaled), objective.gradient(w, scaled)
-    inverse = convex.kronecker_preconditioner(objective, w, scaled)
+    inverse = minimise.kronecker_preconditioner(objective, w, scaled)
     plain = conjugate_gradient(operator, gradient, 1e-8, 5000)
     helped = conjugate_gradient(operator, gradient, 1e-8, 5000, inverse)
     assert plain.converged
@@ -391,7 +394,7 @@ def test_the_residual_over_l2_is_never_less_than_the_distance_to_retraining(seed
     w_star = minimum(objective, samples).w
     retain, forget = without(samples, size)
     exact = minimum(objective, retain, 1e-13)
-    found = convex.deletions(objective, w_star, retain, forget, 3, 1.0)
+    found = convex_deletions.deletions(objective, w_star, retain, forget, 3, 1.0)
     assert [deletion.steps for deletion in found] == [0, 1, 2, 3]
     assert torch.equal(found[0].iterate, w_star)
     known = convex.softmax_constants(1.0, 0.01, CLASSES)
@@ -410,15 +413,18 @@ def test_the_residual_over_l2_is_never_less_than_the_distance_to_retraining(seed
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_first_step_leaves_an_error_of_second_order(seed):
     plain, samples = problem(seed, l2=0.01)
-    objective = Objective(plain.model, convex.weighted_cross_entropy, l2=0.01)
+    objective = Objective(plain.model, losses.weighted_cross_entropy, l2=0.01)
     w_star = minimum(plain, samples, 1e-13).w
     retain, forget = without(samples, 5)
     errors = []
     for share in (0.125, 0.0625):
-        mixed = convex.downweighted(retain, forget, share)
-        exact = convex.minimise(objective, mixed, w_star, 1e-13).w
+        mixed = losses.downweighted(retain, forget, share)
+        exact = minimise.minimise(objective, mixed, w_star, 1e-13).w
         errors.append(
-            [(one.iterate - exact).norm().item() for one in convex.deletions(objective, w_star, mixed, forget, 1, 1)]
+            [
+                (one.iterate - exact).norm().item()
+                for one in convex_deletions.deletions(objective, w_star, mixed, forget, 1, 1)
+            ]
         )
     (before, after), (before_half, after_half) = errors
     assert math.log2(before / before_half) == pytest.approx(1, abs=0.1)
@@ -430,7 +436,7 @@ def test_a_request_falls_back_exactly_when_its_residual_is_above_the_budget(seed
     objective, samples = problem(seed)
     w_star = minimum(objective, samples).w
     retain, forget = without(samples, 10)
-    first = convex.deletions(objective, w_star, retain, forget, 2, 1.0)
+    first = convex_deletions.deletions(objective, w_star, retain, forget, 2, 1.0)
     distances = [deletion.distance for deletion in first]
     assert distances[0] > distances[1] > distances[2]
     for deletion in first:
@@ -441,7 +447,7 @@ def test_a_request_falls_back_exactly_when_its_residual_is_above_the_budget(seed
             (distance, [True] * number + [False] * (3 - number)),
             (np.nextafter(distance, 0), [True] * (number + 1) + [False] * (2 - number)),
         ):
-            found = convex.deletions(objective, w_star, retain, forget, 2, float(budget))
+            found = convex_deletions.deletions(objective, w_star, retain, forget, 2, float(budget))
             assert [deletion.fallback for deletion in found] == flags
 
 
@@ -469,7 +475,7 @@ def exact_gradient(objective, w, samples, kind):
 @pytest.mark.parametrize("kind", ["softmax", "ridge", "weighted"])
 def test_a_gradients_rounding_is_that_of_the_longest_row_the_weights_and_the_heaviest_sample(kind, heaviest):
     _, samples = problem(norm=2.0)
-    loss = {"softmax": cross_entropy, "ridge": convex.squared_error, "weighted": convex.weighted_cross_entropy}[kind]
+    loss = {"softmax": cross_entropy, "ridge": losses.squared_error, "weighted": losses.weighted_cross_entropy}[kind]
     objective = Objective(LogisticRegression(FEATURES, CLASSES).double(), loss, l2=L2)
     w = point(objective, 1)
     if kind == "weighted":
@@ -493,7 +499,7 @@ def test_a_gradients_rounding_is_that_of_the_longest_row_the_weights_and_the_hea
 def test_what_is_held_against_the_budget_is_the_residual_and_all_that_rounding_may_hide_of_it():
     objective, samples = problem()
     retain, forget = without(samples, 10)
-    for deletion in convex.deletions(objective, minimum(objective, samples).w, retain, forget, 2, 1.0):
+    for deletion in convex_deletions.deletions(objective, minimum(objective, samples).w, retain, forget, 2, 1.0):
         hidden = convex.gradient_rounding(objective, deletion.iterate, retain)
         shown = deletion.residual * (1 + norm_rounding(objective.size))
         assert deletion.distance == pytest.approx((shown + hidden) / L2, rel=4e-16, abs=0)
@@ -503,11 +509,11 @@ def test_only_a_linear_model_with_a_known_loss_is_deleted_from_by_its_residual()
     objective, w, samples = network("smooth mlp", count=40)
     parts = samples.subset(torch.arange(1, 40)), samples.subset(torch.arange(1))
     with pytest.raises(CduError, match="not known to be convex; give a LogisticRegression"):
-        convex.deletions(Objective(objective.model, l2=0.1), w, *parts, 1, 1.0)
+        convex_deletions.deletions(Objective(objective.model, l2=0.1), w, *parts, 1, 1.0)
     plain, samples = problem()
     scaled = Objective(plain.model, lambda outputs, targets: 3 * cross_entropy(outputs, targets), l2=L2)
     with pytest.raises(CduError, match="is not one whose rounding is known"):
-        convex.deletions(scaled, minimum(plain, samples).w, samples, others(), 1, 1.0)
+        convex_deletions.deletions(scaled, minimum(plain, samples).w, samples, others(), 1, 1.0)
 
 
 def test_a_deleted_sample_that_is_still_retained_is_no_deletion():
@@ -515,20 +521,20 @@ def test_a_deleted_sample_that_is_still_retained_is_no_deletion():
     retain, forget = without(samples, 10)
     w_star = minimum(objective, samples).w
     with pytest.raises(CduError, match="10 of the 10 samples to forget are still in the retain set"):
-        convex.deletions(objective, w_star, samples, forget, 1, 1.0)
+        convex_deletions.deletions(objective, w_star, samples, forget, 1, 1.0)
     left = retain.joined(forget.subset(torch.tensor([4])))
     with pytest.raises(CduError, match="the first is forget row 4"):
-        convex.deletions(objective, w_star, left, forget, 1, 1.0)
+        convex_deletions.deletions(objective, w_star, left, forget, 1, 1.0)
 
 
 def test_deletions_with_a_preconditioner_reach_the_same_model():
     objective, samples = problem()
     w_star = minimum(objective, samples).w
     retain, forget = without(samples, 10)
-    inverse = convex.kronecker_preconditioner(objective, w_star, samples)
+    inverse = minimise.kronecker_preconditioner(objective, w_star, samples)
     exact = minimum(objective, retain, 1e-13).w
     for preconditioner in (None, inverse):
-        last = convex.deletions(objective, w_star, retain, forget, 3, 1.0, preconditioner)[-1]
+        last = convex_deletions.deletions(objective, w_star, retain, forget, 3, 1.0, preconditioner)[-1]
         assert (last.iterate - exact).norm() < 1e-8
 
 
@@ -539,7 +545,7 @@ def summed(outputs, targets):
 def test_no_step_at_all_leaves_the_start_with_its_residual():
     objective, samples = problem()
     w = point(objective, 0)
-    (only,) = convex.deletions(objective, w, samples, others(), 0, 1.0)
+    (only,) = convex_deletions.deletions(objective, w, samples, others(), 0, 1.0)
     assert only.steps == 0
     assert torch.equal(only.iterate, w)
     assert only.residual == pytest.approx(objective.gradient(w, samples).norm().item())
@@ -549,7 +555,9 @@ def test_single_precision_is_refused_where_a_residual_is_to_prove_something():
     objective, samples = problem()
     single = Objective(LogisticRegression(FEATURES, CLASSES), l2=L2)
     with pytest.raises(CduError, match=r"type torch.float32, whose rounding a residual does not show"):
-        convex.deletions(single, point(objective, 0).float(), samples.to(dtype=torch.float32), others(), 1, 1.0)
+        convex_deletions.deletions(
+            single, point(objective, 0).float(), samples.to(dtype=torch.float32), others(), 1, 1.0
+        )
 
 
 @pytest.mark.parametrize(
@@ -570,20 +578,20 @@ def test_no_deletion_is_declared_within_a_budget_that_cannot_be_checked(change, 
     w = point(objective, 0, change.get("scale", 1.0))
     samples.inputs[1 : 1 + change.get("missing", 0)] = math.nan
     with pytest.raises(CduError, match=words):
-        convex.deletions(objective, w, samples, others(), change.get("steps", 1), change.get("budget", 1.0))
+        convex_deletions.deletions(objective, w, samples, others(), change.get("steps", 1), change.get("budget", 1.0))
 
 
 def test_ridge_is_deleted_in_one_step():
-    objective, samples = problem(loss=convex.squared_error)
+    objective, samples = problem(loss=losses.squared_error)
     retain, forget = without(samples, 10)
-    found = convex.deletions(objective, minimum(objective, samples).w, retain, forget, 1, 1.0)
+    found = convex_deletions.deletions(objective, minimum(objective, samples).w, retain, forget, 1, 1.0)
     assert found[1].residual <= 1.1e-5 * found[0].residual
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 @pytest.mark.parametrize("kind", ["softmax", "ridge"])
 def test_theorem_3_4_with_known_constants_holds_at_every_damping(kind, seed):
-    loss = convex.squared_error if kind == "ridge" else None
+    loss = losses.squared_error if kind == "ridge" else None
     objective, samples = problem(seed, loss=loss)
     known = constants_of(kind, 1.0, L2, CLASSES)
     w_star = minimum(objective, samples).w
@@ -608,7 +616,7 @@ def test_the_bound_of_a_sequence_holds_at_every_request(seed):
     for forgotten in (3, 6, 9, 12):
         retain, _ = without(samples, forgotten)
         w = project(
-            w - convex.newton_direction(objective, w, retain, objective.gradient(w, retain), 1e-12), known.radius
+            w - minimise.newton_direction(objective, w, retain, objective.gradient(w, retain), 1e-12), known.radius
         )
         steps.append(newton_bound(known.radius, known.hessian_lipschitz, 0.0, known.strong_convexity))
         exact = minimum(objective, retain, 1e-12).w

@@ -4,14 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from cdu import precision, training
-from cdu.arithmetic import channels_last
-from cdu.capture import Captured
-from cdu.config import ModelSettings, TrainingSettings
-from cdu.data import Dataset, Samples, load
-from cdu.evaluation import accuracy
-from cdu.models import build
-from cdu.objective import KEPT_BYTES, Objective, kept_bytes, parameter_vector
+from cdu import errors
+from cdu.data.datasets import load
+from cdu.data.samples import Dataset, Samples
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.device import channels_last
+from cdu.models import precision, training
+from cdu.models.architectures import ModelSettings, build
+from cdu.models.cuda_graph import Captured
+from cdu.models.objective import KEPT_BYTES, Objective, kept_bytes, parameter_vector
+from cdu.models.training import TrainingSettings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 
@@ -176,7 +178,7 @@ def test_a_diverged_training_is_an_error_and_its_memory_is_given_back():
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     settings = SETTINGS.model_copy(update={"learning_rate": 1e30, "radius": 1e38})
-    with pytest.raises(training.CduError, match="diverged in epoch 1"):
+    with pytest.raises(errors.CduError, match="diverged in epoch 1"):
         training.train(network("allcnn"), images(), settings, 0)
     assert torch.cuda.memory_allocated() - before < 2**26
 

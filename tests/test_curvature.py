@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cdu.curvature import Hessian, lanczos, ritz_norm, ritz_values, spectral_density
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lanczos import lanczos, ritz_norm, ritz_values, spectral_density
 from cdu.errors import CduError
-from cdu.objective import Linearised
+from cdu.models.objective import Linearised
 from cdu.seeding import generator
 from conftest import NARROWEST, NETWORKS, counted, network, random_samples
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch.func import functional_call, hessian
 
-from cdu import departures
-from cdu.attacks import OriginalAndRelease, membership_attack
-from cdu.config import LissaSettings, TrainingSettings
-from cdu.curvature import Hessian
-from cdu.departures import (
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lissa import LissaSettings, lissa
+from cdu.errors import CduError
+from cdu.evaluation import official_code
+from cdu.evaluation.official_code import (
     Official,
     TensorNorms,
     attack_on_fitted_rows,
@@ -24,12 +24,11 @@ from cdu.departures import (
     replayed_lissa,
     training_mode,
 )
-from cdu.errors import CduError
-from cdu.models import build
-from cdu.objective import Objective
+from cdu.evaluation.posterior_attacks import OriginalAndRelease, membership_attack
+from cdu.models.architectures import build
+from cdu.models.objective import Objective
+from cdu.models.training import TrainingSettings, train
 from cdu.seeding import generator
-from cdu.solvers import lissa
-from cdu.training import train
 from conftest import NARROWEST, NETWORKS, network, random_samples
 
 CONSTANTS = LissaSettings(scale=40.0, depth=12, repeats=3, batch_size=4)
@@ -122,7 +121,7 @@ def test_no_point_of_the_krylov_space_leaves_less(steps):
     least = (matrix @ space @ best - vector.unsqueeze(1)).norm() / vector.norm()
     found = minimal_residual(operator, vector, steps)
     assert found.residual == pytest.approx(least.item(), rel=1e-8)
-    assert found.converged == (found.residual <= departures.SOLVED)
+    assert found.converged == (found.residual <= official_code.SOLVED)
 
 
 @given(st.floats(0, 50), st.floats(50, 1e4), st.integers(0, 300))

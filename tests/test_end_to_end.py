@@ -11,11 +11,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from cdu.canaries import FOLDER, Canary, run
-from cdu.config import load_experiment, repository
-from cdu.kinds import ITERATED, TIMES
-from cdu.records import read_record
-from cdu.training import project
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.records import read_record
+from cdu.experiments.repository import repository
+from cdu.models.training import project
+from cdu.verification.canaries import FOLDER, Canary, run
+from cdu.verification.kinds import ITERATED, TIMES
 from conftest import batch_command
 
 pytestmark = pytest.mark.slow

@@ -4,8 +4,8 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from cdu.config import RelearnSettings
-from cdu.evaluation import accuracy, relearn
+from cdu.evaluation.accuracy import accuracy
+from cdu.evaluation.relearning import RelearnSettings, relearn
 from cdu.seeding import generator
 from conftest import network
 

@@ -3,14 +3,15 @@
 import pytest
 from nbformat.v4 import new_markdown_cell
 
-from cdu import execution, notebook
-from cdu.config import load_experiment
 from cdu.errors import CduError
-from cdu.execution import cells_hash, execute_here, read_notebook
-from cdu.records import mark_current, mark_path
+from cdu.experiments import execution, run
+from cdu.experiments.execution import cells_hash, execute_here, read_notebook
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.records import mark_current, mark_path
+from cdu.experiments.run import begin
 
 CELL = 'dataset = "digits"\nseed = 0'
-BEGIN = 'from cdu import notebook\nrun = notebook.begin("02_training", globals())'
+BEGIN = 'from cdu.experiments.run import begin\nrun = begin("02_training", globals())'
 
 
 def begun(tmp_path, *cells, **beside):
@@ -20,7 +21,7 @@ def begun(tmp_path, *cells, **beside):
         exec(cell, namespace)
     namespace["In"] = ["", *cells, BEGIN]
     namespace["output"] = str(tmp_path)
-    return notebook.begin("02_training", namespace)
+    return begin("02_training", namespace)
 
 
 def test_names_of_startup_files_are_no_parameters(tmp_path):
@@ -38,11 +39,11 @@ def test_cells_after_the_call_do_not_count_when_it_is_run_again(tmp_path):
     namespace = {}
     exec(CELL, namespace)
     namespace |= {"In": ["", CELL, BEGIN, "epochs = 7", BEGIN], "epochs": 7, "output": str(tmp_path)}
-    assert notebook.begin("02_training", namespace).scenario.seed == 0
+    assert begin("02_training", namespace).scenario.seed == 0
 
 
 def test_a_plain_script_gives_the_parameters_that_it_has(tmp_path):
-    run = notebook.begin("02_training", {"dataset": "digits", "seed": 2, "output": str(tmp_path), "epochs": 7})
+    run = begin("02_training", {"dataset": "digits", "seed": 2, "output": str(tmp_path), "epochs": 7})
     assert run.scenario.seed == 2
 
 
@@ -63,7 +64,7 @@ def test_cells_run_in_this_process_with_parameters_in_place_of_the_notebook_s_ow
         seen.append((section, namespace["seed"], namespace["dataset"]))
         raise Stop
 
-    monkeypatch.setattr(notebook, "begin", begin)
+    monkeypatch.setattr(run, "begin", begin)
     with pytest.raises(Stop):
         execute_here("02_training", {"seed": 5})
     assert seen == [("02_training", 5, "digits")]

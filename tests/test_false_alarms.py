@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from cdu import false_alarms
-from cdu.comparison import ERROR, numbers
-from cdu.config import repository
 from cdu.errors import CduError
-from cdu.spreads import read_spread, spread_path, write_spread
-from cdu.words import Changed
+from cdu.experiments.repository import repository
+from cdu.verification import false_alarms
+from cdu.verification.comparison import ERROR, numbers
+from cdu.verification.spreads import read_spread, spread_path, write_spread
+from cdu.verification.words import Changed
 
 RESULTS = repository() / "results"
 

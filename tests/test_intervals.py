@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cdu.intervals import LEVEL, Interval, all_of, any_of, holm, interval
+from cdu.report.intervals import LEVEL, Interval, all_of, any_of, holm, interval
 
 numbers = st.floats(-10, 10).map(lambda value: round(value, 3))
 samples = st.lists(numbers, min_size=3, max_size=10).filter(lambda values: len(set(values)) > 1)

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from cdu.ledger import ASSUMPTIONS, COLUMNS, Facts, convex_cells, large_cells, ledger, network_cells
-from cdu.statements import SECTION
-from cdu.verdicts import NETWORK, SMOOTH
+from cdu.report.assumptions import ASSUMPTIONS, COLUMNS, Facts, convex_cells, large_cells, ledger, network_cells
+from cdu.report.evidence import NETWORK, SMOOTH
+from cdu.report.theory_claims import SECTION
 
 SEEDS = range(3)
 FRAME = ["section", "seed", "metric", "value", "method", "split", "axis", "point", "note"]

@@ -13,23 +13,26 @@ from scipy.stats import kstest
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from cdu import convex
 from cdu.certification import certify, gaussian_delta, gaussian_sigma, required_sigma, trivial_bound
 from cdu.certification.amplification import noisy_fine_tuning_bound
 from cdu.certification.rounding import norm_rounding
-from cdu.config import TrainingSettings
-from cdu.data import Samples, load
+from cdu.curvature import minimise
+from cdu.data.datasets import load
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.objective import Objective, parameter_vector
+from cdu.models.objective import Objective, parameter_vector
+from cdu.models.training import Trained, TrainingSettings, project
 from cdu.seeding import generator
-from cdu.training import Trained, project
-from cdu.unlearning import Original, Problem, noisy_fine_tuning, publish
-from cdu.unlearning.certified_removal import CertifiedRemoval
-from cdu.unlearning.fixed_features import GRADIENT_NORM, HESSIAN_NORM, FixedFeatures, LinearTask, contraction
-from cdu.unlearning.langevin import Langevin, LangevinAdam, published_epsilon
-from cdu.unlearning.noisy_fine_tuning import NoisyFineTuning, published_sigma
-from cdu.unlearning.releases import post_process, publish_at
-from cdu.unlearning.rewind import Rewind, RewindAdam, RewindLinear, derived_distance, published_distance
+from cdu.unlearning import convex_deletions
+from cdu.unlearning.methods import noisy_fine_tuning
+from cdu.unlearning.methods.certified_removal import CertifiedRemoval
+from cdu.unlearning.methods.fixed_features import GRADIENT_NORM, HESSIAN_NORM, FixedFeatures, LinearTask, contraction
+from cdu.unlearning.methods.langevin import Langevin, LangevinAdam, published_epsilon
+from cdu.unlearning.methods.noisy_fine_tuning import NoisyFineTuning, published_sigma
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.rewind import Rewind, RewindAdam, RewindLinear, derived_distance, published_distance
+from cdu.unlearning.problem import Problem
+from cdu.unlearning.release import post_process, publish, publish_at
 from conftest import network
 
 NOISY = {"epsilon": 1.0, "delta": 1e-5, "steps": 5, "learning_rate": 0.1, "gradient_clip": 0.2, "start_clip": 0.5}
@@ -417,7 +420,7 @@ def test_the_module_on_images_is_the_linear_layer_on_rows():
 
 def exact_minimum(method, problem):
     task = LinearTask(problem, method.filters, method.l2)
-    return task, convex.minimise(task.objective, task.retain, task.zeros(), 1e-12).w
+    return task, minimise.minimise(task.objective, task.retain, task.zeros(), 1e-12).w
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -438,9 +441,9 @@ def test_removal_ends_within_its_budget_of_the_exact_minimiser(seed, steps, l2, 
     assert update.hvp_samples % 280 == 0
     retrained = "retrained" in update.note
     assert retrained == (budget == 1e-4)
-    start = convex.minimise(task.objective, task.everything, task.zeros(), 1e-11).w
+    start = minimise.minimise(task.objective, task.everything, task.zeros(), 1e-11).w
     gone = task.everything.subset(torch.arange(len(task.retain), len(task.everything)))
-    by_newton = convex.deletions(task.objective, start, task.retain, gone, steps, budget)[-1]
+    by_newton = convex_deletions.deletions(task.objective, start, task.retain, gone, steps, budget)[-1]
     assert by_newton.fallback == retrained
     assert ((update.w - by_newton.iterate).norm() < 1e-4 * (start - exact).norm()) == (not retrained)
 

@@ -7,18 +7,18 @@ from scipy import stats
 from scipy.spatial import cKDTree
 from torch.nn.functional import cross_entropy
 
-from cdu.curvature import Hessian
-from cdu.data import Samples
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.solution import SolverError
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.objective import Objective
+from cdu.models.objective import Objective
 from cdu.seeding import generator
-from cdu.solvers import SolverError
-from cdu.unlearning import fisher, influence, l_codec
-from cdu.unlearning.dampening import SelectiveSynapticDampening
-from cdu.unlearning.fisher import FisherForgetting, fisher_diagonal
-from cdu.unlearning.influence import InfluenceUnlearning, solve_empirical_fisher
-from cdu.unlearning.l_codec import LCodec, conditional_dependence, forward_selection, perturbed_activations
-from cdu.unlearning.newton import NewtonStep
+from cdu.unlearning.methods import fisher, influence, l_codec
+from cdu.unlearning.methods.dampening import SelectiveSynapticDampening
+from cdu.unlearning.methods.fisher import FisherForgetting, fisher_diagonal
+from cdu.unlearning.methods.influence import InfluenceUnlearning, solve_empirical_fisher
+from cdu.unlearning.methods.l_codec import LCodec, conditional_dependence, forward_selection, perturbed_activations
+from cdu.unlearning.methods.newton import NewtonStep
 from cdu.unlearning.problem import Problem
 from conftest import NARROWEST, NETWORKS, counted, network
 

@@ -13,20 +13,20 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from cdu.certification import budget_bound, certify, gaussian_sigma, residual_bound
 from cdu.certification.rounding import computed
-from cdu.config import TrainingSettings
 from cdu.errors import CduError
-from cdu.objective import Objective
+from cdu.models.objective import Objective
+from cdu.models.training import TrainingSettings
 from cdu.seeding import generator
-from cdu.unlearning.descent import Learner
-from cdu.unlearning.fine_tune import FineTune
-from cdu.unlearning.neg_grad_plus import NegGradPlus
-from cdu.unlearning.negative_gradient import NegativeGradient
-from cdu.unlearning.original import Original
-from cdu.unlearning.problem import Problem, Update
-from cdu.unlearning.random_labels import RandomLabels, wrong_labels
-from cdu.unlearning.releases import distance_bound, post_process, publish, publish_at
-from cdu.unlearning.salun import SalUn
-from cdu.unlearning.scrub import Scrub
+from cdu.unlearning.methods.descent import Learner
+from cdu.unlearning.methods.fine_tune import FineTune
+from cdu.unlearning.methods.neg_grad_plus import NegGradPlus
+from cdu.unlearning.methods.negative_gradient import NegativeGradient
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.random_labels import RandomLabels, wrong_labels
+from cdu.unlearning.methods.salun import SalUn
+from cdu.unlearning.methods.scrub import Scrub
+from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.release import distance_bound, post_process, publish, publish_at
 from conftest import counted, network
 
 RETAINED, FORGOTTEN, CLASSES, RATE = 30, 10, 3, 0.01
@@ -664,7 +664,7 @@ def test_post_processing_is_training_on_the_retained_samples(name, monkeypatch):
     inside = released.w * (problem.radius / released.w.norm())
     from_there = replace(problem, objective=released.objective, w_star=inside)
     module = by_hand(from_there, [mean_loss(problem, rows) for rows in batches()])
-    assert_agree(from_there, Update(after.w, 0.0, model=after.objective.model), module)
+    assert_agree(from_there, UnlearningResult(after.w, 0.0, model=after.objective.model), module)
     assert torch.equal(released.w, before)
     assert all(torch.equal(a, b) for a, b in zip(released.objective.model.buffers(), buffers, strict=True))
     assert after.objective.l2 == problem.objective.l2

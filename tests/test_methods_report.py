@@ -1,9 +1,11 @@
 import pandas as pd
 import pytest
 
-from cdu import figures
-from cdu.tables import closeness, equal_pairs, tables
-from cdu.unlearning import CERTIFIED
+from cdu.report import drawing
+from cdu.report.chapters import audit, methods, relearn, tables
+from cdu.report.chapters.attacks import closeness
+from cdu.report.chapters.audit import equal_pairs
+from cdu.unlearning.registry import CERTIFIED
 
 SPLITS = ("forget", "retain", "test")
 
@@ -117,7 +119,7 @@ def test_trials_and_choice_are_counted():
 
 
 def test_the_figure_shows_differences_to_the_retrained_model_of_the_same_seed():
-    accuracy, share = figures.methods_table(frame()).axes
+    accuracy, share = methods.methods_table(frame()).axes
     drawn = dict(
         zip(
             [label.get_text() for label in accuracy.get_yticklabels()],
@@ -133,7 +135,7 @@ def test_the_frontier_is_drawn_against_epochs_and_against_epsilon():
     whole = frame()
     middle = whole[(whole["metric"] == "later_accuracy") & (whole["point"] == 0)].assign(point=1, value=0.5)
     whole = pd.concat([whole, middle], ignore_index=True)
-    left, first, _, last = figures.methods_compute(whole).axes
+    left, first, _, last = methods.methods_compute(whole).axes
     lines = {line.get_label(): line.get_ydata() for line in left.lines}
     assert list(lines["X"]) == pytest.approx([10, 50, 60])
     assert list(lines["from scratch"]) == pytest.approx([10, 50, 15])
@@ -143,14 +145,14 @@ def test_the_frontier_is_drawn_against_epochs_and_against_epsilon():
 
 
 def test_every_trial_is_drawn_and_the_chosen_ones_again():
-    (panel,) = figures.methods_tuning(frame()).axes
+    (panel,) = methods.methods_tuning(frame()).axes
     trials, winners = (collection.get_offsets().compressed().reshape(-1, 2) for collection in panel.collections)
     assert sorted(point[0] for point in trials) == pytest.approx([10, 10, 50, 50])
     assert [point[0] for point in winners] == pytest.approx([10, 10])
 
 
 def test_families_are_those_of_the_registry():
-    certified = figures.FAMILIES["certified, and the same without noise"]
+    certified = relearn.FAMILIES["certified, and the same without noise"]
     assert set(certified) | {"Newton step"} == set(CERTIFIED)
     words = {
         "original + noise": "yardsticks",
@@ -163,7 +165,7 @@ def test_families_are_those_of_the_registry():
         "Langevin, linear, ε = 1": "certified, and the same without noise",
         "SCRUB": "heuristics",
     }
-    assert {name: figures.family(name) for name in words} == words
+    assert {name: relearn.family(name) for name in words} == words
 
 
 @pytest.mark.parametrize(
@@ -282,9 +284,9 @@ def test_the_power_of_an_audit_stands_in_tables_by_distance_and_by_strategy():
 
 
 def test_the_power_of_an_audit_is_a_line_with_intervals_for_each_distance():
-    (axes,) = figures.audit_power(powers()).axes
+    (axes,) = audit.audit_power(powers()).axes
     assert axes.get_legend_handles_labels()[1] == [f"pair at a distance of {distance}" for distance in ("Δ/2", "Δ")]
-    assert [line.get_ydata().tolist() for line in axes.lines if line.get_marker() in figures.MARKERS] == [
+    assert [line.get_ydata().tolist() for line in axes.lines if line.get_marker() in drawing.MARKERS] == [
         pytest.approx([2.0]), pytest.approx([91.0]),
     ]  # fmt: skip
     bars = [container.lines[2][0].get_segments()[0][:, 1].tolist() for container in axes.containers]

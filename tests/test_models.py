@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from cdu.config import ModelSettings
 from cdu.errors import CduError
-from cdu.models import ACTIVATIONS, build
-from cdu.objective import parameter_vector
+from cdu.models.architectures import ACTIVATIONS, ModelSettings, build
+from cdu.models.objective import parameter_vector
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from cdu import notebook, storage
+from cdu import storage
 from cdu.errors import CduError, DamagedFileError
-from cdu.records import read_record
+from cdu.experiments.records import read_record
+from cdu.experiments.run import begin
 
 GIVEN = {"dataset": "digits", "seed": 0, "experiment": "", "output": "runs", "device": "cpu"}
 
@@ -23,17 +24,17 @@ GIVEN = {"dataset": "digits", "seed": 0, "experiment": "", "output": "runs", "de
 )
 def test_wrong_parameters_are_errors(change, message):
     with pytest.raises(CduError, match=message):
-        notebook.begin("02_training", {**GIVEN, **change})
+        begin("02_training", {**GIVEN, **change})
 
 
 def test_a_missing_parameter_is_an_error():
     with pytest.raises(CduError, match="'seed' is missing"):
-        notebook.begin("02_training", {"dataset": "digits"})
+        begin("02_training", {"dataset": "digits"})
 
 
 def test_what_ipython_puts_into_the_namespace_is_no_parameter():
-    extra = {"In": ["", "x"], "Out": {}, "_": 1, "notebook": notebook, "exit": lambda: None}
-    run = notebook.begin("02_training", {**GIVEN, **extra})
+    extra = {"In": ["", "x"], "Out": {}, "_": 1, "begin": begin, "exit": lambda: None}
+    run = begin("02_training", {**GIVEN, **extra})
     assert run.scenario.experiment.name == "quick"
 
 
@@ -41,12 +42,12 @@ def test_models_trained_with_another_number_of_threads_are_not_shared():
     folders = set()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        folders.add(notebook.begin("02_training", GIVEN).scenario.checkpoints)
+        folders.add(begin("02_training", GIVEN).scenario.checkpoints)
     assert len(folders) == 2
 
 
 def test_a_run_writes_a_record_that_says_how_it_was_made(tmp_path):
-    run = notebook.begin("02_training", {**GIVEN, "output": str(tmp_path), "seed": 2})
+    run = begin("02_training", {**GIVEN, "output": str(tmp_path), "seed": 2})
     run.log("accuracy", 0.5, method="original", split="test")
     run.log("residual", None, note="it diverged")
     run.finish()
@@ -67,7 +68,7 @@ def test_a_point_is_logged_in_order_and_computed_once(tmp_path):
         run.log("accuracy", 0.5, axis="radius", point=5)
 
     for attempt in range(2):
-        run = notebook.begin("06_ablations", GIVEN)
+        run = begin("06_ablations", GIVEN)
         run.scenario.checkpoints = tmp_path
         run.log("first", 1)
         run.point("radius = 5", lambda run=run: compute(run))
@@ -78,7 +79,7 @@ def test_a_point_is_logged_in_order_and_computed_once(tmp_path):
 
 
 def test_an_interrupted_point_leaves_nothing_behind(tmp_path):
-    run = notebook.begin("06_ablations", GIVEN)
+    run = begin("06_ablations", GIVEN)
     run.scenario.checkpoints = tmp_path
 
     def interrupted():
@@ -91,7 +92,7 @@ def test_an_interrupted_point_leaves_nothing_behind(tmp_path):
 
 
 def test_a_damaged_file_is_no_method_s_result(tmp_path):
-    run = notebook.begin("02_training", GIVEN)
+    run = begin("02_training", GIVEN)
     damaged = tmp_path / "model.safetensors"
     damaged.write_bytes(b"x")
     with pytest.raises(DamagedFileError, match=r"cannot be read .* delete it to train again"):

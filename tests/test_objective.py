@@ -3,13 +3,12 @@ import torch
 from torch.func import functional_call, grad, hessian, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cdu.config import ModelSettings
-from cdu.curvature import Hessian
-from cdu.data import Samples
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lissa import lissa
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.models import build
-from cdu.objective import Linearised, Objective, kept_bytes, parameter_vector
-from cdu.solvers import lissa
+from cdu.models.architectures import ModelSettings, build
+from cdu.models.objective import Linearised, Objective, kept_bytes, parameter_vector
 from conftest import NETWORKS, counted, network, random_samples
 
 

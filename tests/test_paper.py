@@ -11,11 +11,14 @@ import pytest
 import torch
 import yaml
 
-from cdu import bundle, clock, paper, rehearsal, storage
-from cdu.config import REVISIONS, SECTIONS, load_experiment, repository, section_hash, section_settings
+from cdu import clock, storage
 from cdu.errors import CduError
-from cdu.execution import cells_hash, execute_here
-from cdu.records import Metric, mark_current, mark_path, record_path, write_record
+from cdu.experiments import bundle, paper, rehearsal
+from cdu.experiments.execution import cells_hash, execute_here
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.records import Metric, mark_current, mark_path, record_path, write_record
+from cdu.experiments.repository import repository
+from cdu.experiments.sections import REVISIONS, SECTIONS, section_hash, section_settings
 from test_records import record
 
 
@@ -97,13 +100,13 @@ def test_the_plan_says_how_far_the_time_reaches(small):
 
 
 def test_the_papers_plan_has_every_section_of_its_experiments_in_their_order(monkeypatch, tmp_path):
-    monkeypatch.setattr("cdu.paper.data.at_hand", lambda name: True)
+    monkeypatch.setattr("cdu.experiments.paper.data.at_hand", lambda name: True)
     stages, absent = paper.stages()
     assert not absent
     for file in paper.EXPERIMENTS:
         own = [job[2] for stage in stages for job in stage.jobs if stage.file == file]
         assert list(dict.fromkeys(own)) == list(load_experiment(file).sections)
-    monkeypatch.setattr("cdu.paper.data.at_hand", lambda name: name != "svhn")
+    monkeypatch.setattr("cdu.experiments.paper.data.at_hand", lambda name: name != "svhn")
     stages, absent = paper.stages()
     assert "svhn" not in {job[0] for stage in stages for job in stage.jobs}
     assert absent == [

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from cdu.certification import classical_sigma
-from cdu.comparison import MEAN, Batch, Place, compare, means, numbers, undefined
-from cdu.config import load_experiment, repository
-from cdu.kinds import Key, Kind
-from cdu.records import read_record, record_path
-from cdu.spreads import read_spread
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.records import read_record, record_path
+from cdu.experiments.repository import repository
+from cdu.verification.comparison import MEAN, Batch, Place, compare, means, numbers, undefined
+from cdu.verification.kinds import Key, Kind
+from cdu.verification.spreads import read_spread
 
 RESULTS = repository() / "results"
 PLANTED = Path(__file__).parent / "planted"

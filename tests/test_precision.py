@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from cdu import precision, shadows
-from cdu.config import ModelSettings, TrainingSettings, load_experiment
-from cdu.data import load
+from cdu.data.datasets import load
 from cdu.errors import CduError
-from cdu.evaluation import accuracy
-from cdu.models import build
-from cdu.objective import Objective, parameter_vector
-from cdu.scenario import Scenario
-from cdu.training import train
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.setup import Setup
+from cdu.models import batched_training, precision
+from cdu.models.architectures import ModelSettings, build
+from cdu.models.objective import Objective, parameter_vector
+from cdu.models.training import TrainingSettings, train
 
 
 @pytest.fixture(autouse=True)
@@ -172,19 +172,19 @@ def test_shadows_that_are_trained_together_are_computed_in_the_same(chosen):
     models = [build(ModelSettings(name="mlp"), (1, 8, 8), 10, seed) for seed in range(3)]
     w = torch.stack([parameter_vector(model) for model in models])
     inputs = torch.stack([samples.batch(own)[0] for own in rows])
-    outputs = shadows._forward(models[0], chosen)(w, inputs)
-    exact = shadows._forward(models[0], "float32")(w.double(), inputs.double())
+    outputs = batched_training._forward(models[0], chosen)(w, inputs)
+    exact = batched_training._forward(models[0], "float32")(w.double(), inputs.double())
     assert outputs.dtype == torch.float32
     assert ((outputs - exact).norm() > 1e-4 * exact.norm()) == (chosen == "bf16")
     assert (outputs - exact).norm() < 1e-2 * exact.norm()
     settings = TrainingSettings(epochs=1, batch_size=32, radius=4.0)
-    together = shadows.train_together(models, samples, rows, settings, range(3), computed_in=chosen).w
+    together = batched_training.train_batched(models, samples, rows, settings, range(3), computed_in=chosen).w
     alone = train(models[1], samples.subset(rows[1]), settings, 1, computed_in=chosen).w
     assert (together[1] - alone).norm() <= (1e-5 if chosen == "float32" else 5e-3) * alone.norm()
 
 
 def scenario(tmp_path, device):
-    return Scenario(load_experiment("quick"), "digits", 0, tmp_path, torch.device(device))
+    return Setup(load_experiment("quick"), "digits", 0, tmp_path, torch.device(device))
 
 
 def test_a_kept_training_of_another_precision_is_not_taken(tmp_path, monkeypatch):

@@ -3,13 +3,14 @@ import copy
 import pytest
 import torch
 
-from cdu import models
-from cdu.config import ModelSettings
-from cdu.data import Samples
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.objective import Objective, parameter_vector
-from cdu.recalibration import has_statistics, recalibrated
-from cdu.unlearning import Release, Update
+from cdu.models import architectures
+from cdu.models.architectures import ModelSettings
+from cdu.models.batchnorm import has_statistics
+from cdu.models.objective import Objective, parameter_vector
+from cdu.unlearning.problem import UnlearningResult
+from cdu.unlearning.release import Release, recalibrated
 
 
 def images(count=48, seed=0):
@@ -18,7 +19,7 @@ def images(count=48, seed=0):
 
 
 def released(name="allcnn", seed=0):
-    model = models.build(ModelSettings(name=name, width=0.05), (3, 8, 8), 10, seed).double()
+    model = architectures.build(ModelSettings(name=name, width=0.05), (3, 8, 8), 10, seed).double()
     # Statistics that belong to no data.
     for buffer in model.buffers():
         if buffer.is_floating_point():
@@ -26,7 +27,7 @@ def released(name="allcnn", seed=0):
     w = parameter_vector(model) + 0.05 * torch.randn(
         sum(p.numel() for p in model.parameters()), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
-    return Release(w, Objective(model, l2=1e-3), None, Update(w, 0.0))
+    return Release(w, Objective(model, l2=1e-3), None, UnlearningResult(w, 0.0))
 
 
 def first_norm(release):
@@ -71,7 +72,7 @@ def test_statistics_that_would_stay_those_of_all_data_are_refused():
     network = torch.nn.Sequential(*layers, torch.nn.Flatten()).double()
     w = parameter_vector(network)
     with pytest.raises(CduError, match="running statistics outside BatchNorm's layers"):
-        recalibrated(Release(w, Objective(network), None, Update(w, 0.0)), images(), 16)
+        recalibrated(Release(w, Objective(network), None, UnlearningResult(w, 0.0)), images(), 16)
 
 
 @pytest.mark.parametrize("size", [1, 0, -1])
@@ -101,9 +102,9 @@ def test_what_is_left_over_of_the_last_batch_has_no_part():
 
 
 def test_a_network_without_statistics_and_a_single_sample_are_refused():
-    model = models.build(ModelSettings(name="mlp"), (3, 8, 8), 10, 0).double()
+    model = architectures.build(ModelSettings(name="mlp"), (3, 8, 8), 10, 0).double()
     assert not has_statistics(model)
-    plain = Release(parameter_vector(model), Objective(model), None, Update(parameter_vector(model), 0.0))
+    plain = Release(parameter_vector(model), Objective(model), None, UnlearningResult(parameter_vector(model), 0.0))
     with pytest.raises(CduError, match="no BatchNorm statistics"):
         recalibrated(plain, images(), 16)
     with pytest.raises(CduError, match="at least two samples, found 1"):

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cdu import records
 from cdu.errors import CduError
-from cdu.records import Machine, Metric, Record, read_record, record_path, write_record
+from cdu.experiments import records
+from cdu.experiments.records import Machine, Metric, Record, read_record, record_path, write_record
 
 metrics = st.builds(
     Metric,

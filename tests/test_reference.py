@@ -6,10 +6,14 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from cdu import cli, report
-from cdu.config import BENCHMARKS, BY_HAND, OPTIONAL, REVISIONS, SECTIONS, load_experiment, repository, section_hash
+from cdu import cli
 from cdu.errors import CduError
-from cdu.records import read_record, record_path, write_record
+from cdu.experiments import collection
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.records import read_record, record_path, write_record
+from cdu.experiments.repository import repository
+from cdu.experiments.sections import BENCHMARKS, BY_HAND, OPTIONAL, REVISIONS, SECTIONS, section_hash
+from cdu.report import section_page
 from test_records import record
 
 
@@ -127,23 +131,23 @@ def rewrite(path, **changes):
 
 
 def test_sections_of_different_settings_decide_nothing_together(batch):
-    (setup,) = report.collect(batch)
+    (setup,) = collection.collect(batch)
     assert setup.consistent
     path = record_path(batch / "runs", "quick", "digits", 0, "05_relearn")
     settings = read_record(path).settings
     for seed in (0, 1, 2):
         changed = {**settings, "training": {**settings["training"], "radius": 99}}
         rewrite(record_path(batch / "runs", "quick", "digits", seed, "05_relearn"), settings=changed)
-    (setup,) = report.collect(batch)
+    (setup,) = collection.collect(batch)
     assert not setup.consistent
-    assert {verdict.word for verdict in report._decide(setup).values()} == {"not yet tested"}
+    assert {verdict.word for verdict in section_page.decided_claims(setup).values()} == {"not yet tested"}
 
 
 def test_current_references_are_shown_before_runs_of_other_settings(batch):
     cli.reference("quick")
     for seed in (0, 1, 2):
         rewrite(record_path(batch / "runs", "quick", "digits", seed, "05_relearn"), config_hash="0" * 12)
-    (setup,) = report.collect(batch)
+    (setup,) = collection.collect(batch)
     assert [one.run for one in setup.sections["05_relearn"].records] == [False] * 3
     assert [one.run for one in setup.sections["04_attacks"].records] == [True] * 3
 

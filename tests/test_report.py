@@ -7,13 +7,29 @@ import nbformat
 import pandas as pd
 import pytest
 
-from cdu import figures, ledger, report, statements, verdicts
-from cdu.changelog import Entry
-from cdu.claims import CLAIMS
-from cdu.figures import FIGURES
-from cdu.intervals import Interval, interval
-from cdu.records import UNREACHED, Metric, record_path, write_record
-from cdu.tables import plus_minus, tables
+from cdu import report
+from cdu.experiments import collection, repository, sections
+from cdu.experiments.changelog import Entry
+from cdu.experiments.records import UNREACHED, Metric, record_path, write_record
+from cdu.report import (
+    assumptions,
+    build,
+    chapters,
+    claims_page,
+    evidence,
+    front_page,
+    markup,
+    query,
+    section_page,
+    setups_page,
+    theory_claims,
+    theory_page,
+    verdicts,
+)
+from cdu.report.chapters import tables
+from cdu.report.claims import CLAIMS
+from cdu.report.intervals import Interval, interval
+from cdu.report.tables import plus_minus
 from test_records import record
 
 
@@ -48,7 +64,7 @@ def test_a_run_replaces_the_reference_of_the_same_seed_and_settings(tmp_path):
     for seed in (0, 1):
         write_record(made(seed=seed), record_path(tmp_path / "results", "quick", "digits", seed, "02_training"))
     write_record(made(seed=1), record_path(tmp_path / "runs", "quick", "digits", 1, "02_training"))
-    (setup,) = report.collect(tmp_path)
+    (setup,) = collection.collect(tmp_path)
     shown = setup.sections["02_training"].records
     assert [(loaded.record.seed, loaded.run) for loaded in shown] == [(0, False), (1, True)]
 
@@ -58,13 +74,13 @@ def test_records_of_other_settings_are_never_mixed_in(tmp_path):
         write_record(made(seed=seed), record_path(tmp_path / "results", "quick", "digits", seed, "02_training"))
     changed = made(seed=1, config_hash="e" * 12)
     write_record(changed, record_path(tmp_path / "runs", "quick", "digits", 1, "02_training"))
-    (setup,) = report.collect(tmp_path)
+    (setup,) = collection.collect(tmp_path)
     assert [loaded.record.config_hash for loaded in setup.sections["02_training"].records] == ["e" * 12]
 
 
 @pytest.fixture(scope="module")
 def setups():
-    found = report.collect(report.repository())
+    found = collection.collect(repository.repository())
     if not found:
         pytest.skip("no records are here")
     return found
@@ -74,12 +90,13 @@ def setups():
 @pytest.mark.slow
 def test_every_section_of_every_record_makes_tables_and_a_figure(setups):
     for setup in setups:
-        for name, draw in FIGURES.items():
+        for name in chapters.drawn():
+            draw = chapters.figure(name)
             section = name.partition("-")[0]
             if section not in setup.sections:
                 continue
             frame = setup.sections[section].frame
-            if name in report.MARKERS and report.MARKERS[name] not in set(frame["metric"]):
+            if chapters.PAGES[name].marker and chapters.PAGES[name].marker not in set(frame["metric"]):
                 # A record from before this part existed, which the page says instead.
                 continue
             assert tables(name, frame)
@@ -94,8 +111,8 @@ def built(tmp_path_factory, setups):
     """The generated part of the book, of all records, but with one section's figure: the others have a test above."""
     folder = tmp_path_factory.mktemp("book")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "FIGURES", {"02_training": FIGURES["02_training"]})
-        report.build(folder)
+        patch.setattr(chapters, "PAGES", {"02_training": chapters.PAGES["02_training"]})
+        build.build(folder)
     return folder
 
 
@@ -117,25 +134,25 @@ def times(folder):
 
 def test_building_twice_touches_nothing_and_makes_nothing_again(small, monkeypatch):
     book = small / "book"
-    report.build(book)
+    build.build(book)
     before = times(book)
     assert {path.suffix for path in before} == {".md", ".svg", ".csv", ".json"}
     (book / "_generated" / "stale.md").write_text("left over")
     with monkeypatch.context() as patch:
-        patch.setattr(report, "collect", lambda root: pytest.fail("it was made again"))
-        report.build(book)
+        patch.setattr(collection, "collect", lambda root: pytest.fail("it was made again"))
+        build.build(book)
     assert times(book) == before
     # Made again after all, since it is not known what it was made from: the same comes out.
-    (book / report._MADE_FROM).unlink()
-    report.build(book)
-    del before[book / report._MADE_FROM]
+    (book / build._MADE_FROM).unlink()
+    build.build(book)
+    del before[book / build._MADE_FROM]
     assert before.items() <= times(book).items()
 
 
 @pytest.mark.parametrize("change", ["a record", "one record more", "an executed notebook", "a page", "no page"])
 def test_what_changed_since_the_last_build_is_made_again(small, change):
     book = small / "book"
-    report.build(book)
+    build.build(book)
     table = book / "_generated" / "02_training.md"
     before = table.read_text()
     path = record_path(small / "results", "quick", "digits", 1, "02_training")
@@ -152,7 +169,7 @@ def test_what_changed_since_the_last_build_is_made_again(small, change):
         table.write_text("changed by hand")
     else:
         table.unlink()
-    report.build(book)
+    build.build(book)
     assert (table.read_text() == before) == change.endswith(" page")
     assert (book / "runs" / "digits-quick-seed-1-02_training.ipynb").exists() == (change == "an executed notebook")
 
@@ -194,32 +211,32 @@ def test_no_word_depends_on_the_smallest_effect_that_is_a_share(setups, monkeypa
 def test_a_verdict_that_stands_for_its_test_alone_is_marked(setups):
     setup = next(setup for setup in setups if setup.dataset == "digits" and setup.experiment == "quick")
     marked = {name for name, one in setup.decided.items() if one.single}
-    table = report._claims_table([setup])
+    table = claims_page.claims_table([setup])
     for line in (line for line in table.splitlines() if line.startswith("| [")):
-        assert (report.ALONE in line) == (line.split("[")[1].split("]")[0] in marked)
+        assert (markup.ALONE in line) == (line.split("[")[1].split("]")[0] in marked)
     assert ("† not once" in table) == bool(marked)
     steady = replace(setup)
     steady.__dict__["decided"] = {name: replace(one, adjusted=one.p) for name, one in setup.decided.items()}
-    assert "†" not in report._claims_table([steady])
-    assert "not then" not in report._family([steady])
+    assert "†" not in claims_page.claims_table([steady])
+    assert "not then" not in claims_page.family_in_words([steady])
 
 
 @pytest.mark.slow
 def test_every_statement_and_assumption_has_a_row(built):
     table = (built / "_generated" / "statements.md").read_text()
-    for identifier, statement in statements.STATEMENTS.items():
+    for identifier, statement in theory_claims.THEORY_CLAIMS.items():
         assert f"| {identifier} " in table
-        assert f"01_theory-{statement.part}" in FIGURES
+        assert f"01_theory-{statement.part}" in chapters.PAGES
     first = (built / "_generated" / "ledger-first.md").read_text()
-    for assumption in ledger.ASSUMPTIONS:
+    for assumption in assumptions.ASSUMPTIONS:
         assert assumption.replace("w̃*", "w̃\\*") in first
-    for column in (*ledger.COLUMNS, "AllCNN (CIFAR-10)", "ResNet-18 (CIFAR-10)"):
+    for column in (*assumptions.COLUMNS, "AllCNN (CIFAR-10)", "ResNet-18 (CIFAR-10)"):
         assert f"| {column} " in first
 
 
 def test_the_ledgers_column_of_a_large_network_is_of_full_width_and_the_papers_own_first(tmp_path):
     def column():
-        found = report._network_column(report.collect(tmp_path), "allcnn", "AllCNN")
+        found = theory_page._network_column(collection.collect(tmp_path), "allcnn", "AllCNN")
         return found[0], found[1]["value"].unique().tolist()
 
     assert column() == ("AllCNN", [])
@@ -239,18 +256,18 @@ def test_the_ledgers_column_of_a_large_network_is_of_full_width_and_the_papers_o
 def test_records_from_before_a_part_existed_say_how_to_make_new_ones(tmp_path):
     early = made(section="01_theory", metrics=[Metric(metric="lambda_max", value=9.0)])
     write_record(early, record_path(tmp_path / "results", "quick", "digits", 0, "01_theory"))
-    (setup,) = report.collect(tmp_path)
-    text = report._section_fragment(setup, "01_theory-bound", {}, tmp_path, {})
+    (setup,) = collection.collect(tmp_path)
+    text = section_page.section_fragment(setup, "01_theory-bound", {}, tmp_path, {})
     assert "before this check existed: `make batch EXPERIMENT=quick` runs it" in text
 
 
 def test_records_of_an_earlier_revision_say_what_moved_since(tmp_path, monkeypatch):
     write_record(made(section="03_methods"), record_path(tmp_path / "results", "quick", "digits", 0, "03_methods"))
-    (setup,) = report.collect(tmp_path)
-    monkeypatch.setitem(report.REVISIONS, "03_methods", 3)
+    (setup,) = collection.collect(tmp_path)
+    monkeypatch.setitem(sections.REVISIONS, "03_methods", 3)
     known = {("03_methods", number): Entry(f"change {number}.", False) for number in (1, 2, 3)}
     monkeypatch.setattr(report.changelog, "entries", lambda: known)
-    told = report._source_line(setup, setup.sections["03_methods"])
+    told = section_page._source_line(setup, setup.sections["03_methods"])
     assert "are of revision 1 of this section's numbers. Revision 2: change 2. Revision 3: change 3." in told
 
 
@@ -261,28 +278,28 @@ def test_numbers_of_the_paper_stand_beside_ours_once_a_reader_fills_them_in(tmp_
             for value in (0.5, 0.7)
         ]
     )
-    assert report.paper_table(frame, "mnist") is None
+    assert section_page.paper_table(frame, "mnist") is None
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "paper.csv").write_text(
         "metric,dataset,method,split,value,source\naccuracy,mnist,newton,test,0.61,planted for this test\n"
     )
     monkeypatch.setattr(report, "repository", lambda: tmp_path)
-    found = report.paper_table(frame, "mnist")
+    found = section_page.paper_table(frame, "mnist")
     assert found.loc[0, ["paper", "here"]].tolist() == ["0.61", "0.60 ± 0.14"]
-    assert report.paper_table(frame, "digits") is None
+    assert section_page.paper_table(frame, "digits") is None
 
 
 def test_the_committed_file_of_the_papers_numbers_is_empty():
-    assert len(pd.read_csv(report.repository() / "results" / "paper.csv")) == 0
+    assert len(pd.read_csv(repository.repository() / "results" / "paper.csv")) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["01_theory-noise", "06_ablations-noise", "06_ablations-lissa"])
 def test_only_the_theory_chapters_pages_show_its_statements(setups, name, tmp_path):
     for setup in setups:
-        fragment = report._section_fragment(setup, name, {}, tmp_path, {})
+        fragment = section_page.section_fragment(setup, name, {}, tmp_path, {})
         if fragment is not None:
-            assert ("{div} statements" in fragment) == name.startswith(statements.SECTION), (setup.title, name)
+            assert ("{div} statements" in fragment) == name.startswith(theory_claims.SECTION), (setup.title, name)
 
 
 LARGE = {
@@ -315,12 +332,12 @@ def large(seed=0):
 def shortened(tmp_path):
     for seed in (0, 1):
         write_record(large(seed), record_path(tmp_path / "results", "paper-cpu", "cifar10", seed, "11_scale"))
-    (setup,) = report.collect(tmp_path)
+    (setup,) = collection.collect(tmp_path)
     return setup
 
 
 def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(shortened, tmp_path):
-    text = report._section_fragment(shortened, "11_scale", {}, tmp_path, {})
+    text = section_page.section_fragment(shortened, "11_scale", {}, tmp_path, {})
     cut = (
         "2 of 50 epochs, Hessian on 5,000 samples, accuracy on 2,000 retained and test samples, "
         "statistics of D_r over 2,560 samples"
@@ -329,26 +346,26 @@ def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(sho
     assert len(heads) >= 2
     assert all(cut in line for line in heads)
     assert f"Shortened: {cut}." in text
-    assert "| shortened                    | 2 of 50 epochs" in report._setups([shortened])
-    assert report._cut(shortened) == f" ({cut})"
-    table = report._claims_table([shortened]).splitlines()
+    assert "| shortened                    | 2 of 50 epochs" in setups_page.setups_table([shortened])
+    assert section_page.cut_in_words(shortened) == f" ({cut})"
+    table = claims_page.claims_table([shortened]).splitlines()
     assert f" {shortened.title}\\* " in table[0]
     assert table[-1] == f"\\* shortened: *{shortened.title}* ({cut})."
 
 
 def test_a_set_up_whose_sections_have_different_seeds_says_so(shortened, tmp_path):
-    assert report._setup_column(shortened)["seeds"] == "2"
+    assert setups_page._setup_column(shortened)["seeds"] == "2"
     trained = {"settings": LARGE, "metrics": [Metric(metric="seconds", value=1.0, method="original")]}
     training = made(experiment="paper-cpu", dataset="cifar10", section="02_training", **trained)
     write_record(training, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "02_training"))
-    (setup,) = report.collect(tmp_path)
-    assert report._setup_column(setup)["seeds"] == "1 to 2, by section"
+    (setup,) = collection.collect(tmp_path)
+    assert setups_page._setup_column(setup)["seeds"] == "1 to 2, by section"
 
 
 def test_one_seed_has_neither_mean_nor_deviation(tmp_path):
     write_record(large(), record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "11_scale"))
-    (setup,) = report.collect(tmp_path)
-    text = report._section_fragment(setup, "11_scale", {}, tmp_path, {})
+    (setup,) = collection.collect(tmp_path)
+    text = section_page.section_fragment(setup, "11_scale", {}, tmp_path, {})
     assert "One seed." in text
     assert "** (one seed; 2 of 50 epochs" in text
     assert "deviation" not in text
@@ -358,14 +375,14 @@ def test_nothing_is_said_to_be_cut_where_nothing_was(tmp_path):
     settings = {**LARGE, "training": {"epochs": 50, "radius": 20}, "scale": None}
     whole = made(settings=settings, metrics=[Metric(metric="seconds", value=1.0, method="original")])
     write_record(whole, record_path(tmp_path / "results", "quick", "digits", 0, "02_training"))
-    (setup,) = report.collect(tmp_path)
-    assert report._shortened(setup.sections["02_training"], "; ") == ""
-    assert report._cut(setup) == ""
-    assert "shortened" not in report._claims_table([setup])
+    (setup,) = collection.collect(tmp_path)
+    assert section_page.shortened(setup.sections["02_training"], "; ") == ""
+    assert section_page.cut_in_words(setup) == ""
+    assert "shortened" not in claims_page.claims_table([setup])
 
 
 def test_claims_about_a_large_network_are_decided_from_its_one_record(shortened):
-    decided = report._decide(shortened)
+    decided = section_page.decided_claims(shortened)
     assert decided["C9a"].word == "holds but says nothing"
     assert "σ = 0.01 certifies ε = 32,000,000" in decided["C9a"].evidence
     assert (decided["C5a"].word, decided["C5a"].seeds) == ("holds but says nothing", 2)
@@ -397,18 +414,18 @@ def refused(seed, low):
 def test_claims_about_a_step_that_is_undefined_are_not_called_short_of_seeds(tmp_path):
     for seed, low in ((0, -22), (1, -19)):
         write_record(refused(seed, low), record_path(tmp_path / "results", "paper-cpu", "cifar10", seed, "11_scale"))
-    (setup,) = report.collect(tmp_path)
-    decided = report._decide(setup)
+    (setup,) = collection.collect(tmp_path)
+    decided = section_page.decided_claims(setup)
     for claim in ("C1a", "C4d", "C5a", "C5c", "C6a", "C6b", "C9a", "C9b"):
         assert (decided[claim].word, decided[claim].seeds) == ("assumption violated", 2)
         assert "On none of 2 seeds could the Newton step be taken." in decided[claim].evidence
         assert "λ_min(H) ≤ -22" in decided[claim].evidence
-        assert "ε = 8.00·10⁶" in report._plain(decided[claim].evidence)
+        assert "ε = 8.00·10⁶" in markup.plain_text(decided[claim].evidence)
     assert (decided["C1b"].word, decided["C1b"].evidence[:11]) == ("not yet tested", "The section")
     ablation = made(experiment="paper-cpu", dataset="cifar10", section="06_ablations", settings=LARGE)
     write_record(ablation, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "06_ablations"))
-    assert report._decide(report.collect(tmp_path)[0])["C10"].word == "not yet tested"
-    words = report._worth(setup)
+    assert section_page.decided_claims(collection.collect(tmp_path)[0])["C10"].word == "not yet tested"
+    words = front_page.worth_table(setup)
     assert "Test accuracy (with BatchNorm's statistics taken anew): without noise 70.0 % (80.0 %); with" in words
     assert "the Newton step is undefined" in words
 
@@ -418,9 +435,9 @@ def test_one_seed_with_a_step_is_enough_to_judge_by_the_rules(tmp_path):
     step = Metric(metric="accuracy", value=0.5, method="newton", split="test")
     for one in (refused(0, -22), stepped.model_copy(update={"metrics": [*stepped.metrics, step]})):
         write_record(one, record_path(tmp_path / "results", "paper-cpu", "cifar10", one.seed, "11_scale"))
-    (setup,) = report.collect(tmp_path)
+    (setup,) = collection.collect(tmp_path)
     assert verdicts.undefined_step(setup.metrics) is None
-    assert "assumption violated" not in {verdict.word for verdict in report._decide(setup).values()}
+    assert "assumption violated" not in {verdict.word for verdict in section_page.decided_claims(setup).values()}
 
 
 ANEW = "newton, λ = 10, statistics of D_r first"
@@ -446,7 +463,7 @@ def test_a_step_that_was_refused_is_told_from_one_that_a_run_did_not_come_to(tmp
     for seed in (0, 1, 2):
         record = with_steps(seed, reached=seed == 2)
         write_record(record, record_path(tmp_path / "results", "paper-cpu", "cifar10", seed, "11_scale"))
-    (setup,) = report.collect(tmp_path)
+    (setup,) = collection.collect(tmp_path)
     frame = setup.sections["11_scale"].frame
     steps = tables("11_scale", frame)["The Newton step at every λ"].set_index(["λ", "BatchNorm's statistics"])
     assert steps["seeds with a step"].to_dict() == {
@@ -455,7 +472,7 @@ def test_a_step_that_was_refused_is_told_from_one_that_a_run_did_not_come_to(tmp
         ("10", "of D_r"): "0 of 1",
     }
     assert steps.loc[("20,000", "as trained"), "‖step‖"] == "2.00·10⁻⁵"
-    assert report.reasons(frame) == [
+    assert section_page.reasons(frame) == [
         "**newton, λ = 10** (3 of 3 seeds): λ_min(H) ≤ -30.0",
         f"**{ANEW}** (2 of 3 seeds): {UNREACHED}: too late",
         f"**{ANEW}** (1 of 3 seeds): λ_min ≤ -12",
@@ -463,10 +480,10 @@ def test_a_step_that_was_refused_is_told_from_one_that_a_run_did_not_come_to(tmp
     models = tables("11_scale", frame)["Models"]["model"].tolist()
     assert "newton" in models
     assert not [name for name in models if name.startswith("newton, ")]
-    labels = [text.get_text() for text in FIGURES["11_scale"](frame).axes[0].get_yticklabels()]
+    labels = [text.get_text() for text in chapters.figure("11_scale")(frame).axes[0].get_yticklabels()]
     assert labels == ["newton + noise", "original + noise", "retrain", "newton"]
     shorter = frame[(frame["seed"] == 0) | (frame["method"] != "retrain")]
-    labels = [text.get_text() for text in FIGURES["11_scale"](shorter).axes[0].get_yticklabels()]
+    labels = [text.get_text() for text in chapters.figure("11_scale")(shorter).axes[0].get_yticklabels()]
     assert labels == ["newton + noise", "original + noise", "retrain (1 of 3 seeds)", "newton"]
     facts = tables("11_scale", frame)["What is computed on what"].set_index("quantity")[""]
     assert facts["λ_max, at least"].startswith("7,001")
@@ -477,7 +494,7 @@ def test_a_step_that_no_run_came_to_is_not_called_undefined(tmp_path):
     late = Metric(metric="accuracy", value=None, method="newton", note=f"{UNREACHED}: too late")
     record = large().model_copy(update={"metrics": [late]})
     write_record(record, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "11_scale"))
-    assert verdicts.undefined_step(report.collect(tmp_path)[0].metrics) is None
+    assert verdicts.undefined_step(collection.collect(tmp_path)[0].metrics) is None
 
 
 def test_the_noise_that_costs_a_point_and_what_it_certifies_are_of_the_same_seeds(tmp_path):
@@ -488,15 +505,15 @@ def test_the_noise_that_costs_a_point_and_what_it_certifies_are_of_the_same_seed
         ]
         ablation = made(section="06_ablations", seed=seed, metrics=metrics)
         write_record(ablation, record_path(tmp_path / "results", "quick", "digits", seed, "06_ablations"))
-    (setup,) = report.collect(tmp_path)
-    assert "σ = 0.0250 ± 0.0071, which certifies ε = 300,000 ± 141,421 " in report._one_point(setup)
+    (setup,) = collection.collect(tmp_path)
+    assert "σ = 0.0250 ± 0.0071, which certifies ε = 300,000 ± 141,421 " in front_page._one_point(setup)
 
 
 def test_a_section_of_its_own_is_not_overruled_by_the_combined_one(tmp_path):
     write_record(large(), record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "11_scale"))
     own = large().model_copy(update={"section": "03_unlearning", "metrics": [Metric(metric="epsilon", value=7.0)]})
     write_record(own, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "03_unlearning"))
-    (setup,) = report.collect(tmp_path)
+    (setup,) = collection.collect(tmp_path)
     frame = setup.metrics
     assert frame[frame["section"] == "03_unlearning"]["value"].tolist() == [7.0]
     assert len(frame[frame["section"] == "04_attacks"]) == len(frame[frame["section"] == "11_scale"])
@@ -510,7 +527,7 @@ BOUND = {
 }
 DAMPINGS = (10.0, 20000.0, 1e6)
 WIGGLE = (0.0, 1.0, -0.4)
-RENEWED = f"{verdicts.NETWORK}{verdicts.ANEW}"
+RENEWED = f"{evidence.NETWORK}{evidence.ANEW}"
 
 
 def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=1e-5, solved=1.0, authors=None):
@@ -524,11 +541,11 @@ def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=
         "distance_original": 24.0, "norm": 20.0, "projected": 1.0, "trivial_bound": 40.0, "right_hand_side": 29.0,
     }  # fmt: skip
     found = []
-    for method, factor in ((verdicts.NETWORK, 1.0), (RENEWED, 0.5)):
+    for method, factor in ((evidence.NETWORK, 1.0), (RENEWED, 0.5)):
         found += [Metric(metric=metric, value=factor * value, method=method) for metric, value in constants.items()]
-    for label, refused in (("", True), (verdicts.ANEW, False)):
-        for form in ("", verdicts.FORGET_FORM):
-            method = f"{verdicts.NETWORK}{form}{label}"
+    for label, refused in (("", True), (evidence.ANEW, False)):
+        for form in ("", evidence.FORGET_FORM):
+            method = f"{evidence.NETWORK}{form}{label}"
             for point, bound, error in zip(DAMPINGS, bounds, errors, strict=True):
                 keys = {"method": method, "axis": "damping", "point": point}
                 found.append(Metric(metric="bound", value=None if refused and point == 10 else bound, **keys))
@@ -547,7 +564,7 @@ def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=
         values = {"claim_seconds": seconds, "claim_residual": 0.1, "distance_to_retrained": 23.9, "timed_alone": 0.0}
         found += [Metric(metric=metric, value=value, method=solver) for metric, value in values.items()]
     if authors is None:
-        found.append(Metric(metric="seconds", value=None, method=verdicts.AUTHORS, note="LiSSA diverges at step 3"))
+        found.append(Metric(metric="seconds", value=None, method=evidence.AUTHORS, note="LiSSA diverges at step 3"))
     else:
         values = {
             "seconds": authors * (1 + 0.01 * wiggle),
@@ -555,7 +572,7 @@ def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=
             "distance_to_retrained": 12.0 + 0.01 * wiggle,
         }
         values["timed_alone"] = 0.0
-        found += [Metric(metric=metric, value=value, method=verdicts.AUTHORS) for metric, value in values.items()]
+        found += [Metric(metric=metric, value=value, method=evidence.AUTHORS) for metric, value in values.items()]
     return made(
         experiment="paper", dataset="cifar10", section="11_bound", seed=seed, settings=BOUND, metrics=found
     )  # fmt: skip
@@ -564,7 +581,7 @@ def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=
 def setup_of(folder, *records):
     for one in records:
         write_record(one, record_path(folder / "results", one.experiment, one.dataset, one.seed, one.section))
-    (setup,) = report.collect(folder)
+    (setup,) = collection.collect(folder)
     return setup
 
 
@@ -585,7 +602,7 @@ def test_the_claims_on_the_bound_are_decided_from_the_record_of_a_large_network(
     setup = setup_of(
         tmp_path, *(bounded(seed, bounds, (*errors[:2], errors[2]), spread * (1 + seed)) for seed in range(3))
     )
-    decided = report._decide(setup)
+    decided = section_page.decided_claims(setup)
     assert (decided["C1b"].word, decided["C2"].word) == words
     for claim in ("C1b", "C2"):
         assert "over 5,000 retained samples" in decided[claim].evidence
@@ -594,7 +611,7 @@ def test_the_claims_on_the_bound_are_decided_from_the_record_of_a_large_network(
 
 
 def test_one_seed_of_a_large_network_decides_nothing_about_the_bound(tmp_path):
-    decided = report._decide(setup_of(tmp_path, bounded(0)))
+    decided = section_page.decided_claims(setup_of(tmp_path, bounded(0)))
     assert {decided[claim].word for claim in ("C1a", "C1b", "C2", "C3", "C5a", "C9a")} == {"not yet tested"}
 
 
@@ -604,13 +621,13 @@ def test_the_bound_on_a_smooth_network_is_no_mere_number(tmp_path):
         metrics = [m.model_copy(update={"value": 0.0}) if m.metric == "relu" else m for m in one.metrics]
         return one.model_copy(update={"metrics": metrics})
 
-    decided = report._decide(setup_of(tmp_path, *map(smooth, range(3))))
+    decided = section_page.decided_claims(setup_of(tmp_path, *map(smooth, range(3))))
     assert "over 5,000 retained samples" in decided["C1b"].evidence
     assert "ReLU" not in decided["C1b"].evidence
 
 
 def test_solvers_on_a_large_network_are_judged_by_their_own_steps_and_not_called_idle(tmp_path):
-    decided = report._decide(setup_of(tmp_path, *(bounded(seed, solved=7.0) for seed in range(3))))
+    decided = section_page.decided_claims(setup_of(tmp_path, *(bounded(seed, solved=7.0) for seed in range(3))))
     assert (decided["C4b"].word, decided["C4c"].word) == ("holds but says nothing", "does not hold")
     for claim in ("C4b", "C4c"):
         assert "not on an idle machine" in decided[claim].evidence
@@ -635,7 +652,9 @@ def test_lissa_with_the_authors_constants_is_judged_within_the_record_that_has_i
         )
         for seed in range(3)
     ]
-    one = report._decide(setup_of(tmp_path, *others, *(bounded(seed, authors=seconds) for seed in range(3))))["C4a"]
+    one = section_page.decided_claims(
+        setup_of(tmp_path, *others, *(bounded(seed, authors=seconds) for seed in range(3)))
+    )["C4a"]
     assert (one.word, one.seeds) == (word, 3)
     assert "removes 50 %" in one.evidence
 
@@ -652,15 +671,15 @@ def test_of_a_number_that_two_sections_have_the_first_ones_counts_and_their_own_
         }
     )
     setup = setup_of(tmp_path, bounded(0), combined)
-    rows = figures.select(setup.metrics, section="03_unlearning", metric="distance_to_retrained").set_index("method")
+    rows = query.select(setup.metrics, section="03_unlearning", metric="distance_to_retrained").set_index("method")
     assert rows.loc["original", "value"] == 25.0
     assert rows.loc["newton", "value"] == 24.5
     assert rows.loc["lissa", "value"] == 23.9
-    stood_for = {name for name, others in report.STAND_INS.items() if others != ("11_sweeps",)}
+    stood_for = {name for name, others in collection.STAND_INS.items() if others != ("11_sweeps",)}
     assert set(setup.metrics["section"]) == {"11_scale", "11_bound", *stood_for}
     own = combined.model_copy(update={"section": "03_unlearning", "metrics": combined.metrics[1:]})
     rows = setup_of(tmp_path, own).metrics
-    rows = figures.select(rows, section="03_unlearning", metric="distance_to_retrained")
+    rows = query.select(rows, section="03_unlearning", metric="distance_to_retrained")
     assert rows["method"].tolist() == ["newton"]
 
 
@@ -683,12 +702,12 @@ def test_the_page_of_the_bound_has_the_papers_table_for_each_kind_of_statistics(
     assert solvers.loc["lissa", ["system (s)", "relative residual"]].tolist() == ["2.004 ± 0.014", "0.1"]
     assert solvers.loc["lissa, λ and constants of the authors' code"].unique().tolist() == ["—"]
     assert "with the gradient (s)" not in solvers
-    text = report._section_fragment(setup, "11_bound", {}, tmp_path, {})
+    text = section_page.section_fragment(setup, "11_bound", {}, tmp_path, {})
     assert "Shortened: Hessian on 5,000 samples." in text
     assert "LiSSA diverges at step 3" in text
     shown = [line.split()[1] for line in text.splitlines() if line.startswith(":::{admonition} C")]
     assert shown == ["C1b:", "C2:", "C4b:", "C4c:"]
-    axes = FIGURES["11_bound"](frame).axes
+    axes = chapters.figure("11_bound")(frame).axes
     assert [panel.get_title() for panel in axes] == ["BatchNorm's statistics as trained", "statistics of D_r"]
     labels = axes[0].get_legend_handles_labels()[1]
     assert set(labels) == {
@@ -699,19 +718,19 @@ def test_the_page_of_the_bound_has_the_papers_table_for_each_kind_of_statistics(
 def test_a_network_without_batchnorm_has_one_table_and_one_panel(tmp_path):
     def plain(seed):
         one = bounded(seed)
-        return one.model_copy(update={"metrics": [m for m in one.metrics if verdicts.ANEW not in m.method]})
+        return one.model_copy(update={"metrics": [m for m in one.metrics if evidence.ANEW not in m.method]})
 
     frame = setup_of(tmp_path, *map(plain, range(3))).sections["11_bound"].frame
     assert [title for title in tables("11_bound", frame) if "Table 3" in title] == ["Table 3: bound and error"]
-    assert [panel.get_title() for panel in FIGURES["11_bound"](frame).axes] == [""]
+    assert [panel.get_title() for panel in chapters.figure("11_bound")(frame).axes] == [""]
 
 
 def test_a_dataset_without_records_has_the_reason_and_the_command(shortened):
-    text = report._absent([shortened])
+    text = setups_page.absent_setups([shortened])
     assert "**SVHN**: its files were not at hand where these results were made, and a GPU is needed." in text
     assert "`cdu data fetch svhn && make paper` fills its rows." in text
     assert "CIFAR-10" not in text
-    assert "**CIFAR-10**: not run yet" in report._absent([])
+    assert "**CIFAR-10**: not run yet" in setups_page.absent_setups([])
 
 
 def audited(gaussian):
@@ -734,7 +753,7 @@ def audited(gaussian):
 )
 def test_the_front_page_says_how_far_an_audit_got(tmp_path, gaussian, words):
     write_record(audited(gaussian), record_path(tmp_path / "results", "quick", "digits", 0, "10_audit"))
-    text = report._audited(report.collect(tmp_path)[0])
+    text = front_page.audited_table(collection.collect(tmp_path)[0])
     assert words in text
     assert "1 audits of certificates by 1 methods" in text
     assert "Of 1 planted errors, each too little noise, caught: 1 (a method wrong); of 1 with the right" in text
@@ -744,7 +763,7 @@ def test_what_the_compute_page_says_of_the_releases_at_the_smallest_epsilon(setu
     """The sentences below the table are typed by hand: this holds them against the records."""
     like_noise = ("output perturbation", "Newton step", "rewind")
     for setup in (one for one in setups if "03_methods" in one.sections):
-        found = report.beside_starts(setup.sections["03_methods"].frame)
+        found = front_page.beside_starts(setup.sections["03_methods"].frame)
         for method in like_noise:
             for difference in found[method, "from noise"].values():
                 assert abs(difference.mean()) <= (1 / 300 + 1e-9 if setup.dataset == "digits" else 0.0015)
@@ -762,17 +781,17 @@ def test_what_the_compute_page_says_of_the_releases_at_the_smallest_epsilon(setu
 
 
 def test_the_table_beside_the_starts_has_an_interval_unless_all_seeds_agree(setups):
-    assert report._points(Interval(0.001, 0.002, 3)) == "+0.10 ± 0.20"
-    assert report._points(Interval(-0.001, 0.0, 3)) == "-0.10"
-    assert report._points(Interval(-0.001, float("inf"), 1)) == "-0.10"
+    assert front_page._points(Interval(0.001, 0.002, 3)) == "+0.10 ± 0.20"
+    assert front_page._points(Interval(-0.001, 0.0, 3)) == "-0.10"
+    assert front_page._points(Interval(-0.001, float("inf"), 1)) == "-0.10"
     (digits,) = [one for one in setups if one.title == "digits"]
-    table = report._beside_starts(digits)
+    table = front_page.starts_table(digits)
     assert "| Newton step" in table
     assert "linear" not in table
 
 
 def test_every_page_that_quotes_what_is_in_no_record_is_listed():
-    book = report.repository() / "book"
+    book = repository.repository() / "book"
     words = ("not in the records", "outside the records", "leaves no record", "a record of the history")
     quoting = {
         page.name

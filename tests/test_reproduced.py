@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from cdu import report, reproduced
 from cdu.errors import CduError
-from cdu.records import record_path, write_record
+from cdu.experiments import reproduced
+from cdu.experiments.records import record_path, write_record
+from cdu.report import provenance_page
+from cdu.verification import verify
 from test_records import record
 
 
@@ -32,12 +34,12 @@ def run(folder, *, dirty=False, cpu="x", commit="d" * 40, seeds=(0, 1)):
 
 def test_a_batch_is_noted_in_place_of_an_earlier_one_of_its_platform(tmp_path):
     run(tmp_path / "runs")
-    reproduced.note("quick", verified(), tmp_path / "runs", tmp_path)
+    verify.note("quick", verified(), tmp_path / "runs", tmp_path)
     run(tmp_path / "runs", cpu="y")
-    reproduced.note("quick", verified(equal=7), tmp_path / "runs", tmp_path)
+    verify.note("quick", verified(equal=7), tmp_path / "runs", tmp_path)
     run(tmp_path / "runs", commit="e" * 40)
     changed = [SimpleNamespace(words="C6: other")]
-    reproduced.note("quick", verified(equal=9, changed=changed), tmp_path / "runs", tmp_path)
+    verify.note("quick", verified(equal=9, changed=changed), tmp_path / "runs", tmp_path)
     found = reproduced.read(tmp_path)
     assert {(one.processor, one.commit[0], one.runs[0].equal) for one in found} == {("x", "e", 9), ("y", "d", 7)}
     assert [one.changed for one in found if one.processor == "x"] == [["C6: other"]]
@@ -54,7 +56,7 @@ def test_a_batch_is_noted_in_place_of_an_earlier_one_of_its_platform(tmp_path):
 def test_what_names_no_code_or_failed_is_not_noted(tmp_path, made, verification, message):
     run(tmp_path / "runs", **made)
     with pytest.raises(CduError, match=message):
-        reproduced.note("quick", verification, tmp_path / "runs", tmp_path)
+        verify.note("quick", verification, tmp_path / "runs", tmp_path)
     assert reproduced.read(tmp_path) == []
 
 
@@ -62,7 +64,7 @@ def test_runs_of_two_commits_are_not_noted(tmp_path):
     run(tmp_path / "runs", seeds=(0,))
     run(tmp_path / "runs", seeds=(1,), commit="e" * 40)
     with pytest.raises(CduError, match="of 2 kinds"):
-        reproduced.note("quick", verified(), tmp_path / "runs", tmp_path)
+        verify.note("quick", verified(), tmp_path / "runs", tmp_path)
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -73,12 +75,12 @@ def test_a_damaged_file_is_named(tmp_path):
 
 def test_provenance_says_where_and_how_exactly(tmp_path):
     run(tmp_path / "runs")
-    reproduced.note("quick", verified(equal=9), tmp_path / "runs", tmp_path)
+    verify.note("quick", verified(equal=9), tmp_path / "runs", tmp_path)
     known = reproduced.read(tmp_path)
     records = [record().model_copy(update={"seed": seed}) for seed in (0, 1, 2)]
-    assert report._reproduced(records, known) == "dddddddddd, x: 2 of 3 seeds, 18 of 20 numbers to the bit"
-    assert report._reproduced(records[2:], known) == "—"
-    table = report._platforms(known)
+    assert provenance_page._reproduced(records, known) == "dddddddddd, x: 2 of 3 seeds, 18 of 20 numbers to the bit"
+    assert provenance_page._reproduced(records[2:], known) == "—"
+    table = provenance_page.platforms_table(known)
     assert "| quick | x | 02_training | 2 | 20 | 90.0 | 0.5 |" in " ".join(table.split())
     assert "no verdict changed its word" in table
-    assert report._platforms([]).startswith("Nothing was computed again")
+    assert provenance_page.platforms_table([]).startswith("Nothing was computed again")

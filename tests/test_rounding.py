@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch.nn.functional import cross_entropy
 
-from cdu import convex
 from cdu.certification import budget_bound, certify, gaussian_epsilon, trivial_bound
 from cdu.certification.amplification import coupled_distance, langevin_bound, noisy_fine_tuning_bound
 from cdu.certification.rounding import (
@@ -27,22 +26,25 @@ from cdu.certification.rounding import (
     squared_gradient_rounding,
     step_rounding,
 )
-from cdu.config import repository
-from cdu.data import Samples, load
+from cdu.data.datasets import load
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.models import LogisticRegression
-from cdu.objective import Objective, parameter_vector
-from cdu.records import read_record
-from cdu.references import reference
+from cdu.experiments.records import read_record
+from cdu.experiments.repository import repository
+from cdu.models import losses
+from cdu.models.architectures import LogisticRegression
+from cdu.models.objective import Objective, parameter_vector
+from cdu.models.training import project
 from cdu.seeding import generator
-from cdu.training import project
-from cdu.unlearning import Problem, Update, distance_bound, publish, publish_at
-from cdu.unlearning.certified_removal import CertifiedRemoval
-from cdu.unlearning.fixed_features import GRADIENT_NORM, NORM, LinearTask
-from cdu.unlearning.langevin import Langevin
+from cdu.unlearning.methods.certified_removal import CertifiedRemoval
+from cdu.unlearning.methods.fixed_features import GRADIENT_NORM, NORM, LinearTask
+from cdu.unlearning.methods.langevin import Langevin
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.rewind import RewindLinear, descend
 from cdu.unlearning.noise import draw_noise, noise_norm
-from cdu.unlearning.original import Original
-from cdu.unlearning.rewind import RewindLinear, descend
+from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.references import reference
+from cdu.unlearning.release import distance_bound, publish, publish_at
 
 
 def digits_problem(dtype=torch.float32, forget=100):
@@ -76,7 +78,7 @@ def test_a_gradient_in_single_precision_is_within_its_bound_of_the_one_in_double
     targets = torch.randint(classes, (count,), generator=source)
     w = torch.randn(classes * (features + 1), generator=source)
     w = w * (length / w.norm())
-    loss = cross_entropy if kind == "softmax" else convex.squared_error
+    loss = cross_entropy if kind == "softmax" else losses.squared_error
 
     def gradient(dtype):
         objective = Objective(LogisticRegression(features, classes).to(dtype), loss, l2=l2)
@@ -224,7 +226,7 @@ def test_a_bound_of_exact_arithmetic_certifies_no_program():
 def test_noise_below_the_weights_rounding_is_refused_on_every_path():
     problem = digits_problem()
     w = problem.w_star / problem.w_star.abs().max()
-    small = Update(w, 0.0, bound=budget_bound(1e-8), rounding=0.0, radius=math.inf)
+    small = UnlearningResult(w, 0.0, bound=budget_bound(1e-8), rounding=0.0, radius=math.inf)
     for path in (
         lambda: publish(problem, small, generator(0), 1e-8),
         lambda: publish_at(problem, small, generator(0), 1.0),
@@ -236,7 +238,7 @@ def test_noise_below_the_weights_rounding_is_refused_on_every_path():
 def test_half_precision_is_refused():
     problem = digits_problem()
     with pytest.raises(CduError, match=r"of type torch.float16, whose rounding swallows noise"):
-        publish(problem, Update(problem.w_star.half(), 0.0), generator(0), 1.0)
+        publish(problem, UnlearningResult(problem.w_star.half(), 0.0), generator(0), 1.0)
 
 
 @given(st.just(0.0) | st.floats(1e-150, 1e3), st.floats(0, 1e-3))

@@ -7,12 +7,13 @@ from scipy.sparse.linalg import LinearOperator, cg, eigsh
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from cdu.canaries import FOLDER
-from cdu.config import load_experiment, repository
-from cdu.records import read_record
-from cdu.scenario import Scenario
+from cdu.data.samples import part_of
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.records import read_record
+from cdu.experiments.repository import repository
+from cdu.experiments.setup import Setup
 from cdu.seeding import generator
-from cdu.subsampled import part_of
+from cdu.verification.canaries import FOLDER
 
 #: As for canaries of networks with BatchNorm: the record is of single precision, and of another processor.
 CLOSE = 3e-2
@@ -55,7 +56,7 @@ def test_the_sections_numbers_are_those_of_a_direct_computation(tmp_path):
     folder = repository() / FOLDER
     record = read_record(folder / "batchnorm" / "digits" / "seed-0" / "11_bound.json")
     known = {(one.metric, one.method, one.point): one.value for one in record.metrics}
-    scenario = Scenario(load_experiment(str(folder / "batchnorm.yaml")), "digits", 0, tmp_path, torch.device("cpu"))
+    scenario = Setup(load_experiment(str(folder / "batchnorm.yaml")), "digits", 0, tmp_path, torch.device("cpu"))
     original, retrained = scenario.original, scenario.retrained
     w, target = original.w.double(), retrained.w.double()
     part = part_of(scenario.retain, 200, generator(0, "hessian"))

@@ -10,24 +10,21 @@ from dp_accounting.pld import PLDAccountant
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdu import convex, sequential
-from cdu.certification import (
-    budget_bound,
-    certify,
-    composed_sensitivity,
-    gaussian_delta,
-    required_sigma,
-    trivial_bound,
-)
-from cdu.config import load_experiment
-from cdu.data import Samples
+from cdu.certification import budget_bound, certify, composed_sensitivity, gaussian_delta, required_sigma, trivial_bound
+from cdu.curvature import minimise
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.models import LogisticRegression
-from cdu.objective import Objective
-from cdu.scenario import Scenario
-from cdu.sequential import Request, answers, requests
-from cdu.training import project
-from cdu.unlearning import NewtonStep, Original, Problem, Update
+from cdu.experiments import kept_requests
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.setup import Setup
+from cdu.models import losses
+from cdu.models.architectures import LogisticRegression
+from cdu.models.objective import Objective
+from cdu.models.training import project
+from cdu.unlearning.methods.newton import NewtonStep
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.requests import Request, answers, requests
 from conftest import network, random_samples
 
 FEATURES, CLASSES, COUNT, L2 = 5, 3, 60, 0.1
@@ -97,7 +94,7 @@ def test_a_longer_sequence_deletes_the_same_samples(seed):
 @pytest.mark.parametrize("form", ["retain", "forget"])
 def test_on_a_quadratic_every_iterate_is_the_retrained_model(seed, form):
     """The undamped step is exact, whatever the number of requests, in both forms."""
-    objective, samples = linear(convex.squared_error, seed)
+    objective, samples = linear(losses.squared_error, seed)
     problem = problem_of(objective, samples, ridge_solution(samples))
     chain = answers(problem, asked(samples, 20, 10, seed), NewtonStep(0.0, "exact", form), unsafe_seed=seed)
     moved = 0.0
@@ -110,7 +107,7 @@ def test_on_a_quadratic_every_iterate_is_the_retrained_model(seed, form):
 
 def test_from_the_noisy_release_a_quadratic_forgets_the_noise():
     """Newton's step leads to the minimiser from anywhere, so that only a release's own noise is left in it."""
-    objective, samples = linear(convex.squared_error)
+    objective, samples = linear(losses.squared_error)
     problem = problem_of(objective, samples, ridge_solution(samples))
     step = NewtonStep(0.0, "exact")
     starts = []
@@ -126,7 +123,7 @@ def test_from_the_noisy_release_a_quadratic_forgets_the_noise():
 def test_the_two_forms_agree_at_an_optimum_and_not_elsewhere(seed):
     objective, samples = linear(torch.nn.functional.cross_entropy, seed)
     start = torch.zeros(objective.size, dtype=torch.float64)
-    optimum = convex.minimise(objective, samples, start, 1e-13).w
+    optimum = minimise.minimise(objective, samples, start, 1e-13).w
 
     def first(w, form):
         step = NewtonStep(1.0, "exact", form)
@@ -141,12 +138,12 @@ def test_the_two_forms_agree_at_an_optimum_and_not_elsewhere(seed):
 def test_on_softmax_every_iterate_is_nearer_to_retraining_than_doing_nothing(radius):
     objective, samples = linear(torch.nn.functional.cross_entropy)
     start = torch.zeros(objective.size, dtype=torch.float64)
-    optimum = convex.minimise(objective, samples, start, 1e-12).w
+    optimum = minimise.minimise(objective, samples, start, 1e-12).w
     problem = problem_of(objective, samples, project(optimum, radius), radius)
     last = list(answers(problem, asked(samples, 20, 10), NewtonStep(0.0, "exact")))[-1]
     assert last.iterate.norm() <= radius
     if radius > optimum.norm():
-        retrained = convex.minimise(objective, last.request.retain, optimum, 1e-12).w
+        retrained = minimise.minimise(objective, last.request.retain, optimum, 1e-12).w
         assert (last.iterate - retrained).norm() < 0.05 * (optimum - retrained).norm()
 
 
@@ -186,7 +183,7 @@ def test_every_release_has_noise_of_its_own_and_models_are_compared_at_the_same(
     noise = [answer.release(1.0).w - answer.iterate for answer in found]
     assert abs(noise[0].std().item() - 1) < 4 / math.sqrt(2 * len(w))
     assert not torch.allclose(noise[0], noise[1])
-    other = found[0].release(2.0, update=Update(0.5 * w, 0.0)).w - 0.5 * w
+    other = found[0].release(2.0, update=UnlearningResult(0.5 * w, 0.0)).w - 0.5 * w
     assert torch.allclose(other, 2 * noise[0])
     assert torch.equal(found[0].release().w, found[0].iterate)
 
@@ -200,7 +197,7 @@ def test_no_two_releases_of_an_answer_give_its_iterate_away():
     assert (2 * first - second - one.iterate).norm() > 0.5 * math.sqrt(8 * len(w))
     assert torch.equal(one.release(1.0).w, first)
     with pytest.raises(CduError, match="two updates with one secret draw would give their difference away"):
-        one.release(1.0, update=Update(w, 0.0))
+        one.release(1.0, update=UnlearningResult(w, 0.0))
     with pytest.raises(CduError, match=r"delta = 0\.5 is not between 0 and one over the number of samples"):
         one.release(1.0, delta=0.5)
     assert repr(one.seed) not in repr(one)
@@ -219,13 +216,13 @@ def test_the_epsilon_of_all_releases_is_dp_accountings(releases, sigma):
 
 
 def test_a_refused_request_ends_the_chain_after_those_before_it():
-    objective, samples = linear(convex.squared_error)
+    objective, samples = linear(losses.squared_error)
     problem = problem_of(objective, samples, ridge_solution(samples))
 
     def refusing(given, generator):
         if len(given.retain) < 52:
             raise CduError("no more")
-        return Update(given.w_star, 0.0)
+        return UnlearningResult(given.w_star, 0.0)
 
     chain = answers(problem, asked(samples, 20, 10), refusing)
     assert [next(chain).request.number for _ in range(4)] == [1, 2, 3, 4]
@@ -240,7 +237,7 @@ def test_updates_are_kept_and_not_computed_twice(tmp_path):
     experiment = experiment.model_copy(
         update={"datasets": {"digits": settings.model_copy(update={"training": recipe})}}
     )
-    scenario = Scenario(experiment, "digits", 0, tmp_path, torch.device("cpu"))
+    scenario = Setup(experiment, "digits", 0, tmp_path, torch.device("cpu"))
     calls = []
 
     class Counted(NewtonStep):
@@ -250,7 +247,7 @@ def test_updates_are_kept_and_not_computed_twice(tmp_path):
 
     def chain(damping=20.0, count=3, sigma=0.0, stop=3):
         method = Counted(damping)
-        kept = sequential.keeper(scenario, method, count, sigma)
+        kept = kept_requests.keeper(scenario, method, count, sigma)
         parts = requests(scenario.data.train, scenario.split.train, scenario.split.forget, count, 0)
         return list(itertools.islice(answers(scenario.problem(), parts, method, sigma, kept, unsafe_seed=0), stop))
 
@@ -275,10 +272,10 @@ def test_updates_are_kept_and_not_computed_twice(tmp_path):
 
 def test_what_a_keeper_would_lose_is_not_kept():
     w = torch.zeros(3)
-    assert set(sequential._tensors(Update(w, 0.0))) == {"w", "facts"}
+    assert set(kept_requests._tensors(UnlearningResult(w, 0.0))) == {"w", "facts"}
     for more in ({"excuse": "no proof"}, {"radius": 1.0}, {"bound": budget_bound(1.0)}, {"model": torch.nn.ReLU()}):
         with pytest.raises(CduError, match="brings more, which would be lost"):
-            sequential._tensors(Update(w, 0.0, **more))
+            kept_requests._tensors(UnlearningResult(w, 0.0, **more))
 
 
 def test_a_step_is_given_what_is_left_after_the_request_and_what_it_deletes():
@@ -287,7 +284,7 @@ def test_a_step_is_given_what_is_left_after_the_request_and_what_it_deletes():
 
     def method(given, generator):
         seen.append((len(given.retain), len(given.forget), given.stopped))
-        return Update(given.w_star, 0.0)
+        return UnlearningResult(given.w_star, 0.0)
 
     objective, w, _ = network("mlp")
     problem = problem_of(objective, samples, w)

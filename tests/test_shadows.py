@@ -7,23 +7,15 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from cdu import shadows, training
-from cdu.config import ModelSettings, TrainingSettings
 from cdu.errors import CduError
-from cdu.models import build
-from cdu.objective import Objective
-from cdu.shadows import (
-    Inference,
-    draw_pool,
-    keep,
-    likelihood_ratio_attack,
-    roc,
-    scaled_logit,
-    train_in_turn,
-    train_shadows,
-    train_together,
-)
-from cdu.training import train
+from cdu.evaluation import lira
+from cdu.evaluation.lira import Inference, draw_pool, likelihood_ratio_attack, roc, scaled_logit
+from cdu.models import batched_training, training
+from cdu.models.architectures import ModelSettings, build
+from cdu.models.batched_training import train_batched, train_one_by_one, train_shadows
+from cdu.models.objective import Objective
+from cdu.models.training import TrainingSettings, train
+from cdu.storage import kept_tensors
 from conftest import NETWORKS as ALL_NETWORKS
 from conftest import counted, random_samples
 
@@ -49,10 +41,10 @@ def rows(count, size, seed):
 @pytest.mark.parametrize("radius", [0.9, 100.0])  # the projection active in every step, and never
 @pytest.mark.parametrize("cache", [1, 2600, 2**22])  # one network at once, two, all
 def test_networks_that_are_trained_together_are_those_trained_alone(monkeypatch, name, first, radius, cache):
-    monkeypatch.setattr(shadows, "CACHE_BYTES", cache)
+    monkeypatch.setattr(batched_training, "CACHE_BYTES", cache)
     samples, seeds, chosen = random_samples(SHAPE, 60, first), range(first, first + 4), rows(4, 43, first)
     recipe = TrainingSettings(epochs=4, batch_size=10, learning_rate=0.01, weight_decay=0.05, radius=radius)
-    together = train_together(models(name, seeds), samples, chosen, recipe, list(seeds)).w
+    together = train_batched(models(name, seeds), samples, chosen, recipe, list(seeds)).w
     for number, seed in enumerate(seeds):
         (model,) = models(name, [seed])
         alone = train(model, samples.subset(chosen[number]), recipe, seed).w
@@ -63,15 +55,15 @@ def test_networks_that_are_trained_together_are_those_trained_alone(monkeypatch,
 def test_in_single_precision_too():
     samples, chosen = random_samples(SHAPE, 60, 0).to(dtype=torch.float32), rows(3, 40, 0)
     recipe = TrainingSettings(epochs=5, batch_size=16)
-    together = train_together(models("mlp", range(3), torch.float32), samples, chosen, recipe, range(3)).w
+    together = train_batched(models("mlp", range(3), torch.float32), samples, chosen, recipe, range(3)).w
     alone = train(models("mlp", [2], torch.float32)[0], samples.subset(chosen[2]), recipe, 2).w
     assert (together[2] - alone).norm() <= 1e-5 * alone.norm()
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     samples, chosen, recipe = random_samples(SHAPE, 60, 0), rows(3, 40, 0), TrainingSettings(epochs=5, batch_size=16)
-    whole = train_together(models("mlp", range(3)), samples, chosen, recipe, range(3)).w
-    path, original, done = tmp_path / "shadows.safetensors", shadows._epoch, []
+    whole = train_batched(models("mlp", range(3)), samples, chosen, recipe, range(3)).w
+    path, original, done = tmp_path / "shadows.safetensors", batched_training._epoch, []
 
     def interrupted(*arguments):
         if len(done) == 6:  # two groups of networks, three epochs
@@ -79,18 +71,20 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
         done.append(arguments[-1])
         original(*arguments)
 
-    monkeypatch.setattr(shadows, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(shadows, "CACHE_BYTES", 2 * 16 * 16 * 8)
-    monkeypatch.setattr(shadows, "_epoch", interrupted)
+    monkeypatch.setattr(batched_training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(batched_training, "CACHE_BYTES", 2 * 16 * 16 * 8)
+    monkeypatch.setattr(batched_training, "_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_together(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
+        train_batched(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
     again = []
-    monkeypatch.setattr(shadows, "_epoch", lambda *arguments: (again.append(arguments[-1]), original(*arguments)))
-    resumed = train_together(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
+    monkeypatch.setattr(
+        batched_training, "_epoch", lambda *arguments: (again.append(arguments[-1]), original(*arguments))
+    )
+    resumed = train_batched(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
     assert again == [3, 3, 4, 4]
     assert torch.equal(resumed.w, whole)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    loaded = train_together(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
+    loaded = train_batched(models("mlp", range(3)), samples, chosen, recipe, range(3), path)
     assert again == [3, 3, 4, 4]
     assert torch.equal(loaded.w, whole)
     assert loaded.seconds == resumed.seconds > 0
@@ -99,12 +93,12 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
 def test_a_checkpoint_of_other_shadows_or_a_damaged_one_is_refused(tmp_path):
     samples, recipe = random_samples(SHAPE, 60, 0), TrainingSettings(epochs=1)
     path = tmp_path / "shadows.safetensors"
-    train_together(models("mlp", range(3)), samples, rows(3, 40, 0), recipe, range(3), path)
+    train_batched(models("mlp", range(3)), samples, rows(3, 40, 0), recipe, range(3), path)
     with pytest.raises(CduError, match="belongs to other shadow models"):
-        train_together(models("mlp", range(3)), samples, rows(3, 40, 1), recipe, range(3), path)
+        train_batched(models("mlp", range(3)), samples, rows(3, 40, 1), recipe, range(3), path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CduError, match="cannot be read"):
-        train_together(models("mlp", range(3)), samples, rows(3, 40, 0), recipe, range(3), path)
+        train_batched(models("mlp", range(3)), samples, rows(3, 40, 0), recipe, range(3), path)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +112,13 @@ def test_a_checkpoint_of_other_shadows_or_a_damaged_one_is_refused(tmp_path):
 )
 def test_networks_that_cannot_be_batched_are_refused(networks, message):
     with pytest.raises(CduError, match=message):
-        train_together(networks(), random_samples(SHAPE, 60, 0), rows(2, 40, 0), TrainingSettings(), range(2))
+        train_batched(networks(), random_samples(SHAPE, 60, 0), rows(2, 40, 0), TrainingSettings(), range(2))
 
 
 def test_a_training_that_diverges_says_which():
     samples, recipe = random_samples(SHAPE, 60, 0), TrainingSettings(epochs=1, learning_rate=1e300, radius=1e308)
     with pytest.raises(CduError, match=r"diverged in epoch 1 for seed \d+ .* lower the learning rate"):
-        train_together(models("mlp", range(2)), samples, rows(2, 40, 0), recipe, range(2))
+        train_batched(models("mlp", range(2)), samples, rows(2, 40, 0), recipe, range(2))
 
 
 # --- one after another ---------------------------------------------------------------------------------------------
@@ -146,8 +140,8 @@ def outputs(trained, samples):
 def test_networks_that_are_trained_in_turn_are_those_trained_together(name, first):
     samples, seeds, chosen = random_samples(SHAPE, 60, first), range(first, first + 3), rows(3, 43, first)
     recipe = TrainingSettings(epochs=4, batch_size=10, learning_rate=0.01, weight_decay=0.05, radius=2.0)
-    together = train_together(models(name, seeds), samples, chosen, recipe, list(seeds))
-    in_turn = train_in_turn(models(name, seeds), samples, chosen, recipe, list(seeds))
+    together = train_batched(models(name, seeds), samples, chosen, recipe, list(seeds))
+    in_turn = train_one_by_one(models(name, seeds), samples, chosen, recipe, list(seeds))
     torch.testing.assert_close(in_turn.w, together.w, rtol=1e-9, atol=1e-11)
     assert together.together
     assert not in_turn.together
@@ -192,7 +186,7 @@ def test_a_shadow_with_batchnorm_has_statistics_of_its_own_when_it_is_loaded_too
 
 def test_shadows_that_are_trained_are_not_trained_again_after_an_interruption(tmp_path, monkeypatch):
     samples, chosen = random_samples(IMAGE, 60, 0), rows(3, 40, 0)
-    path, original, begun = tmp_path / "shadows.safetensors", shadows.train, []
+    path, original, begun = tmp_path / "shadows.safetensors", training.train, []
 
     def interrupted(model, own, settings, seed, *rest):
         begun.append(seed)
@@ -200,12 +194,12 @@ def test_shadows_that_are_trained_are_not_trained_again_after_an_interruption(tm
             raise KeyboardInterrupt
         return original(model, own, settings, seed, *rest)
 
-    monkeypatch.setattr(shadows, "train", interrupted)
+    monkeypatch.setattr(batched_training, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_shadows(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3), path)
     assert begun == [0, 1, 2]
     assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr(shadows, "train", original)
+    monkeypatch.setattr(batched_training, "train", original)
     epochs = counted(monkeypatch, training, "_epoch")
     resumed = train_shadows(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3), path)
     assert [(arguments[-2], arguments[-1]) for arguments in epochs] == [(2, 0), (2, 1)]  # seed and epoch
@@ -229,8 +223,10 @@ def test_shadows_of_other_rows_seeds_or_settings_are_not_taken_for_these(tmp_pat
 
 def test_no_shadow_sees_the_other_half_of_the_pool(monkeypatch):
     samples, pool, seen = random_samples(IMAGE, 60, 0), draw_pool(60, 12, 4, 0), []
-    original = shadows.train
-    monkeypatch.setattr(shadows, "train", lambda model, own, *rest: (seen.append(own), original(model, own, *rest))[1])
+    original = training.train
+    monkeypatch.setattr(
+        batched_training, "train", lambda model, own, *rest: (seen.append(own), original(model, own, *rest))[1]
+    )
     train_shadows(batchnorm_models(range(4)), samples, pool.trained, BRIEF, range(4))
     for number, own in enumerate(seen):
         held = (samples.inputs[:, None] == own.inputs).flatten(2).all(dim=2).any(dim=1)
@@ -308,7 +304,7 @@ def test_below_so_many_shadows_all_targets_share_one_variance(monkeypatch):
     phi, members = exchangeable(10, 8, 2)
     shared = likelihood_ratio_attack(phi, members, phi, ~members)
     np.testing.assert_array_equal(shared.scores, likelihood_ratio_attack(phi, members, phi, ~members, False).scores)
-    monkeypatch.setattr(shadows, "OWN_VARIANCE", 10)
+    monkeypatch.setattr(lira, "OWN_VARIANCE", 10)
     own = likelihood_ratio_attack(phi, members, phi, ~members)
     np.testing.assert_array_equal(own.scores, likelihood_ratio_attack(phi, members, phi, ~members, True).scores)
     assert not np.allclose(own.scores, shared.scores)
@@ -324,7 +320,7 @@ def test_nothing_is_found_in_exchangeable_shadows(count, own):
         single.append(attack.vulnerability.mean())
     assert np.mean(areas) == pytest.approx(0.5, abs=0.01)
     assert np.mean(single) == pytest.approx(0.5, abs=0.01)
-    assert (count >= shadows.OWN_VARIANCE) is own
+    assert (count >= lira.OWN_VARIANCE) is own
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -409,9 +405,9 @@ def test_what_was_kept_is_not_computed_again(tmp_path):
         calls.append(1)
         return {"newton, ε = 1": torch.arange(6.0).view(2, 3)}
 
-    first, second = keep(path, compute), keep(path, compute)
+    first, second = kept_tensors(path, compute), kept_tensors(path, compute)
     assert len(calls) == 1
     assert torch.equal(first["newton, ε = 1"], second["newton, ε = 1"])
     path.write_bytes(b"{")
     with pytest.raises(CduError, match="delete it to compute it again"):
-        keep(path, compute)
+        kept_tensors(path, compute)

@@ -7,22 +7,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cdu import solvers
-from cdu.curvature import Hessian, extreme_eigenvalues, spectral_norm
-from cdu.errors import CduError
-from cdu.objective import Linearised
-from cdu.seeding import generator
-from cdu.solvers import (
-    SCALE_BATCHES,
-    SCALE_STEPS,
-    SolverError,
-    batch_scale,
+from cdu.curvature import exact as exact_solver
+from cdu.curvature.conjugate_gradient import (
     conjugate_gradient,
-    exact,
-    lissa,
     low_rank_preconditioner,
     preconditioned_conjugate_gradient,
 )
+from cdu.curvature.exact import exact
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lanczos import extreme_eigenvalues, spectral_norm
+from cdu.curvature.lissa import SCALE_BATCHES, SCALE_STEPS, _products_on, batch_scale, lissa
+from cdu.curvature.solution import SolverError
+from cdu.errors import CduError
+from cdu.models.objective import Linearised
+from cdu.seeding import generator
 from conftest import NARROWEST, NETWORKS, counted, network
 
 
@@ -363,10 +361,10 @@ def test_a_large_systems_refusal_names_about_the_same_eigenvalue(monkeypatch, se
     damping = -2 * torch.linalg.eigvalsh(matrix)[0].item()
     named = []
     for dense_up_to in (5000, 100):
-        monkeypatch.setattr(solvers, "DENSE_EIGENVALUES", dense_up_to)
+        monkeypatch.setattr(exact_solver, "DENSE_EIGENVALUES", dense_up_to)
         calls = []
         monkeypatch.setattr(
-            solvers, "extreme_eigenvalues", lambda *given, to=calls: to.append(1) or extreme_eigenvalues(*given)
+            exact, "extreme_eigenvalues", lambda *given, to=calls: to.append(1) or extreme_eigenvalues(*given)
         )
         with pytest.raises(SolverError) as caught:
             exact(operator + damping, vector)
@@ -532,7 +530,7 @@ def test_construction_is_part_of_the_cost(monkeypatch):
     assert inverse.hvp_samples == 6 * 15
     # Every pair of clock readings is one second apart.
     ticks = count()
-    monkeypatch.setattr("cdu.solvers.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr("cdu.curvature.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     plain = conjugate_gradient(operator, vector, 1e-8, preconditioner=inverse)
     solution = preconditioned_conjugate_gradient(operator, vector, generator(0), 1e-8, rank=6, samples=15)
     assert torch.equal(solution.x, plain.x)
@@ -602,12 +600,12 @@ def test_products_on_mini_batches_are_those_of_their_hessians(name, seed, repeat
     operator = Hessian(objective, w, samples) + 0.37
     vectors, rows = batches(operator, repeats, 4, seed)
     expected = products_one_by_one(operator, vectors, rows)
-    assert torch.allclose(solvers._products_on(operator, vectors, rows), expected, atol=1e-10)
+    assert torch.allclose(_products_on(operator, vectors, rows), expected, atol=1e-10)
     # So little memory that three repeats are taken as two and one, and then singly.
     size = 4 * objective.bytes_per_sample(w, samples)
     for room in (3 * size - 1, 1):
         objective.chunk_bytes = room
-        assert torch.allclose(solvers._products_on(operator, vectors, rows), expected, atol=1e-10)
+        assert torch.allclose(_products_on(operator, vectors, rows), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["logistic", "mlp", "smooth mlp"])
@@ -616,7 +614,7 @@ def test_products_on_mini_batches_are_those_of_dense_matrices(name, seed):
     objective, w, samples = network(name, seed)
     operator = Hessian(objective, w, samples) + 0.37
     vectors, rows = batches(operator, 3, 4, seed)
-    found = solvers._products_on(operator, vectors, rows)
+    found = _products_on(operator, vectors, rows)
     for image, x, chosen in zip(found, vectors, rows, strict=True):
         matrix = (Hessian(objective, w, samples.subset(chosen)) + 0.37).dense()
         assert torch.allclose(image, matrix @ x, atol=1e-10)
@@ -631,7 +629,7 @@ def test_repeats_are_taken_together_as_far_as_memory_allows(monkeypatch):
         objective.chunk_bytes = together * size
         with monkeypatch.context() as patch:
             calls = counted(patch, objective, "batch_loss")
-            solvers._products_on(operator, *batches(operator, 5, 4))
+            _products_on(operator, *batches(operator, 5, 4))
         assert len(calls) == passes
         split = lissa(operator, vector, 50, 10, 5, 4, generator(0))
         assert torch.allclose(split.x, whole.x, atol=1e-12)

@@ -3,8 +3,17 @@
 import pandas as pd
 import pytest
 
-from cdu.statements import DELETIONS, SAME_STEP, SECTION, SIMULATION, STATEMENTS, UNBIASED, USEFUL_LOSS, decide
-from cdu.verdicts import NETWORK, SMOOTH
+from cdu.report.evidence import NETWORK, SMOOTH
+from cdu.report.theory_claims import (
+    DELETIONS,
+    SAME_STEP,
+    SECTION,
+    SIMULATION,
+    THEORY_CLAIMS,
+    UNBIASED,
+    USEFUL_LOSS,
+    decide,
+)
 
 SEEDS = range(5)
 WIGGLE = [-1.0, 0.5, 0.0, 0.7, -0.2]
@@ -188,16 +197,16 @@ def test_what_could_not_be_had_decides_nothing(identifier, expected, parts):
     assert word(identifier, missing) == "not yet tested"
 
 
-@pytest.mark.parametrize("identifier", STATEMENTS)
+@pytest.mark.parametrize("identifier", THEORY_CLAIMS)
 def test_nothing_measured_is_not_yet_tested(identifier):
     found = verdict(identifier)
     assert found.word == "not yet tested"
     assert found.seeds == 0
 
 
-@pytest.mark.parametrize("identifier", STATEMENTS)
+@pytest.mark.parametrize("identifier", THEORY_CLAIMS)
 def test_every_statement_has_a_text_a_check_a_part_and_planted_results(identifier):
-    statement = STATEMENTS[identifier]
+    statement = THEORY_CLAIMS[identifier]
     assert statement.text.endswith(".")
     assert statement.check.endswith(".")
     assert statement.part in {"noise", "newton", "bound", "lissa", "requests", "control"}
@@ -206,7 +215,7 @@ def test_every_statement_has_a_text_a_check_a_part_and_planted_results(identifie
 
 
 def test_statements_are_numbered_in_order():
-    assert list(STATEMENTS) == [f"T{number}" for number in range(1, 20)]
+    assert list(THEORY_CLAIMS) == [f"T{number}" for number in range(1, 20)]
 
 
 @pytest.mark.parametrize("identifier", BOUNDS)

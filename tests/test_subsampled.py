@@ -4,24 +4,29 @@ import numpy as np
 import pytest
 import torch
 
-from cdu import models
-from cdu.config import ModelSettings, ScaleSettings, load_experiment
-from cdu.curvature import Hessian
-from cdu.data import Samples
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.solution import SolverError
+from cdu.data.samples import Samples, part_of
 from cdu.errors import CduError
-from cdu.objective import Objective, parameter_vector
+from cdu.evaluation.theory_checks import hessian_lipschitz, spectrum_ends
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.method_results import scale_methods
+from cdu.experiments.settings import ScaleSettings
+from cdu.models import architectures
+from cdu.models.architectures import ModelSettings
+from cdu.models.objective import Objective, parameter_vector
+from cdu.models.training import Trained
 from cdu.seeding import generator
-from cdu.sequential import answers, requests
-from cdu.solvers import SolverError
-from cdu.subsampled import SubsampledNewton, hessian_lipschitz, part_of, scale_methods, spectrum_ends
-from cdu.training import Trained
-from cdu.unlearning import SECOND_SEED, NewtonStep, Problem, build
-from cdu.unlearning.newton import right_hand_side
+from cdu.unlearning.methods.newton import NewtonStep, right_hand_side
+from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
+from cdu.unlearning.problem import Problem
+from cdu.unlearning.registry import SECOND_SEED, build
+from cdu.unlearning.requests import answers, requests
 
 
 def problem(seed=0, rows=40):
     generator = torch.Generator().manual_seed(seed)
-    model = models.build(ModelSettings(name="mlp", hidden=(4,), activation="tanh"), (1, 3, 3), 3, seed).double()
+    model = architectures.build(ModelSettings(name="mlp", hidden=(4,), activation="tanh"), (1, 3, 3), 3, seed).double()
     inputs = torch.randn(rows, 1, 3, 3, generator=generator, dtype=torch.float64)
     samples = Samples(inputs, torch.randint(0, 3, (rows,), generator=generator), dtype=torch.float64)
     w = parameter_vector(model)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdu.errors import CduError
-from cdu.records import Metric, kept_metrics
-from cdu.sweeps import crossing
+from cdu.evaluation.sweeps import crossing
+from cdu.experiments.records import Metric, kept_metrics
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1.5, 100), st.floats(0.01, 0.99))

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from cdu import report, verdicts
 from cdu.certification import gaussian_epsilon
-from cdu.config import repository
-from cdu.figures import FIGURES
-from cdu.records import Metric, read_record, record_path
-from cdu.tables import tables
+from cdu.experiments import collection
+from cdu.experiments.records import Metric, read_record, record_path
+from cdu.experiments.repository import repository
+from cdu.report import chapters, section_page, verdicts
+from cdu.report.chapters import tables
 from test_records import record
 
 SEEDS = range(5)
@@ -102,8 +102,8 @@ def shown(section, metrics, block):
     for seed in SEEDS:
         changes = {"experiment": "made-up", "dataset": "cifar10", "section": section, "seed": seed}
         changes |= {"settings": {**SHARED, block: SWEEPS} if block else SHARED, "metrics": metrics(seed)}
-        records.append(report.Loaded(record().model_copy(update=changes), Path("made-up.json"), run=False))
-    return report.Shown(section, records)
+        records.append(collection.Loaded(record().model_copy(update=changes), Path("made-up.json"), run=False))
+    return collection.Shown(section, records)
 
 
 def setup(statistics=True, **values):
@@ -111,7 +111,7 @@ def setup(statistics=True, **values):
         "11_scale": shown("11_scale", lambda seed: scale(seed, statistics), "scale"),
         "11_sweeps": shown("11_sweeps", lambda seed: swept(seed, statistics=statistics, **values), "sweeps"),
     }
-    return report.Setup("paper", "cifar10", sections)
+    return collection.Results("paper", "cifar10", sections)
 
 
 def verdict(claim, **values):
@@ -220,7 +220,7 @@ def test_the_tables_hold_what_was_swept(frame):
 
 
 def test_the_figure_has_four_panels_and_a_line_for_every_model(frame):
-    figure = FIGURES["11_sweeps"](frame)
+    figure = chapters.figure("11_sweeps")(frame)
     noise, radius, requests, early = figure.axes
     assert [line.get_label() for line in noise.lines] == [
         "doing nothing", "after the step", "retrained", "after the step, taken anew",
@@ -234,16 +234,16 @@ def test_the_figure_has_four_panels_and_a_line_for_every_model(frame):
 
 def test_without_running_statistics_nothing_is_taken_anew():
     plain = setup(statistics=False).sections["11_sweeps"].frame
-    noise, radius, _, _ = FIGURES["11_sweeps"](plain).axes
+    noise, radius, _, _ = chapters.figure("11_sweeps")(plain).axes
     assert len(noise.lines) == 3
     assert len(radius.lines) == 1
 
 
 def test_what_was_cut_and_what_could_not_be_had_is_told():
     shown = setup(bounds=(15.0, math.nan)).sections["11_sweeps"]
-    assert report._shortened(shown, "") == "Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
-    assert report.reasons(shown.frame) == ["**newton, epochs = 50** (5 of 5 seeds): H + λI is indefinite"]
-    assert report.CHAPTERS["11_sweeps"][0] == "scale-sweeps"
+    assert section_page.shortened(shown, "") == "Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
+    assert section_page.reasons(shown.frame) == ["**newton, epochs = 50** (5 of 5 seeds): H + λI is indefinite"]
+    assert chapters.PAGES["11_sweeps"].file == "scale-sweeps"
 
 
 @pytest.mark.parametrize("claim", CLAIMS_SWEPT)
@@ -252,8 +252,10 @@ def test_the_notebooks_numbers_have_the_names_that_the_rules_read(claim):
     sections = {}
     for name in ("11_scale", "11_sweeps"):
         paths = [record_path(repository() / "results", "batchnorm", "digits", seed, name) for seed in range(3)]
-        sections[name] = report.Shown(name, [report.Loaded(read_record(path), path, run=False) for path in paths])
-    committed = report.Setup("batchnorm", "digits", sections)
+        sections[name] = collection.Shown(
+            name, [collection.Loaded(read_record(path), path, run=False) for path in paths]
+        )
+    committed = collection.Results("batchnorm", "digits", sections)
     assert committed.consistent
     found = verdicts.decide(claim, committed.metrics, committed.place)
     assert found.word != "not yet tested"

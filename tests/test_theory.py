@@ -10,15 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import hessian
 
-from cdu import convex, theory
-from cdu.certification import gaussian_delta, gaussian_sigma
-from cdu.curvature import Hessian, ritz_norm, spectral_norm
-from cdu.data import Samples
+from cdu.certification import convex, gaussian_delta, gaussian_sigma
+from cdu.curvature import minimise
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lanczos import ritz_norm, spectral_norm
+from cdu.curvature.lissa import lissa
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.models import LogisticRegression
-from cdu.objective import Objective
+from cdu.evaluation import theory_checks
+from cdu.models import losses
+from cdu.models.architectures import LogisticRegression
+from cdu.models.objective import Objective
 from cdu.seeding import generator
-from cdu.solvers import lissa
 from conftest import network
 
 # --- noise ---------------------------------------------------------------------------------------------------------
@@ -29,7 +32,7 @@ from conftest import network
     ("epsilon", "sigma", "distance"), [(0.1, 2.0, 1.0), (1.0, 1.0, 1.0), (0.0, 0.5, 0.3), (4.0, 3.0, 7.0)]
 )
 def test_simulated_releases_have_the_exact_delta_and_no_other(epsilon, sigma, distance, seed):
-    estimate, error = theory.monte_carlo_delta(epsilon, sigma, distance, 100_000, generator(seed, str(epsilon)))
+    estimate, error = theory_checks.monte_carlo_delta(epsilon, sigma, distance, 100_000, generator(seed, str(epsilon)))
     assert abs(estimate - gaussian_delta(epsilon, sigma, distance)) < 4.5 * error
     assert error < 0.02 * estimate
     for wrong in (0.9 * sigma, 1.1 * sigma):
@@ -38,7 +41,7 @@ def test_simulated_releases_have_the_exact_delta_and_no_other(epsilon, sigma, di
 
 def test_the_simulations_error_is_the_spread_of_its_estimates():
     sigma = gaussian_sigma(1.0, 1e-2, 1.0)
-    runs = [theory.monte_carlo_delta(1.0, sigma, 1.0, 2000, generator(seed)) for seed in range(400)]
+    runs = [theory_checks.monte_carlo_delta(1.0, sigma, 1.0, 2000, generator(seed)) for seed in range(400)]
     estimates, errors = np.array(runs).T
     assert estimates.std() == pytest.approx(errors.mean(), rel=0.15)
     scores = (estimates - gaussian_delta(1.0, sigma, 1.0)) / errors
@@ -55,7 +58,7 @@ def test_the_simulations_error_is_the_spread_of_its_estimates():
 )
 def test_the_slope_of_a_power_law_is_its_exponent(exponent, factor, points):
     values = [factor * float(point) ** exponent for point in points]
-    assert theory.slope(points, values) == pytest.approx(exponent, abs=1e-6)
+    assert theory_checks.slope(points, values) == pytest.approx(exponent, abs=1e-6)
 
 
 def linear(seed, loss=None, l2=0.1, count=30):
@@ -85,17 +88,17 @@ NORMS = {"ARPACK": spectral_norm, "on the device": partial(ritz_norm, steps=40)}
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
 def test_a_quadratic_has_m_zero_and_l_its_largest_eigenvalue(seed, norm):
-    objective, samples, start, end = linear(seed, convex.squared_error)
-    found = theory.segment_constants(objective, start, end, samples, generator(seed), norm=norm)
+    objective, samples, start, end = linear(seed, losses.squared_error)
+    found = theory_checks.segment_constants(objective, start, end, samples, generator(seed), norm=norm)
     top = torch.linalg.eigvalsh(curvature(objective, samples, start))[-1].item()
     assert found.gradient_lipschitz == pytest.approx(top, rel=0.02)
     assert found.hessian_lipschitz == pytest.approx(0, abs=1e-12)
 
 
 def test_a_segment_of_no_length_is_refused():
-    objective, samples, start, _ = linear(0, convex.squared_error)
+    objective, samples, start, _ = linear(0, losses.squared_error)
     with pytest.raises(CduError, match="the segment's ends are 0 apart"):
-        theory.segment_constants(objective, start, start, samples, generator(0))
+        theory_checks.segment_constants(objective, start, start, samples, generator(0))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -103,7 +106,7 @@ def test_a_segment_of_no_length_is_refused():
 @pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
 def test_constants_along_a_segment_are_those_of_the_dense_hessians(seed, nodes, norm):
     objective, samples, start, end = linear(seed)
-    found = theory.segment_constants(objective, start, end, samples, generator(seed), nodes, norm)
+    found = theory_checks.segment_constants(objective, start, end, samples, generator(seed), nodes, norm)
     points = [start + share * (end - start) for share in np.linspace(0, 1, nodes)]
     dense = [curvature(objective, samples, point) for point in points]
     steep = max(torch.linalg.matrix_norm(one, 2).item() for one in dense)
@@ -124,7 +127,7 @@ def test_constants_of_a_network_with_negative_curvature_are_those_of_its_dense_h
         calls.append(arguments)
         return ritz_norm(*arguments, steps=40, tolerance=1e-4)
 
-    found = theory.segment_constants(objective, start, end, samples, generator(seed), 3, norm)
+    found = theory_checks.segment_constants(objective, start, end, samples, generator(seed), 3, norm)
     assert len(calls) == 3 + 2
     dense = [curvature(objective, samples, torch.lerp(start, end, share)) for share in (0.0, 0.5, 1.0)]
     steep = max(torch.linalg.matrix_norm(one, 2).item() for one in dense)
@@ -138,7 +141,7 @@ def test_constants_of_a_network_with_negative_curvature_are_those_of_its_dense_h
 def test_constants_measured_on_softmax_regression_are_never_above_the_known_ones(seed):
     objective, samples, start, end = linear(seed, count=1 + seed)
     known = convex.softmax_constants(1.0, 0.1, 3)
-    found = theory.segment_constants(objective, start, end, samples, generator(seed), 4)
+    found = theory_checks.segment_constants(objective, start, end, samples, generator(seed), 4)
     assert 0 < found.gradient_lipschitz <= known.gradient_lipschitz
     assert 0 < found.hessian_lipschitz <= known.hessian_lipschitz
 
@@ -158,7 +161,7 @@ def damped(seed=0, name="logistic", damping=0.5):
 def test_the_neumann_series_is_the_dense_one(seed, name):
     operator, vector, dense = damped(seed, name)
     scale = 1.5 * torch.linalg.matrix_norm(dense, 2).item()
-    found = theory.neumann_series(operator, vector, scale, (7, 1, 3, 1))
+    found = theory_checks.neumann_series(operator, vector, scale, (7, 1, 3, 1))
     factor = torch.eye(len(vector), dtype=vector.dtype) - dense / scale
     assert set(found) == {1, 3, 7}
     for depth, series in found.items():
@@ -173,7 +176,7 @@ def test_the_neumann_series_tends_to_the_inverse_at_its_rate(seed):
     scale = 1.5 * values[-1].item()
     exact = torch.linalg.solve(dense, vector)
     rate = 1 - values[0].item() / scale
-    for depth, series in theory.neumann_series(operator, vector, scale, (1, 10, 100)).items():
+    for depth, series in theory_checks.neumann_series(operator, vector, scale, (1, 10, 100)).items():
         assert (series - exact).norm() <= rate ** (depth + 1) * exact.norm() * (1 + 1e-9) + 1e-12
     assert torch.equal(vector, damped(seed)[1])
 
@@ -186,18 +189,18 @@ def test_lissas_mean_has_no_bias_against_its_series_and_a_clear_one_against_othe
     draws = torch.stack(
         [lissa(operator, vector, scale, depth, 100, 4, generator(seed, depth, number)).x for number in range(20)]
     )
-    series = theory.neumann_series(operator, vector, scale, (depth - 1, depth, depth + 1))
-    right = theory.bias(draws, series[depth])
+    series = theory_checks.neumann_series(operator, vector, scale, (depth - 1, depth, depth + 1))
+    right = theory_checks.bias(draws, series[depth])
     assert right.p > 1e-3
     assert right.relative < 3 * right.noise
     wrong = (
         series[depth - 1],
         series[depth + 1],
-        theory.neumann_series(operator + 0.5, vector, scale, [depth])[depth],
-        theory.neumann_series(operator, vector, 1.1 * scale, [depth])[depth],
+        theory_checks.neumann_series(operator + 0.5, vector, scale, [depth])[depth],
+        theory_checks.neumann_series(operator, vector, 1.1 * scale, [depth])[depth],
     )
     for other in wrong:
-        assert theory.bias(draws, other).p < 1e-4
+        assert theory_checks.bias(draws, other).p < 1e-4
 
 
 # --- the test of a mean --------------------------------------------------------------------------------------------
@@ -222,7 +225,9 @@ SPECTRA = {
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
 def test_unbiased_draws_rarely_look_biased(count, spectrum):
     mean = np.linspace(-1, 1, 40)
-    found = [theory.bias(gaussian_draws(seed, count, spectrum, mean), torch.from_numpy(mean)).p for seed in range(300)]
+    found = [
+        theory_checks.bias(gaussian_draws(seed, count, spectrum, mean), torch.from_numpy(mean)).p for seed in range(300)
+    ]
     assert np.mean(np.array(found) < 0.01) <= 0.03
     assert np.mean(np.array(found) < 0.001) <= 0.01
     assert 0.25 < np.mean(np.array(found) < 0.5) < 0.8
@@ -236,20 +241,20 @@ def test_shifted_draws_look_biased(seed, spectrum):
     away = np.random.default_rng(seed + 1).normal(size=40)
     shift = 3 * np.sqrt(spectrum.sum() / 20) * away / np.linalg.norm(away)
     # A shift of three times what sampling makes of the mean.
-    found = theory.bias(draws, torch.from_numpy(mean + shift))
+    found = theory_checks.bias(draws, torch.from_numpy(mean + shift))
     assert found.p < 1e-2
-    assert theory.bias(draws, torch.from_numpy(mean + 4 * shift)).p < 1e-6
+    assert theory_checks.bias(draws, torch.from_numpy(mean + 4 * shift)).p < 1e-6
 
 
 def test_the_parts_of_a_bias_are_distances_over_the_expected_length():
     mean = np.linspace(1, 2, 40)
     draws = gaussian_draws(0, 20, SPECTRA["falling"], mean)
     expected = torch.from_numpy(mean)
-    found = theory.bias(draws, expected)
+    found = theory_checks.bias(draws, expected)
     assert found.relative == pytest.approx(np.linalg.norm(draws.numpy().mean(axis=0) - mean) / np.linalg.norm(mean))
     trace = np.trace(np.cov(draws.numpy(), rowvar=False))
     assert found.noise == pytest.approx(np.sqrt(trace / 20) / np.linalg.norm(mean))
-    scaled = theory.bias(1e-3 * draws, 1e-3 * expected)
+    scaled = theory_checks.bias(1e-3 * draws, 1e-3 * expected)
     assert (scaled.relative, scaled.noise, scaled.p) == pytest.approx((found.relative, found.noise, found.p))
 
 
@@ -260,7 +265,7 @@ def test_the_parts_of_a_bias_are_distances_over_the_expected_length():
 @pytest.mark.parametrize("name", ["logistic", "mlp"])
 def test_the_spectrum_of_a_batch_is_that_of_its_dense_hessian(seed, name):
     objective, w, samples = network(name, seed, count=25, chunk=25)
-    ((low, high),) = theory.batch_spectra(objective, w, samples, 6, 1, generator(seed, "batch"))
+    ((low, high),) = theory_checks.batch_spectra(objective, w, samples, 6, 1, generator(seed, "batch"))
     rows = torch.randint(25, (6,), generator=generator(seed, "batch"))
     values = torch.linalg.eigvalsh(curvature(objective, samples.subset(rows), w))
     span = (values[-1] - values[0]).item()
@@ -272,10 +277,10 @@ def test_the_spectrum_of_a_batch_is_that_of_its_dense_hessian(seed, name):
 
 def test_batches_are_drawn_anew():
     objective, w, samples = network("logistic", count=25, chunk=25)
-    found = theory.batch_spectra(objective, w, samples, 3, 6, generator(0))
+    found = theory_checks.batch_spectra(objective, w, samples, 3, 6, generator(0))
     assert len(found) == 6
     assert len({high for _, high in found}) == 6
-    assert found == theory.batch_spectra(objective, w, samples, 3, 6, generator(0))
+    assert found == theory_checks.batch_spectra(objective, w, samples, 3, 6, generator(0))
     known = torch.linalg.matrix_norm(curvature(objective, samples, w), 2).item()
     assert max(high for _, high in found) > known
 
@@ -285,7 +290,7 @@ def test_descent_stops_as_soon_as_each_norm_is_passed(seed):
     objective, samples, _, start = linear(seed)
     step = 1 / convex.softmax_constants(1.0, 0.1, 3).gradient_lipschitz
     norms = (0.3, 0.3, 1e-2, 1e-4)
-    found = theory.descend(objective, samples, start, 1 / step, norms)
+    found = theory_checks.descend(objective, samples, start, 1 / step, norms)
     assert len(found) == 4
     w, path = start, []
     for norm in norms:
@@ -297,10 +302,10 @@ def test_descent_stops_as_soon_as_each_norm_is_passed(seed):
         assert objective.gradient(iterate, samples).norm() <= norm
     assert torch.equal(found[0], found[1])
     # At a strongly convex minimum ‖w − w*‖ ≤ ‖∇L(w)‖/l2.
-    exact = convex.minimise(objective, samples, start, 1e-12).w
+    exact = minimise.minimise(objective, samples, start, 1e-12).w
     assert (found[-1] - exact).norm() <= 1e-4 / 0.1 + 1e-11
 
 
 def test_descent_does_not_move_where_the_gradient_is_small_enough():
     objective, samples, _, start = linear(0)
-    assert torch.equal(theory.descend(objective, samples, start, 1.0, [1e9])[0], start)
+    assert torch.equal(theory_checks.descend(objective, samples, start, 1.0, [1e9])[0], start)

@@ -2,12 +2,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cdu import clock, storage, training
-from cdu.config import ModelSettings, TrainingSettings
-from cdu.data import load
+from cdu import clock, seeding, storage
+from cdu.data.datasets import load
 from cdu.errors import CduError
-from cdu.models import build
-from cdu.objective import parameter_vector
+from cdu.models import training
+from cdu.models.architectures import ModelSettings, build
+from cdu.models.objective import Objective, parameter_vector
+from cdu.models.training import TrainingSettings
 from conftest import random_samples
 
 SETTINGS = TrainingSettings(epochs=6, batch_size=32, radius=4.0)
@@ -122,7 +123,7 @@ def test_one_step_is_adam_with_coupled_decay_then_projection():
     settings = TrainingSettings(epochs=1, batch_size=16, radius=0.5, learning_rate=0.01, weight_decay=0.1)
     trained = training.train(model, samples, settings, 0)
     w = parameter_vector(model)
-    order = torch.randperm(16, generator=training.generator(0, "batches", 0))
+    order = torch.randperm(16, generator=seeding.generator(0, "batches", 0))
     inputs, targets = samples.batch(order)
     loss = torch.nn.functional.cross_entropy(model(inputs), targets)
     gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))]) + 0.1 * w
@@ -140,11 +141,11 @@ def test_training_is_the_plain_loop_with_pytorchs_adam_to_the_bit(dtype, name, s
     settings = TrainingSettings(epochs=3, batch_size=32, radius=4.0, weight_decay=0.01)
     trained = training.train(fresh(seed, name).to(dtype), samples, settings, seed)
     model = fresh(seed, name).to(dtype).train()
-    objective, w = training.Objective(model), parameter_vector(model).requires_grad_()
+    objective, w = Objective(model), parameter_vector(model).requires_grad_()
     adam = torch.optim.Adam([w], lr=settings.learning_rate, weight_decay=0.01, fused=True)
     losses, active = [], []
     for epoch in range(3):
-        order = torch.randperm(70, generator=training.generator(seed, "batches", epoch))
+        order = torch.randperm(70, generator=seeding.generator(seed, "batches", epoch))
         losses.append(torch.zeros((), dtype=dtype))
         for rows in order.split(32):
             loss = torch.nn.functional.cross_entropy(
@@ -171,7 +172,7 @@ def test_training_is_that_of_a_module_with_its_own_parameters(name):
     model = fresh(name=name).double().train()
     adam = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     for epoch in range(2):
-        for rows in torch.randperm(70, generator=training.generator(5, "batches", epoch)).split(32):
+        for rows in torch.randperm(70, generator=seeding.generator(5, "batches", epoch)).split(32):
             adam.zero_grad()
             inputs, targets = samples.batch(rows)
             torch.nn.functional.cross_entropy(model(inputs), targets).backward()

@@ -6,13 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdu.certification import budget_bound
-from cdu.config import load_experiment
 from cdu.errors import CduError
-from cdu.evaluation import accuracy
-from cdu.scenario import Scenario
+from cdu.evaluation.accuracy import accuracy
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.setup import Setup
+from cdu.experiments.tuning import Trial, best, candidates, tune
 from cdu.seeding import generator
-from cdu.tuning import Trial, best, candidates, tune
-from cdu.unlearning import TUNED, Original, Retrain, Update, build
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.retrain import Retrain
+from cdu.unlearning.problem import UnlearningResult
+from cdu.unlearning.registry import TUNED, build
 
 #: ε and δ at which methods with a bound of their own are judged.
 PROMISE = (1.0, 1e-5)
@@ -25,7 +28,7 @@ def scenario(tmp_path_factory):
     short = settings.training.model_copy(update={"epochs": 3})
     settings = settings.model_copy(update={"training": short})
     experiment = experiment.model_copy(update={"datasets": {"digits": settings}})
-    return Scenario(experiment, "digits", 1, tmp_path_factory.mktemp("checkpoints"), torch.device("cpu"))
+    return Setup(experiment, "digits", 1, tmp_path_factory.mktemp("checkpoints"), torch.device("cpu"))
 
 
 def rows(samples):
@@ -42,8 +45,8 @@ def test_a_rehearsal_divides_the_retained_samples_and_leaves_the_others_alone(sc
 
 
 def test_a_rehearsal_depends_on_the_seed_and_on_nothing_else(scenario):
-    again = Scenario(scenario.experiment, "digits", 1, scenario.checkpoints, scenario.device).rehearsal(140)
-    other = Scenario(scenario.experiment, "digits", 2, scenario.checkpoints, scenario.device).rehearsal(140)
+    again = Setup(scenario.experiment, "digits", 1, scenario.checkpoints, scenario.device).rehearsal(140)
+    other = Setup(scenario.experiment, "digits", 2, scenario.checkpoints, scenario.device).rehearsal(140)
     first = scenario.rehearsal(140)
     assert torch.equal(first.validation.inputs, again.validation.inputs)
     assert torch.equal(first.problem.w_star, again.problem.w_star)
@@ -64,9 +67,9 @@ def test_training_stopped_early_is_a_part_of_the_same_training(scenario):
 
 
 def test_going_on_from_an_earlier_state_gives_the_same_weights(scenario, tmp_path):
-    fresh = Scenario(scenario.experiment, "digits", 1, tmp_path, scenario.device).problem()
+    fresh = Setup(scenario.experiment, "digits", 1, tmp_path, scenario.device).problem()
     first, on = fresh.stopped(1), fresh.stopped(2)
-    alone = Scenario(scenario.experiment, "digits", 1, tmp_path / "other", scenario.device).problem().stopped(2)
+    alone = Setup(scenario.experiment, "digits", 1, tmp_path / "other", scenario.device).problem().stopped(2)
     assert torch.equal(on.w, alone.w)
     assert [row["loss"] for row in on.history] == [row["loss"] for row in alone.history]
     assert not torch.equal(first.w, on.w)
@@ -77,9 +80,9 @@ def test_going_on_from_an_earlier_state_gives_the_same_weights(scenario, tmp_pat
 @pytest.mark.parametrize("epochs", [(1, 2, 3), (2, 3)])
 def test_a_retrained_model_stopped_early_goes_on_to_the_same_weights(scenario, tmp_path, epochs):
     """Bit for bit, and from the latest earlier state."""
-    fresh = Scenario(scenario.experiment, "digits", 1, tmp_path, scenario.device)
+    fresh = Setup(scenario.experiment, "digits", 1, tmp_path, scenario.device)
     states = [fresh.stopped(fresh.retain, number) for number in epochs]
-    alone = Scenario(scenario.experiment, "digits", 1, tmp_path / "other", scenario.device)
+    alone = Setup(scenario.experiment, "digits", 1, tmp_path / "other", scenario.device)
     recipe = alone.settings.training
     for number, state in zip(epochs, states, strict=True):
         scratch = alone.trained(alone.retain, 1, settings=recipe.model_copy(update={"epochs": number}))
@@ -133,7 +136,7 @@ def test_every_trial_sees_the_same_random_numbers_and_the_rehearsal_alone(scenar
     def method(problem, generator):
         drawn.append(torch.rand(3, generator=generator))
         given_to.append(problem)
-        return Update(problem.w_star, 0.0)
+        return UnlearningResult(problem.w_star, 0.0)
 
     tune(rehearsal, "test", lambda values: method, {"x": (1, 2, 3)}, 8, 5, *PROMISE)
     assert len(drawn) == 3
@@ -146,7 +149,9 @@ def test_a_method_with_a_bound_of_its_own_is_judged_with_its_noise(scenario):
     bounds = {"none": None, "small": budget_bound(1e-9), "large": budget_bound(10.0)}
 
     def make(values):
-        return lambda problem, generator: Update(problem.w_star, 0.0, bound=bounds[values["bound"]], rounding=0.0)
+        return lambda problem, generator: UnlearningResult(
+            problem.w_star, 0.0, bound=bounds[values["bound"]], rounding=0.0
+        )
 
     none, small, large = tune(rehearsal, "test", make, {"bound": tuple(bounds)}, 8, 0, *PROMISE)
     assert none.gap == pytest.approx(small.gap, abs=0.01)
@@ -155,7 +160,7 @@ def test_a_method_with_a_bound_of_its_own_is_judged_with_its_noise(scenario):
 
 def test_a_trial_whose_noise_cannot_be_certified_says_why(scenario):
     def make(values):
-        return lambda problem, generator: Update(problem.w_star, 0.0, bound=budget_bound(1.0))
+        return lambda problem, generator: UnlearningResult(problem.w_star, 0.0, bound=budget_bound(1.0))
 
     (trial,) = tune(scenario.rehearsal(140), "test", make, {"bound": "of exact arithmetic"}, 1, 0, *PROMISE)
     assert trial.gap is None

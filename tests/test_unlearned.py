@@ -5,20 +5,22 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from cdu import config, unlearned
 from cdu.certification import gaussian_epsilon
-from cdu.config import ModelSettings, load_experiment
-from cdu.convex import minimise
+from cdu.curvature.minimise import minimise
 from cdu.errors import CduError
-from cdu.objective import Objective
-from cdu.references import reference
-from cdu.relearning import trainable
-from cdu.scenario import Scenario
+from cdu.evaluation.relearning import trainable
+from cdu.experiments import method_results, sections
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.method_results import FIXED, MethodResults
+from cdu.experiments.setup import Setup
+from cdu.models.architectures import ModelSettings
+from cdu.models.objective import Objective
 from cdu.seeding import generator
-from cdu.unlearned import FIXED, Unlearned
-from cdu.unlearning import CERTIFIED, TUNED, build, publish
-from cdu.unlearning.fixed_features import FixedFeatures, LinearTask, linear_model
-from cdu.unlearning.problem import Update
+from cdu.unlearning.methods.fixed_features import FixedFeatures, LinearTask, linear_model
+from cdu.unlearning.problem import UnlearningResult
+from cdu.unlearning.references import reference
+from cdu.unlearning.registry import CERTIFIED, TUNED, build
+from cdu.unlearning.release import publish
 from conftest import random_samples
 
 EPSILON, DELTA = 1.0, 1e-5
@@ -41,7 +43,7 @@ def scenario(folder, seed=0, **changes):
         }
     )
     experiment = experiment.model_copy(update={"datasets": {"digits": settings}})
-    return Scenario(experiment, "digits", seed, folder, torch.device("cpu"))
+    return Setup(experiment, "digits", seed, folder, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +54,21 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(folder):
     """Every method's result as it was computed, before it was kept."""
-    table, computed = Unlearned(scenario(folder)), {}
-    write = unlearned._write
-    unlearned._write = lambda path, update: (computed.update({path.name: update}), write(path, update))
+    table, computed = MethodResults(scenario(folder)), {}
+    write = method_results._write
+    method_results._write = lambda path, update: (computed.update({path.name: update}), write(path, update))
     try:
         for name in table.names:
             table.update(name)
             computed[name] = list(computed.values())[-1]
     finally:
-        unlearned._write = write
+        method_results._write = write
     return {name: update for name, update in computed.items() if name in table.names}
 
 
 @pytest.mark.parametrize("name", [*FIXED, *TUNED])
 def test_what_is_read_again_is_what_was_computed(folder, made, name):
-    table = Unlearned(scenario(folder))
+    table = MethodResults(scenario(folder))
     found, computed = table.update(name), made[name]
     assert torch.equal(found.w, computed.w)
     plain = ("seconds", "hvp_samples", "residual", "converged", "radius", "bound", "certificate", "excuse", "note")
@@ -83,34 +85,34 @@ def test_nothing_is_computed_twice(folder, made, monkeypatch):
         raise AssertionError("computed again")
 
     for name in ("tune", "_write"):
-        monkeypatch.setattr(unlearned, name, refuse)
-    table = Unlearned(scenario(folder))
+        monkeypatch.setattr(method_results, name, refuse)
+    table = MethodResults(scenario(folder))
     for name in table.names:
         table.update(name)
     with pytest.raises(AssertionError, match="computed again"):
-        Unlearned(scenario(folder, validation=141)).trials("fine-tuning")
+        MethodResults(scenario(folder, validation=141)).trials("fine-tuning")
 
 
 def test_another_seed_setting_or_revision_is_another_result(folder, monkeypatch):
-    paths = [Unlearned(scenario(folder))._path(".json", "trials")]
-    paths.append(Unlearned(scenario(folder, seed=1))._path(".json", "trials"))
+    paths = [MethodResults(scenario(folder))._path(".json", "trials")]
+    paths.append(MethodResults(scenario(folder, seed=1))._path(".json", "trials"))
     changed = scenario(folder).with_model(ModelSettings(name="mlp", hidden=(5,)))
-    paths.append(Unlearned(changed)._path(".json", "trials"))
-    monkeypatch.setitem(config.REVISIONS, "03_methods", 99)
-    paths.append(Unlearned(scenario(folder))._path(".json", "trials"))
+    paths.append(MethodResults(changed)._path(".json", "trials"))
+    monkeypatch.setitem(sections.REVISIONS, "03_methods", 99)
+    paths.append(MethodResults(scenario(folder))._path(".json", "trials"))
     assert len(set(paths)) == 4
 
 
 def test_a_method_that_no_trial_could_run_says_why(folder, tmp_path):
-    table = Unlearned(scenario(folder))
+    table = MethodResults(scenario(folder))
     spaces = {**table.scenario.settings.methods.spaces, "rewind, Adam": {"epochs": 7}}
     with pytest.raises(CduError, match="7 of 3 epochs cannot be rewound"):
-        Unlearned(scenario(folder, spaces=spaces)).update("rewind, Adam")
+        MethodResults(scenario(folder, spaces=spaces)).update("rewind, Adam")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path, suffix):
-    table = Unlearned(scenario(tmp_path))
+    table = MethodResults(scenario(tmp_path))
     table.update("fine-tuning")
     (path,) = (tmp_path / "unlearned").glob(f"*{suffix}")
     path.write_bytes(path.read_bytes()[:40])
@@ -119,7 +121,7 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path, suffix):
 
 
 def test_a_release_carries_the_noise_of_its_epsilon(folder, made):
-    table = Unlearned(scenario(folder))
+    table = MethodResults(scenario(folder))
     plain, noisy = table.release("newton"), table.release("newton", noisy=True)
     assert plain.certificate is None
     assert noisy.certificate.epsilon == pytest.approx(EPSILON)
@@ -137,7 +139,7 @@ def problem(folder):
 
 
 def certified(folder, name):
-    table = Unlearned(scenario(folder))
+    table = MethodResults(scenario(folder))
     return build(name, table.chosen(name), EPSILON, DELTA)
 
 
@@ -159,7 +161,7 @@ def test_a_reference_never_sees_the_forget_set(folder, made, problem, name):
 def test_the_reference_of_projected_methods_is_retraining(folder, made, problem):
     retrained = scenario(folder).retrained.w
     for name in ("output perturbation", "Newton step"):
-        update = Update(problem.w_star, 0.0)
+        update = UnlearningResult(problem.w_star, 0.0)
         assert torch.equal(reference(certified(folder, name), problem, update, generator(0, "x")).w, retrained)
 
 
@@ -192,7 +194,7 @@ def test_a_method_without_a_certificate_has_no_reference(folder, problem):
 
 
 def test_only_a_linear_models_layer_is_relearned_and_its_outputs_stay(folder, made):
-    table = Unlearned(scenario(folder))
+    table = MethodResults(scenario(folder))
     released = table.release("certified removal, linear")
     objective, rows = trainable(released.objective, table.problem.forget)
     assert isinstance(released.objective.model[0], FixedFeatures)

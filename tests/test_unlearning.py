@@ -11,29 +11,25 @@ from torch.utils.checkpoint import checkpoint
 
 from cdu.certification import budget_bound, certify
 from cdu.certification.rounding import computed
-from cdu.config import LissaSettings, ModelSettings, RelearnSettings, TrainingSettings, load_experiment, repository
-from cdu.curvature import Hessian
-from cdu.data import Samples, load
+from cdu.curvature.hessian import Hessian
+from cdu.curvature.lissa import LissaSettings
+from cdu.curvature.solution import SolverError
+from cdu.data.datasets import load
+from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.evaluation import relearn
-from cdu.models import build
-from cdu.objective import Objective, parameter_vector
+from cdu.evaluation.relearning import RelearnSettings, relearn
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.repository import repository
+from cdu.models.architectures import ModelSettings, build
+from cdu.models.objective import Objective, parameter_vector
+from cdu.models.training import Trained, TrainingSettings, train
 from cdu.seeding import generator, secret_generator
-from cdu.solvers import SolverError
-from cdu.training import Trained, train
-from cdu.unlearning import (
-    SECOND_SEED,
-    NewtonStep,
-    Original,
-    Problem,
-    Retrain,
-    Update,
-    methods,
-    publish,
-    publish_at,
-    release,
-    trials,
-)
+from cdu.unlearning.methods.newton import NewtonStep
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.retrain import Retrain
+from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registry import SECOND_SEED, methods
+from cdu.unlearning.release import publish, publish_at, release, trials
 from conftest import network, random_samples
 
 
@@ -133,7 +129,7 @@ def test_a_release_is_projected_before_the_noise():
     problem = replace(problem, radius=problem.w_star.norm().item())
 
     def far(problem, source):
-        return Update(3 * problem.w_star, 0.0)
+        return UnlearningResult(3 * problem.w_star, 0.0)
 
     plain = release(problem, far)
     assert plain.w.norm() == pytest.approx(problem.radius)
@@ -173,7 +169,7 @@ def test_the_noise_has_the_declared_distribution():
 def test_trials_are_releases_bit_for_bit(dtype):
     problem = logistic_problem(radius=2.0)
     w = problem.w_star
-    update = Update(w.to(dtype) * 5, 0.0)
+    update = UnlearningResult(w.to(dtype) * 5, 0.0)
     blocks = list(trials(problem, update, generator(1), 0.2, 7, together=3))
     assert [len(block) for block in blocks] == [3, 3, 1]
     source = generator(1)
@@ -211,7 +207,7 @@ def test_trials_without_noise_at_the_end_are_refused():
     problem = logistic_problem()
     w = problem.w_star
     certificate = certify(budget_bound(1.0), 1.0, 1e-5)
-    for sigma, update in ((0.0, Update(w, 0.0)), (1.0, Update(w, 0.0, certificate=certificate))):
+    for sigma, update in ((0.0, UnlearningResult(w, 0.0)), (1.0, UnlearningResult(w, 0.0, certificate=certificate))):
         with pytest.raises(CduError, match="differ in the noise that is added last"):
             next(trials(problem, update, generator(0), sigma, 1))
 
@@ -371,7 +367,7 @@ def test_a_promise_that_is_none_is_refused_before_the_method_runs(sigma, delta, 
 
 def test_a_bound_on_the_distance_before_a_projection_is_not_passed_on_beyond_it():
     problem = logistic_problem(radius=0.5)
-    far = Update(2 * problem.w_star / problem.w_star.norm(), 0.0, bound=budget_bound(1e-3), rounding=0.0)
+    far = UnlearningResult(2 * problem.w_star / problem.w_star.norm(), 0.0, bound=budget_bound(1e-3), rounding=0.0)
     with pytest.raises(CduError, match=r"radius 0.5 would move weights of norm 2 away"):
         publish(problem, far, generator(0), sigma=0.01)
     certificate = publish(problem, replace(far, radius=math.inf), generator(0), sigma=0.01).certificate
@@ -380,7 +376,9 @@ def test_a_bound_on_the_distance_before_a_projection_is_not_passed_on_beyond_it(
 
 def test_the_norm_of_many_single_precision_weights_is_not_underestimated():
     problem, many = logistic_problem(radius=20.0), torch.randn(10**7, generator=generator(0))
-    on_the_ball = Update(many * (20 / many.double().norm()).float(), 0.0, bound=budget_bound(1e-3), rounding=0.0)
+    on_the_ball = UnlearningResult(
+        many * (20 / many.double().norm()).float(), 0.0, bound=budget_bound(1e-3), rounding=0.0
+    )
     # A projection in single precision may be off by 1e-5.
     certificate = publish(problem, on_the_ball, generator(0), sigma=0.01).certificate
     assert 1e-3 + 1.8e-5 < certificate.sensitivity < 1e-3 + 2.2e-5
@@ -482,7 +480,7 @@ def test_a_method_with_noise_of_its_own_takes_no_other_and_no_large_delta():
     bound = computed(budget_bound(1.0), "float64", 0.0)
 
     def own(delta):
-        return lambda problem, source: Update(problem.w_star, 0.0, certificate=certify(bound, 1.0, delta))
+        return lambda problem, source: UnlearningResult(problem.w_star, 0.0, certificate=certify(bound, 1.0, delta))
 
     with pytest.raises(CduError, match=r"sigma = 0\.1 was given to a method that adds noise of its own"):
         release(problem, own(1e-5), sigma=0.1)
@@ -493,7 +491,7 @@ def test_a_method_with_noise_of_its_own_takes_no_other_and_no_large_delta():
 
 def test_weights_that_are_not_finite_are_no_release():
     with pytest.raises(CduError, match="the unlearned weights hold NaN"):
-        release(logistic_problem(), lambda problem, source: Update(problem.w_star * math.nan, 0.0))
+        release(logistic_problem(), lambda problem, source: UnlearningResult(problem.w_star * math.nan, 0.0))
 
 
 def test_samples_that_are_alike_are_told_apart_by_ids():
@@ -514,7 +512,7 @@ def test_samples_that_are_alike_are_told_apart_by_ids():
 def test_a_methods_own_certificate_is_not_handed_out_for_a_better_one():
     problem = logistic_problem()
     own = certify(computed(budget_bound(1.0), "float64", 0.0), 1.0, 1e-6)
-    update = Update(problem.w_star, 0.0, certificate=own)
+    update = UnlearningResult(problem.w_star, 0.0, certificate=own)
     assert publish_at(problem, update, generator(0), own.epsilon, 1e-5).certificate is own
     for epsilon, delta in ((own.epsilon / 2, 1e-5), (own.epsilon, 1e-7)):
         with pytest.raises(CduError, match=r"the method's own noise certifies ε = .* make the method for those"):
@@ -524,7 +522,7 @@ def test_a_methods_own_certificate_is_not_handed_out_for_a_better_one():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_not_certified(value):
     problem = logistic_problem(radius=2.0)
-    broken = Update(torch.where(torch.arange(len(problem.w_star)) == 3, value, problem.w_star), 0.0)
+    broken = UnlearningResult(torch.where(torch.arange(len(problem.w_star)) == 3, value, problem.w_star), 0.0)
     with pytest.raises(CduError, match="NaN or infinite numbers, which no noise hides"):
         publish(problem, broken, generator(0), sigma=1.0)
     certificate = publish(problem, Original()(problem, generator(0)), generator(0), sigma=1.0).certificate
@@ -537,7 +535,7 @@ def test_weights_that_are_not_finite_are_not_certified(value):
 @pytest.mark.parametrize("sigma", [-1.0, math.nan, math.inf])
 def test_a_noise_that_is_none_is_refused_even_where_nothing_is_certified(sigma):
     problem = logistic_problem()
-    excused = Update(problem.w_star, 0.0, excuse="training assumption violated")
+    excused = UnlearningResult(problem.w_star, 0.0, excuse="training assumption violated")
     with pytest.raises(CduError, match=f"sigma = {sigma} is not a finite number of at least 0"):
         publish(problem, excused, generator(0), sigma)
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from cdu.config import ModelSettings, load_experiment
-from cdu.scenario import Scenario
-from cdu.variants import hardest, one_class, varied
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.forget_sets import hardest, one_class, varied
+from cdu.experiments.setup import Setup
+from cdu.models.architectures import ModelSettings
 
 
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory):
-    base = Scenario(load_experiment("quick"), "digits", 0, tmp_path_factory.mktemp("models"), torch.device("cpu"))
+    base = Setup(load_experiment("quick"), "digits", 0, tmp_path_factory.mktemp("models"), torch.device("cpu"))
     return varied(base, training=base.settings.training.model_copy(update={"epochs": 2}))
 
 

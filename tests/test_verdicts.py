@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cdu import verdicts
-from cdu.claims import CIFAR_ALLCNN, CLAIMS, MNIST_MLP, Place
-from cdu.intervals import LEVEL, interval
-from cdu.verdicts import AUTHORS, NOTHING, RELEASED, Verdict, Word, decide, decide_all, shadows, together
+from cdu.report import evidence, verdicts
+from cdu.report.claim_rules.forgetting import shadows
+from cdu.report.claims import CIFAR_ALLCNN, CLAIMS, MNIST_MLP, Place
+from cdu.report.evidence import AUTHORS, NOTHING, RELEASED, Verdict, Word
+from cdu.report.intervals import LEVEL, interval
+from cdu.report.verdicts import decide, decide_all, together
 
 SEEDS = range(5)
 WIGGLE = [-1.0, 0.5, 0.0, 0.7, -0.2]
@@ -334,11 +336,11 @@ def test_a_wide_interval_of_one_seed_of_shadow_models_decides_nothing():
 
 def test_what_shadow_models_find_is_told_with_its_interval():
     frame = pd.DataFrame(shadowed(0.58, 0.57))
-    words = shadows(verdicts.Evidence(frame))
+    words = shadows(evidence.Evidence(frame))
     assert "one seed" in words
     assert "newton + noise 0.580 [0.576, 0.584], retrain + noise 0.500 [0.496, 0.504]" in words
     assert words.endswith("released minus reference +0.080 ± 0.006.")
-    assert shadows(verdicts.Evidence(pd.DataFrame(attacked(0.5, 0.5)))) == ""
+    assert shadows(evidence.Evidence(pd.DataFrame(attacked(0.5, 0.5)))) == ""
 
 
 @pytest.mark.parametrize(
@@ -530,7 +532,7 @@ def test_a_difference_on_the_margin_is_decided_in_few_cases(seed):
     """Two differences, one on the margin: "holds" in at most 2.5 % of all draws, "does not hold" in at most 1.3 %."""
     rng = np.random.default_rng(seed)
     tests = [
-        verdicts._close([interval(pd.Series(values)) for values in draw], 1.0)
+        evidence.closeness_test([interval(pd.Series(values)) for values in draw], 1.0)
         for draw in rng.normal([[1.0], [0.0]], 0.2, (500, 2, 5))
     ]
     assert np.mean([test.passed < LEVEL for test in tests]) == pytest.approx(0.025, abs=0.02)

@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cdu import kinds, verify
 from cdu.cli import app
-from cdu.comparison import MEAN, Batch, Difference, Place, Undefined, compare, means, numbers, undefined
-from cdu.config import REVISIONS, SECTIONS, load_experiment, repository, section_hash
 from cdu.errors import CduError
-from cdu.kinds import Key, Kind
-from cdu.records import Metric, read_record, record_path, write_record
-from cdu.verify import platform_change
+from cdu.experiments.experiment import load_experiment
+from cdu.experiments.records import Metric, read_record, record_path, write_record
+from cdu.experiments.repository import repository
+from cdu.experiments.sections import REVISIONS, SECTIONS, section_hash
+from cdu.verification import kinds, verify
+from cdu.verification.comparison import MEAN, Batch, Difference, Place, Undefined, compare, means, numbers, undefined
+from cdu.verification.kinds import Key, Kind
+from cdu.verification.verify import platform_change
 from test_records import record
 
 QUICK = load_experiment("quick")
@@ -355,7 +357,7 @@ def test_runs_are_summed_up_with_the_excesses_of_their_means():
 
 @pytest.mark.slow
 def test_comparing_needs_no_torch():
-    code = "import sys, cdu.verify, cdu.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, cdu.verification.verify, cdu.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

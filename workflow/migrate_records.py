@@ -11,8 +11,9 @@ import json
 import subprocess
 from functools import cache
 
-from cdu.config import digest, repository
-from cdu.records import Record, write_record
+from cdu.experiments.records import Record, write_record
+from cdu.experiments.repository import repository
+from cdu.settings import digest
 
 #: The revision that every section had when revisions began.
 FIRST = 1

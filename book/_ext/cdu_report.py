@@ -7,8 +7,8 @@ from pathlib import Path
 from sphinx import addnodes
 from sphinx.errors import ExtensionError
 
-from cdu import report
 from cdu.errors import CduError
+from cdu.report import build
 
 #: Extensions that do not say whether pages may be read at once. They keep nothing from reading one page to another.
 SILENT = ("sphinx-mathjax-offline", "sphinx_jupyterbook_latex", "sphinx_multitoc_numbering")
@@ -28,7 +28,7 @@ def call_silent_extensions_safe(app):
 
 def write_report(app, config):
     try:
-        report.build(Path(app.srcdir))
+        build.build(Path(app.srcdir))
     except CduError as error:
         raise ExtensionError(str(error)) from error
 

@@ -12,17 +12,11 @@ import typer
 
 from cdu import clock
 from cdu.clock import OutOfTime
-from cdu.config import (
-    DEFAULT_EXPERIMENT,
-    REVISIONS,
-    SECTIONS,
-    available_experiments,
-    load_experiment,
-    repository,
-    section_hash,
-)
 from cdu.errors import CduError
-from cdu.execution import Kernel, cells_hash, execute, install_kernel, write_notebook
+from cdu.experiments.execution import Kernel, cells_hash, execute, install_kernel, write_notebook
+from cdu.experiments.experiment import DEFAULT_EXPERIMENT, available_experiments, load_experiment
+from cdu.experiments.repository import repository
+from cdu.experiments.sections import REVISIONS, SECTIONS, section_hash
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Certified deep unlearning, reproduced.")
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: what is here, and fetching what is not.")
@@ -32,19 +26,19 @@ app.add_typer(data_app, name="data")
 @data_app.command("status")
 def data_status() -> None:
     """List every dataset's files: present, absent or damaged."""
-    from cdu import data
+    from cdu.data import download
 
-    typer.echo(f"folder: {data.data_root()} (set CDU_DATA to change it)")
-    for name, file, state in data.status():
+    typer.echo(f"folder: {download.data_root()} (set CDU_DATA to change it)")
+    for name, file, state in download.status():
         typer.echo(f"{name:8s} {state:10s} {file}")
 
 
 @data_app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="mnist, cifar10 or svhn")]) -> None:
     """Download a dataset; files that are there and whole are not fetched again."""
-    from cdu import data
+    from cdu.data import download
 
-    typer.echo(f"{name} is complete under {data.fetch(name)}")
+    typer.echo(f"{name} is complete under {download.fetch(name)}")
 
 
 @app.command()
@@ -65,7 +59,7 @@ def run_batch(
     cores: Annotated[str, typer.Option(help="runs at a time; 'all' for as many as there are cores")] = "all",
 ) -> None:
     """Run an experiment. What is done is kept, and the same command goes on after an interruption."""
-    from cdu import batch
+    from cdu.experiments import batch
 
     file = Path(experiment)
     line = batch.command(str(file.resolve()) if file.is_file() else experiment, output, device, cores)
@@ -86,8 +80,8 @@ def paper(
     cores: Annotated[str, typer.Option(help="runs at a time")] = "3",
 ) -> None:
     """The paper's networks on CIFAR-10 and SVHN: as much as the time allows, the most valuable first."""
-    from cdu import bundle, rehearsal
-    from cdu import paper as plan
+    from cdu.experiments import bundle, rehearsal
+    from cdu.experiments import paper as plan
 
     runs = repository() / (output or Path("runs/rehearsal" if rehearse else "runs"))
     files = [rehearsal.rehearsal(file, runs) if rehearse else file for file in plan.EXPERIMENTS]
@@ -153,7 +147,7 @@ def run_section(
     """
     from filelock import FileLock
 
-    from cdu.records import is_current, mark_current, mark_path, record_path
+    from cdu.experiments.records import is_current, mark_current, mark_path, record_path
 
     if name not in SECTIONS:
         raise CduError(f"unknown section '{name}': known are {', '.join(SECTIONS)}")
@@ -198,7 +192,7 @@ def bench(
     """Time our solvers against each other and against peers, anew. Leave the machine alone meanwhile."""
     from filelock import FileLock
 
-    from cdu.records import record_path
+    from cdu.experiments.records import record_path
 
     loaded = load_experiment(experiment)
     _require_clone(official)
@@ -280,7 +274,7 @@ def reference(
     source: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
 ) -> None:
     """Promote an experiment's records from runs/ to results/, with each section's first seed as executed exemplar."""
-    from cdu.records import read_record, record_path
+    from cdu.experiments.records import read_record, record_path
 
     loaded = load_experiment(experiment)
     if section and section not in SECTIONS:
@@ -349,8 +343,7 @@ def verify(
     note: Annotated[bool, typer.Option("--note", help="add the result to results/reproduced.json")] = False,
 ) -> None:
     """Compare the numbers of a batch that is there with the committed references; exit code 1 where they differ."""
-    from cdu import reproduced
-    from cdu import verify as verification
+    from cdu.verification import verify as verification
 
     loaded = load_experiment(experiment)
     found = verification.verify(loaded, repository() / runs, repository() / "results", elsewhere)
@@ -362,7 +355,7 @@ def verify(
     if not found.passed:
         raise SystemExit(1)
     if note:
-        noted = reproduced.note(loaded.name, found, repository() / runs, repository() / "results")
+        noted = verification.note(loaded.name, found, repository() / runs, repository() / "results")
         typer.echo(f"noted: {len(noted.runs)} runs at {noted.commit[:10]} on {noted.platform}")
 
 
@@ -374,7 +367,7 @@ def canaries(
     jobs: Annotated[int, typer.Option(min=1, help="how many at a time")] = os.cpu_count() or 1,
 ) -> None:
     """Run every section in seconds and tell whether any number moved; exit code 1 where one did."""
-    from cdu import canaries as birds
+    from cdu.verification import canaries as birds
 
     if accept and device != "cpu":
         raise CduError(f"--accept with --device {device}: the committed canaries are a CPU's; leave one of them out")
@@ -389,7 +382,10 @@ def canaries(
             accepted = birds.accept(findings, chosen, Path(folder))
             typer.echo(f"accepted: {', '.join(accepted) or 'nothing'}")
             findings = birds.judge(chosen, Path(folder))
-    complaints = [*filter(None, (finding.complaint for finding in findings)), *filter(None, [birds.judge_arithmetic()])]
+    complaints = [
+        *filter(None, (finding.complaint for finding in findings)),
+        *filter(None, [birds.judge_arithmetic()]),
+    ]
     for finding in findings:
         typer.echo(f"{finding.section}: {len(finding.moved)} of {finding.numbers} numbers moved")
     for complaint in complaints:

@@ -68,6 +68,6 @@ def seeded(seed: int) -> Iterator[None]:
         stream.set_state(before)
 
 
-def offshoot(source: torch.Generator, *purpose: str | int) -> torch.Generator:
+def forked(source: torch.Generator, *purpose: str | int) -> torch.Generator:
     """Another generator that depends on the state of ``source`` and the purpose, without a draw from it."""
     return generator(int(torch.randint(2**62, (), generator=source.clone_state())), *purpose)

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from cdu.errors import DamagedFileError
 
 if TYPE_CHECKING:
@@ -126,3 +129,12 @@ def kept(
     if not path.exists():
         save(path, compute())
     return load(path)
+
+
+def kept_tensors(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Named tensors from a file, or computed and kept there.
+
+    Raises:
+        CduError: The file cannot be read.
+    """
+    return kept(path, compute, write_tensors, lambda file: read_tensors(file, "to compute it again")[0])

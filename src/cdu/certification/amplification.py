@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 from cdu.certification.bounds import Bound
-from cdu.certification.checks import require, require_count, require_not_negative, require_positive
+from cdu.checks import expect, expect_count, expect_not_negative, expect_positive
 
 #: By how much the result is enlarged for every step: more than the roundings of its sums and powers.
 _STEP_MARGIN = 2.0**-50
@@ -45,10 +45,10 @@ def amplified_distance(shifts: Sequence[float], expansion: float, start: float =
     Raises:
         CduError: No step, or an argument outside its range.
     """
-    require(len(shifts) > 0, "an amplified distance was asked for 0 steps; at least one must add noise")
-    require_not_negative(expansion=expansion, start=start)
+    expect(len(shifts) > 0, "an amplified distance was asked for 0 steps; at least one must add noise")
+    expect_not_negative(expansion=expansion, start=start)
     for shift in shifts:
-        require_not_negative(shift=shift)
+        expect_not_negative(shift=shift)
     # Powers of ρ are taken towards the side on which they do not overflow: seen from a window's end or from its start.
     shrink, lift = min(1.0, expansion), 1 / max(1.0, expansion)
     windows: list[tuple[float, float, int]] = []
@@ -106,10 +106,10 @@ def noisy_fine_tuning_bound(
     Raises:
         CduError: An argument outside its range.
     """
-    require_not_negative(rounding=rounding)
-    require_positive(start_clip=start_clip, gradient_clip=gradient_clip, learning_rate=learning_rate)
-    require_not_negative(decay=decay)
-    require_count(steps=steps)
+    expect_not_negative(rounding=rounding)
+    expect_positive(start_clip=start_clip, gradient_clip=gradient_clip, learning_rate=learning_rate)
+    expect_not_negative(decay=decay)
+    expect_count(steps=steps)
     shift = 2 * learning_rate * gradient_clip
     expansion = abs(1 - learning_rate * decay)
     value = amplified_distance([shift] * steps, expansion, 2 * start_clip)
@@ -165,10 +165,10 @@ def langevin_bound(
     Raises:
         CduError: An argument outside its range.
     """
-    require_count(training_steps=training_steps)
-    require(isinstance(steps, int) and steps >= 0, f"steps = {steps} is not a whole number of at least 0")
-    require(radius > 0, f"radius = {radius} is not positive")
-    require_not_negative(rounding=rounding)
+    expect_count(training_steps=training_steps)
+    expect(isinstance(steps, int) and steps >= 0, f"steps = {steps} is not a whole number of at least 0")
+    expect(radius > 0, f"radius = {radius} is not positive")
+    expect_not_negative(rounding=rounding)
 
     def distance(added: float) -> float:
         through = amplified_distance([shift + added] * training_steps + [added] * steps, expansion)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cdu.certification.checks import require, require_count, require_length, require_not_negative, require_positive
+from cdu.checks import expect, expect_count, expect_length, expect_not_negative, expect_positive
 
 #: The LiSSA term as it is printed, as the code of later work prints it, and as LiSSA's own theorem gives it.
 LissaForm = Literal["printed, logarithm", "printed, square root", "derived"]
@@ -77,7 +77,7 @@ def trivial_bound(radius: float) -> Bound:
     Raises:
         CduError: C is not a positive finite number.
     """
-    require_length(radius=radius)
+    expect_length(radius=radius)
     return Bound(
         value=2 * radius,
         name="2C by projection",
@@ -101,8 +101,8 @@ def unprojected_bound(radius: float, step_norm: float) -> Bound:
     Raises:
         CduError: An argument outside its range.
     """
-    require_length(radius=radius)
-    require_not_negative(step_norm=step_norm)
+    expect_length(radius=radius)
+    expect_not_negative(step_norm=step_norm)
     return Bound(
         value=2 * radius + step_norm,
         name="2C + step, not projected",
@@ -139,10 +139,10 @@ def newton_bound(
     Raises:
         CduError: λ + λ_min ≤ 0, where the theorem does not apply, or an argument outside its range.
     """
-    require_length(radius=radius)
-    require(hessian_lipschitz >= 0, f"hessian_lipschitz = {hessian_lipschitz} is negative; M is at least 0")
-    require(gradient_norm >= 0, f"gradient_norm = {gradient_norm} is negative; G is at least 0")
-    require_not_negative(damping=damping, hessian_lipschitz=hessian_lipschitz, gradient_norm=gradient_norm)
+    expect_length(radius=radius)
+    expect(hessian_lipschitz >= 0, f"hessian_lipschitz = {hessian_lipschitz} is negative; M is at least 0")
+    expect(gradient_norm >= 0, f"gradient_norm = {gradient_norm} is negative; G is at least 0")
+    expect_not_negative(damping=damping, hessian_lipschitz=hessian_lipschitz, gradient_norm=gradient_norm)
     smallest_damped = _smallest_damped_eigenvalue(damping, smallest_eigenvalue)
     return Bound(
         value=(2 * radius * (hessian_lipschitz * radius + damping) + gradient_norm) / smallest_damped,
@@ -181,10 +181,10 @@ def lissa_depth(scale: float, damping: float, smallest_eigenvalue: float) -> int
     Raises:
         CduError: λ + λ_min ≤ 0, or h is below it.
     """
-    require_positive(scale=scale)
-    require_not_negative(damping=damping)
+    expect_positive(scale=scale)
+    expect_not_negative(damping=damping)
     smallest_damped = _smallest_damped_eigenvalue(damping, smallest_eigenvalue)
-    require(
+    expect(
         scale >= smallest_damped,
         f"scale = {scale:g} is below λ + λ_min = {smallest_damped:.4g}, an eigenvalue of what it must bound; raise it",
     )
@@ -240,17 +240,17 @@ def lissa_bound(
     newton = newton_bound(
         radius, hessian_lipschitz, damping, smallest_eigenvalue, gradient_norm, fixed_in_advance=fixed_in_advance
     )
-    require_not_negative(gradient_lipschitz=gradient_lipschitz)
-    require_count(parameters=parameters, repeats=repeats, depth=depth)
-    require_positive(scale=scale)
-    require(0 < failure < 1, f"failure = {failure} is not between 0 and 1; ρ is a probability, far below δ")
-    require(
+    expect_not_negative(gradient_lipschitz=gradient_lipschitz)
+    expect_count(parameters=parameters, repeats=repeats, depth=depth)
+    expect_positive(scale=scale)
+    expect(0 < failure < 1, f"failure = {failure} is not between 0 and 1; ρ is a probability, far below δ")
+    expect(
         scale >= damping + gradient_lipschitz,
         f"scale = {scale:g} is below damping + gradient_lipschitz = {damping:g} + {gradient_lipschitz:g}; "
         "LiSSA's bound needs H_t + λI ≼ hI for every mini-batch, so raise the scale to their sum",
     )
     needed = lissa_depth(scale, damping, smallest_eigenvalue)
-    require(
+    expect(
         depth >= needed,
         f"depth = {depth} is too small for LiSSA's bound: with κ = h/(λ + λ_min) = "
         f"{scale / (damping + smallest_eigenvalue):.4g} it needs at least {needed}, 2κ ln 4κ",
@@ -287,7 +287,7 @@ def _lissa_terms(form: LissaForm, ratio: float, scale: float) -> tuple[float, fl
         "printed, square root": (ratio, 1 / 16),
         "derived": (math.log(ratio), 1 / (16 * scale)),
     }
-    require(form in terms, f"form = '{form}' is unknown; choose one of {', '.join(map(repr, terms))}")
+    expect(form in terms, f"form = '{form}' is unknown; choose one of {', '.join(map(repr, terms))}")
     return terms[form]
 
 
@@ -305,8 +305,8 @@ def residual_bound(residual_norm: float, strong_convexity: float, retrained_resi
     Raises:
         CduError: An argument outside its range.
     """
-    require_not_negative(residual_norm=residual_norm, retrained_residual_norm=retrained_residual_norm)
-    require_positive(strong_convexity=strong_convexity)
+    expect_not_negative(residual_norm=residual_norm, retrained_residual_norm=retrained_residual_norm)
+    expect_positive(strong_convexity=strong_convexity)
     return Bound(
         value=(residual_norm + retrained_residual_norm) / strong_convexity,
         name="residual over l2",
@@ -336,7 +336,7 @@ def budget_bound(budget: float) -> Bound:
     Raises:
         CduError: Δ is not a positive finite number.
     """
-    require_length(budget=budget)
+    expect_length(budget=budget)
     return Bound(
         value=budget,
         name="budget with fallback",
@@ -366,10 +366,10 @@ def sequential_bound(steps: Sequence[Bound]) -> Bound:
     Raises:
         CduError: No steps, or failure probabilities that add up to 1 or more.
     """
-    require(len(steps) > 0, "a sequential bound was asked for 0 steps; give one bound for each request")
+    expect(len(steps) > 0, "a sequential bound was asked for 0 steps; give one bound for each request")
     requests = sum(step.requests for step in steps)
     failure = math.fsum(step.failure for step in steps)
-    require(
+    expect(
         failure < 1,
         f"the failure probabilities of {requests} requests add up to {failure:g}, which is not below 1; "
         "run LiSSA with a smaller ρ at every request",
@@ -396,10 +396,10 @@ def sequential_bound(steps: Sequence[Bound]) -> Bound:
 def _smallest_damped_eigenvalue(damping: float, smallest_eigenvalue: float) -> float:
     """λ + λ_min, refused where it is not positive."""
     denominator = damping + smallest_eigenvalue
-    require(
+    expect(
         denominator > 0,
         f"Theorem 3.4 needs H + λI positive definite, but λ + λ_min = {denominator:.4g}; "
         f"choose λ > {0 - smallest_eigenvalue:.4g}",
     )
-    require(denominator < math.inf, f"smallest_eigenvalue = {smallest_eigenvalue} is not a finite number")
+    expect(denominator < math.inf, f"smallest_eigenvalue = {smallest_eigenvalue} is not a finite number")
     return denominator

@@ -6,9 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from cdu.certification.bounds import Bound, trivial_bound
-from cdu.certification.checks import require, require_count, require_delta, require_positive
 from cdu.certification.gaussian import composed_sensitivity, gaussian_epsilon, gaussian_sigma
-from cdu.expectations import expect
+from cdu.checks import expect, expect_count, expect_delta, expect_positive
 
 _THREAT_MODEL = (
     "an adversary who sees the released weights and nothing else, and who knows the method, C or Δ, σ, δ and every "
@@ -123,7 +122,7 @@ def certify(bound: Bound, sigma: float, delta: float, releases: int = 1) -> Cert
         f"delta = {delta} certifies too little to be called a guarantee: with that probability it may fail altogether; "
         "choose far less than one over the number of samples",
     )
-    require_positive(sigma=sigma)
+    expect_positive(sigma=sigma)
     # A distance of 0 leaves nothing to tell apart.
     epsilon = gaussian_epsilon(sigma, left, _together(bound, releases)) if bound.sensitivity > 0 else 0.0
     return Certificate(
@@ -184,9 +183,9 @@ def _together(bound: Bound, releases: int) -> float:
 
 def _shares(bound: Bound, delta: float, releases: int) -> tuple[float, float]:
     """The probability ρ that Δ fails in any of k releases, and δ − ρ; refuses what cannot be certified at δ."""
-    require_delta(delta)
-    require_count(releases=releases)
-    require(
+    expect_delta(delta)
+    expect_count(releases=releases)
+    expect(
         bound.fixed_in_advance,
         f"'{bound.name}' is an indication: its constants were measured on the data that are to be protected; only a "
         "bound that was fixed before the data were seen gives a certificate, e.g. 2C by projection or a budget with a "
@@ -196,7 +195,7 @@ def _shares(bound: Bound, delta: float, releases: int) -> tuple[float, float]:
     failure = batches * bound.failure
     # Where ρ comes near δ, what is left must not be the rounding of their difference.
     left = delta - failure * _FAILURE_MARGIN
-    require(
+    expect(
         left > 0,
         f"'{bound.name}' fails with probability {failure:g} in {releases} releases, which is not below "
         f"delta = {delta:g}; choose a larger delta or a bound with a smaller failure",

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from scipy.special import erfcx, ndtr
 
-from cdu.certification.checks import require, require_count, require_delta, require_not_negative, require_positive
+from cdu.checks import expect, expect_count, expect_delta, expect_not_negative, expect_positive
 
 #: Gauss-Legendre rule on [−1, 1]; 20 nodes integrate 1 − x·R(x) over an interval of length ≤ 1 to the last digit.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
@@ -36,8 +36,8 @@ def classical_sigma(epsilon: float, delta: float, sensitivity: float) -> float:
     Raises:
         CduError: An argument outside its range.
     """
-    require_positive(epsilon=epsilon, sensitivity=sensitivity)
-    require_delta(delta)
+    expect_positive(epsilon=epsilon, sensitivity=sensitivity)
+    expect_delta(delta)
     return sensitivity / epsilon * math.sqrt(2 * math.log(1.25 / delta))
 
 
@@ -52,8 +52,8 @@ def classical_epsilon(sigma: float, delta: float, sensitivity: float) -> float:
     Raises:
         CduError: An argument outside its range.
     """
-    require_positive(sigma=sigma, sensitivity=sensitivity)
-    require_delta(delta)
+    expect_positive(sigma=sigma, sensitivity=sensitivity)
+    expect_delta(delta)
     return sensitivity / sigma * math.sqrt(2 * math.log(1.25 / delta))
 
 
@@ -71,7 +71,7 @@ def gaussian_delta(epsilon: float, sigma: float, sensitivity: float) -> float:
     Raises:
         CduError: An argument outside its range.
     """
-    require_not_negative(epsilon=epsilon)
+    expect_not_negative(epsilon=epsilon)
     return _delta(epsilon, _distance_in_sigmas(sigma, sensitivity))
 
 
@@ -89,7 +89,7 @@ def gaussian_epsilon(sigma: float, delta: float, sensitivity: float) -> float:
     Raises:
         CduError: An argument outside its range.
     """
-    require_delta(delta)
+    expect_delta(delta)
     mu = _distance_in_sigmas(sigma, sensitivity)
     if _certainly_at_most(delta, 0.0, mu):
         return 0.0
@@ -120,9 +120,9 @@ def gaussian_sigma(epsilon: float, delta: float, sensitivity: float) -> float:
     Raises:
         CduError: An argument outside its range, or so small a δ that σ is no finite number.
     """
-    require_not_negative(epsilon=epsilon)
-    require_positive(sensitivity=sensitivity)
-    require_delta(delta)
+    expect_not_negative(epsilon=epsilon)
+    expect_positive(sensitivity=sensitivity)
+    expect_delta(delta)
     allowed = 1.0
     while not _certainly_at_most(delta, epsilon, allowed):
         allowed /= 2
@@ -135,7 +135,7 @@ def gaussian_sigma(epsilon: float, delta: float, sensitivity: float) -> float:
         else:
             too_large = middle
     sigma = sensitivity / allowed
-    require(
+    expect(
         0 < sigma < math.inf,
         f"no noise within double precision gives epsilon = {epsilon}, delta = {delta} at sensitivity = {sensitivity}; "
         "choose a larger delta or measure distances in another unit",
@@ -159,8 +159,8 @@ def composed_sensitivity(sensitivity: float, releases: int) -> float:
     Raises:
         CduError: Δ is not positive, or k is not a whole number of at least 1.
     """
-    require_positive(sensitivity=sensitivity)
-    require_count(releases=releases)
+    expect_positive(sensitivity=sensitivity)
+    expect_count(releases=releases)
     return math.sqrt(releases) * sensitivity
 
 
@@ -176,16 +176,16 @@ def naive_epsilon(sigma: float, delta: float, sensitivity: float, releases: int)
     Raises:
         CduError: An argument outside its range.
     """
-    require_delta(delta)
-    require_count(releases=releases)
+    expect_delta(delta)
+    expect_count(releases=releases)
     return releases * gaussian_epsilon(sigma, delta / releases, sensitivity)
 
 
 def _distance_in_sigmas(sigma: float, sensitivity: float) -> float:
     """μ = Δ/σ."""
-    require_positive(sigma=sigma, sensitivity=sensitivity)
+    expect_positive(sigma=sigma, sensitivity=sensitivity)
     mu = sensitivity / sigma
-    require(
+    expect(
         1e-307 < mu < 1e150,
         f"sensitivity/sigma = {sensitivity}/{sigma} is beyond double precision; choose values that lie nearer together",
     )

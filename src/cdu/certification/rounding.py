@@ -14,7 +14,7 @@ import math
 from typing import Literal
 
 from cdu.certification.bounds import Bound
-from cdu.certification.checks import require, require_count, require_not_negative, require_positive
+from cdu.checks import expect, expect_count, expect_not_negative, expect_positive
 
 Arithmetic = Literal["float32", "float64"]
 
@@ -38,8 +38,8 @@ def gamma(operations: int, unit: float) -> float:
     Raises:
         CduError: nu is above 0.01, where nothing is left of the sum's digits.
     """
-    require_count(operations=operations)
-    require(
+    expect_count(operations=operations)
+    expect(
         operations * unit <= 0.01,
         f"a sum of {operations:,} terms has no proven digits with a unit roundoff of {unit:.2g}; use float64",
     )
@@ -52,7 +52,7 @@ def norm_rounding(size: int) -> float:
 
 
 def ball_rounding(radius: float, size: int) -> float:
-    """How far outside the ball weights may lie that :func:`~cdu.training.project` took onto it, or left in it.
+    """How far outside the ball weights may lie that :func:`~cdu.models.training.project` took onto it, or left in it.
 
     It shrinks them by two roundings more than it has to, which covers those of the product; the norm, taken in float64,
     may be too small.
@@ -95,8 +95,8 @@ def softmax_gradient_rounding(
     Raises:
         CduError: An argument outside its range, or too many samples for the type (:func:`gamma`).
     """
-    require_not_negative(input_norm=input_norm, weight_norm=weight_norm, l2=l2)
-    require_positive(unit=unit)
+    expect_not_negative(input_norm=input_norm, weight_norm=weight_norm, l2=l2)
+    expect_positive(unit=unit)
     reach = math.hypot(input_norm, 1.0)
     logits = gamma(features + 1, unit) * reach * weight_norm
     softmax = unit * (classes + 4 * ULPS + 8 * reach * weight_norm)
@@ -122,8 +122,8 @@ def squared_gradient_rounding(
     Raises:
         CduError: As for :func:`softmax_gradient_rounding`.
     """
-    require_not_negative(input_norm=input_norm, weight_norm=weight_norm, l2=l2)
-    require_positive(unit=unit)
+    expect_not_negative(input_norm=input_norm, weight_norm=weight_norm, l2=l2)
+    expect_positive(unit=unit)
     reach = math.hypot(input_norm, 1.0)
     residual = reach * weight_norm + 1
     logits = gamma(features + 2, unit) * residual
@@ -143,7 +143,7 @@ def step_rounding(
         gradient_norm: ‖g‖ at most.
         unit: u.
     """
-    require_not_negative(gradient_rounding=gradient_rounding, weight_norm=weight_norm, gradient_norm=gradient_norm)
+    expect_not_negative(gradient_rounding=gradient_rounding, weight_norm=weight_norm, gradient_norm=gradient_norm)
     return learning_rate * gradient_rounding + 8 * unit * (weight_norm + learning_rate * gradient_norm)
 
 
@@ -155,8 +155,8 @@ def descent_rounding(step: float, expansion: float, steps: int) -> float:
         expansion: ρ ≤ 1.
         steps: T.
     """
-    require_not_negative(step=step, expansion=expansion)
-    require(expansion <= 1, f"expansion = {expansion} is above 1: roundings would grow with every step")
+    expect_not_negative(step=step, expansion=expansion)
+    expect(expansion <= 1, f"expansion = {expansion} is above 1: roundings would grow with every step")
     return step * math.fsum(expansion**power for power in range(steps)) * _SECOND_ORDER
 
 
@@ -171,5 +171,5 @@ def computed(bound: Bound, arithmetic: Arithmetic, rounding: float) -> Bound:
     Raises:
         CduError: The allowance is not a finite number of at least 0.
     """
-    require_not_negative(rounding=rounding)
+    expect_not_negative(rounding=rounding)
     return bound.model_copy(update={"rounding": rounding, "arithmetic": arithmetic})

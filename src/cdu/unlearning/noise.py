@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from cdu.expectations import expect
+from cdu.checks import expect
 
 #: A standard normal vector is longer than √p + this with a probability below e^(−72).
 _TAIL = 12.0
@@ -34,3 +34,14 @@ def draw_noise(w: Tensor, generator: torch.Generator) -> Tensor:
         "1e-31; the generator is broken",
     )
     return noise.to(w.device)
+
+
+def expect_noise_shows(w: "Tensor", sigma: float) -> None:
+    """Refuse noise of σ that is lost in the rounding of the weights it is added to."""
+    import torch
+
+    largest = w.abs().max().item() if sigma else 0.0
+    expect(
+        sigma >= 4 * torch.finfo(w.dtype).eps * largest,
+        f"sigma = {sigma:g} is lost in the rounding of {w.dtype} weights of up to {largest:.3g}; use float64",
+    )

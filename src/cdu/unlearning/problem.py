@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cdu.certification import Bound, Certificate
-from cdu.config import TrainingSettings
-from cdu.data import Samples
-from cdu.objective import Objective
-from cdu.training import Trained
+from cdu.checks import expect
+from cdu.data.samples import Samples, expect_disjoint, expect_finite
+from cdu.models.objective import Objective, expect_mean, expect_plain_backward
+from cdu.models.training import Trained, TrainingSettings
+from cdu.unlearning.noise import expect_noise_shows
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Update:
+class UnlearningResult:
     """An unlearned model before projection and noise, and what it cost.
 
     Attributes:
@@ -92,6 +94,56 @@ class Update:
 class Method(Protocol):
     """An unlearning method: from a problem and a generator to an update."""
 
-    def __call__(self, problem: Problem, generator: torch.Generator) -> Update:
+    def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Unlearn."""
         ...
+
+
+def expect_answerable(problem: Problem, sigma: float, delta: float) -> None:
+    """Refuse a problem, or a promise, that no method could answer, before hours are spent on it.
+
+    Args:
+        problem: What is to be unlearned.
+        sigma: Standard deviation of the noise.
+        delta: δ of the certificate.
+    """
+    import torch
+
+    expect(
+        isinstance(sigma, Real) and isinstance(delta, Real),
+        f"sigma and delta are of the types {type(sigma).__name__} and {type(delta).__name__}; give two numbers",
+    )
+    w, size = problem.w_star, problem.objective.size
+    total = len(problem.retain) + len(problem.forget)
+    expect(len(problem.retain) > 0, "the retain set is empty: nothing is left to unlearn on; train a new model")
+    expect(len(problem.forget) > 0, "the forget set is empty: there is nothing to unlearn")
+    expect(
+        w.shape == (size,),
+        f"w_star has the shape {tuple(w.shape)}, the objective's model has {size:,} parameters; flatten them in the "
+        "model's order, as parameter_vector does",
+    )
+    expect(
+        w.dtype == problem.retain.dtype == problem.forget.dtype and w.dtype in (torch.float32, torch.float64),
+        f"w_star is of type {w.dtype}, batches of {problem.retain.dtype} and {problem.forget.dtype}; give all three "
+        "float32 or all three float64, e.g. Samples(..., dtype=torch.float64): less would swallow the noise",
+    )
+    expect(bool(w.isfinite().all()), "w_star holds NaN or infinite numbers; look at the training that made it")
+    expect(problem.radius > 0, f"radius = {problem.radius} is not above 0; give C of the training's ball, or math.inf")
+    norm = w.double().norm().item()
+    expect(
+        norm <= problem.radius * (1 + 1e-5),
+        f"w_star has the norm {norm:.6g}, above radius = {problem.radius:g}: training did not project onto that ball, "
+        "so that no bound of it holds for the retrained model; give the C that training projected onto, or math.inf",
+    )
+    expect(0 <= sigma < float("inf"), f"sigma = {sigma} is not a finite number of at least 0")
+    expect(
+        sigma == 0 or 0 < delta < 1 / total,
+        f"delta = {delta} is not between 0 and one over the number of samples, {total:,}: so much would let one be "
+        "published outright; choose far less",
+    )
+    expect_noise_shows(w, sigma)
+    expect_disjoint(problem.retain, problem.forget)
+    for name, samples in (("retain", problem.retain), ("forget", problem.forget)):
+        expect_finite(samples, name)
+    expect_mean(problem.objective, w, problem.retain)
+    expect_plain_backward(problem.objective, w, problem.forget)

@@ -1,0 +1,1 @@
+"""Curvature: Hessians as operators, and solvers of (H + λI) x = b."""

@@ -1,0 +1,1 @@
+"""Experiments: settings, set-ups, runs and their records."""

@@ -1,0 +1,215 @@
+"""What the methods make of a scenario: hyper-parameters chosen once, every method run once, both kept on disk."""
+
+import copy
+from dataclasses import asdict, fields
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cdu import storage
+from cdu.certification import Bound, Certificate
+from cdu.errors import CduError
+from cdu.experiments.sections import REVISIONS
+from cdu.experiments.settings import ScaleSettings
+from cdu.experiments.setup import Rehearsal, Setup
+from cdu.experiments.tuning import Trial, best, tune
+from cdu.seeding import generator
+from cdu.settings import Value, digest
+from cdu.unlearning.methods.fixed_features import FixedFeatures, linear_model
+from cdu.unlearning.methods.original import Original
+from cdu.unlearning.methods.retrain import Retrain
+from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
+from cdu.unlearning.problem import Method, Problem, UnlearningResult
+from cdu.unlearning.registry import SECOND_SEED, UnlearningSettings, build, methods
+from cdu.unlearning.release import Release, publish, publish_at
+
+#: Methods that stand beside those whose hyper-parameters are chosen: yardsticks, and the paper's own constants.
+FIXED = ("original", "retrain", "second retraining", "newton", "newton, lissa")
+
+#: Fields of an update that are kept as they are; the others are tensors, modules and models of their own.
+_PLAIN = tuple(
+    field.name for field in fields(UnlearningResult) if field.name not in {"w", "model", "bound", "certificate"}
+)
+
+
+class MethodResults:
+    """The methods on one scenario, by the names they have in tables.
+
+    Chapters that judge unlearned models take them from here, so that all judge the same ones. A result is kept under a
+    hash of all that determines it, the revision of the numbers included; the
+    seconds in it are those of the run that made it.
+
+    Args:
+        scenario: Data, models and settings.
+
+    Attributes:
+        scenario: The same.
+        problem: The deletion that methods are judged by.
+    """
+
+    def __init__(self, scenario: Setup) -> None:
+        self.scenario = scenario
+        self.problem: Problem = scenario.problem()
+        self._folder = scenario.checkpoints / "unlearned"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All methods: those of :data:`FIXED`, then those of the experiment's search spaces."""
+        return (*FIXED, *self.scenario.settings.methods.spaces)
+
+    @cached_property
+    def rehearsal(self) -> Rehearsal:
+        """The deletion that hyper-parameters are chosen on."""
+        return self.scenario.rehearsal(self.scenario.settings.methods.validation)
+
+    def trials(self, name: str, epsilon: float | None = None) -> list[Trial]:
+        """What was tried for a method, judged at ε, the experiment's if None; see :func:`~cdu.experiments.tuning.tune`."""
+        settings = self.scenario.settings.methods
+        wanted, delta = self._promise(epsilon)
+        space, budget, seed = settings.spaces[name], settings.trials, self.scenario.seed
+        path = self._path(".json", "trials", name, space, budget, settings.validation, wanted, delta)
+        make = partial(build, name, epsilon=wanted, delta=delta)
+
+        def tried() -> list[Trial]:
+            return tune(self.rehearsal, name, make, space, budget, seed, wanted, delta)
+
+        return storage.kept(path, tried, _write_trials, _read_trials)
+
+    def chosen(self, name: str, epsilon: float | None = None) -> dict[str, Value]:
+        """The hyper-parameters that came nearest to retraining.
+
+        Raises:
+            CduError: No trial could run, for the reason that the first one gave.
+        """
+        trials = self.trials(name, epsilon)
+        winner = best(trials)
+        if winner is None:
+            raise CduError(trials[0].note)
+        return winner.values
+
+    def update(self, name: str, epsilon: float | None = None) -> UnlearningResult:
+        """A method's result, before projection and noise.
+
+        Args:
+            name: One of :attr:`names`.
+            epsilon: ε, for methods that add noise of their own; the experiment's if None.
+
+        Raises:
+            CduError: The method cannot run on this scenario, or what was kept cannot be read.
+        """
+        settings, seed = self.scenario.settings.unlearning, self.scenario.seed
+        wanted, delta = self._promise(epsilon)
+        method: Method
+        if name in FIXED:
+            method, constants = methods(settings, seed)[name], settings.model_dump(mode="json")
+        else:
+            constants = self.chosen(name, epsilon)
+            method = build(name, constants, wanted, delta)
+        path = self._path(".safetensors", "update", name, constants, wanted, delta)
+        return storage.kept(path, lambda: method(self.problem, generator(seed, name)), _write, self._read)
+
+    def release(self, name: str, noisy: bool = False) -> Release:
+        """A method's result, projected; with the noise that certifies the experiment's ε if ``noisy``."""
+        epsilon, delta = self._promise(None)
+        update, noise = self.update(name), generator(self.scenario.seed, "noise")
+        if noisy:
+            return publish_at(self.problem, update, noise, epsilon, delta)
+        return publish(self.problem, update, noise)
+
+    def _promise(self, epsilon: float | None) -> tuple[float, float]:
+        settings = self.scenario.settings.unlearning
+        return (settings.epsilon if epsilon is None else epsilon), settings.delta
+
+    def _path(self, suffix: str, *key: object) -> Path:
+        name = digest([self._origin, *key])
+        return self._folder / f"{self.scenario.name}-{self.scenario.seed}-{name}{suffix}"
+
+    @cached_property
+    def _origin(self) -> dict[str, object]:
+        return {**self.scenario.origin(), "revision": REVISIONS["03_methods"]}
+
+    def _read(self, path: Path) -> UnlearningResult:
+        content: dict[str, Any]
+        tensors, content = storage.read_tensors(path, "to unlearn again", self.scenario.device)
+        try:
+            w = tensors.pop("w")
+            bound, certificate = content.pop("bound"), content.pop("certificate")
+            return UnlearningResult(
+                w=w,
+                model=self._module(content.pop("module"), tensors, w),
+                bound=None if bound is None else Bound.model_validate(bound),
+                certificate=None if certificate is None else Certificate.model_validate(certificate),
+                **content,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise storage.unreadable(path, error, "to unlearn again") from error
+
+    def _module(self, kind: str, buffers: dict[str, Tensor], w: Tensor) -> nn.Module | None:
+        """The module that an update brought, made anew with its buffers."""
+        if kind == "none":
+            return None
+        model: nn.Module
+        if kind == "linear":
+            filters = len(buffers["0.kernels"])
+            model = linear_model(self.problem.retain, filters, self.scenario.data.classes, w.dtype)
+        else:
+            model = copy.deepcopy(self.problem.objective.model)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+        return model.eval()
+
+
+def _write(path: Path, update: UnlearningResult) -> None:
+    model = update.model
+    kind = "none" if model is None else "network"
+    if isinstance(model, nn.Sequential) and isinstance(model[0], FixedFeatures):
+        kind = "linear"
+    content = {
+        **{name: getattr(update, name) for name in _PLAIN},
+        "module": kind,
+        "bound": None if update.bound is None else update.bound.model_dump(mode="json"),
+        "certificate": None if update.certificate is None else update.certificate.model_dump(mode="json"),
+    }
+    tensors = {"w": update.w, **({} if model is None else dict(model.named_buffers()))}
+    storage.write_tensors(path, tensors, content)
+
+
+def _write_trials(path: Path, trials: list[Trial]) -> None:
+    storage.write_json(path, [asdict(trial) for trial in trials])
+
+
+def _read_trials(path: Path) -> list[Trial]:
+    again = "to choose again"
+    try:
+        return [Trial(**row) for row in storage.read_json(path, again)]
+    except TypeError as error:
+        raise storage.unreadable(path, error, again) from error
+
+
+def scale_methods(unlearning: UnlearningSettings, scale: ScaleSettings, seed: int) -> dict[str, Method]:
+    """The methods on a network for which no hyper-parameters are searched, by the name they have in tables.
+
+    The yardsticks come first. Then comes the Newton step over part of D_r at every λ that has a name in the experiment,
+    called *newton* at the default λ and *newton, λ = …* at the others. Last are the methods of ``scale.methods`` with
+    the hyper-parameters that are given there.
+
+    Args:
+        unlearning: λ, and ε and δ for methods that add noise of their own.
+        scale: The part of D_r, and the further methods.
+        seed: Seed that the original model was trained with.
+
+    Raises:
+        CduError: ``scale.methods`` names an unknown method, or hyper-parameters that a method does not take.
+    """
+    default = unlearning.dampings[unlearning.default].value
+    others = sorted({named.value for named in unlearning.dampings.values()} - {default})
+    dampings = {"newton": default, **{f"newton, λ = {value:g}": value for value in others}}
+    return {
+        "original": Original(),
+        "retrain": Retrain(),
+        "second retraining": Retrain(seed + SECOND_SEED),
+        **{name: SubsampledNewton(value, scale.hessian_samples) for name, value in dampings.items()},
+        **{name: build(name, values, unlearning.epsilon, unlearning.delta) for name, values in scale.methods.items()},
+    }

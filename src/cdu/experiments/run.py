@@ -1,0 +1,268 @@
+"""What a notebook's first and last cells call: check the parameters, open the run, write its record."""
+
+import ast
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+
+from cdu import clock
+from cdu.certification import Bound
+from cdu.data import datasets
+from cdu.errors import CduError, DamagedFileError
+from cdu.experiments.device import pick_device, prepare
+from cdu.experiments.experiment import DEFAULT_EXPERIMENT, load_experiment
+from cdu.experiments.records import (
+    SCHEMA_VERSION,
+    Machine,
+    Metric,
+    Record,
+    cpu_name,
+    emulation,
+    git_state,
+    kept_metrics,
+    lock_hash,
+    package_versions,
+    record_path,
+    write_record,
+)
+from cdu.experiments.repository import repository
+from cdu.experiments.sections import REVISIONS, section_hash, section_settings
+from cdu.experiments.setup import Setup
+from cdu.seeding import generator
+from cdu.settings import digest
+from cdu.unlearning.problem import Method, Problem, UnlearningResult
+
+Result = TypeVar("Result")
+
+PARAMETERS = ("dataset", "seed", "experiment", "output", "device")
+
+
+@dataclass
+class Run:
+    """A run under way: its scenario, and the metrics logged so far.
+
+    Attributes:
+        section: The notebook's name.
+        scenario: Data, models and problem.
+        output: Folder that holds all runs.
+        metrics: What was logged.
+        started: When the run was opened.
+        arithmetic: Precision and layout, in words.
+        clock: The same moment on the clock that durations are read from.
+        commit: The commit at that moment, and whether the working tree differed from it.
+        revision: Revision of the section's numbers at that moment.
+    """
+
+    section: str
+    scenario: Setup
+    output: Path
+    metrics: list[Metric] = field(default_factory=list)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    commit: tuple[str, bool] = field(default_factory=git_state)
+    revision: int = 1
+    arithmetic: str = ""
+    clock: float = field(default_factory=time.perf_counter)
+
+    def log(
+        self,
+        metric: str,
+        value: float | None,
+        *,
+        method: str = "",
+        split: str = "",
+        axis: str = "",
+        point: float | None = None,
+        note: str = "",
+    ) -> None:
+        """Log one number; see :class:`cdu.experiments.records.Metric` for the keys."""
+        number = None if value is None else float(value)
+        where = None if point is None else float(point)
+        self.metrics.append(
+            Metric(metric=metric, value=number, method=method, split=split, axis=axis, point=where, note=note)
+        )
+
+    def attempt(
+        self,
+        name: str,
+        method: Method,
+        problem: Problem,
+        metric: str = "accuracy",
+        axis: str = "",
+        point: float | None = None,
+    ) -> UnlearningResult | None:
+        """Run a method on a problem; where it cannot run, log the reason for ``metric`` and go on."""
+        return self.outcome(
+            name, lambda: method(problem, generator(self.scenario.seed, name)), metric, axis=axis, point=point
+        )
+
+    def outcome(self, name: str, compute: Callable[[], Result], metric: str, **keys: Any) -> Result | None:
+        """What ``compute`` gives; where a method refuses, log the reason for ``metric`` and go on.
+
+        Args:
+            name: The method's name.
+            compute: What to run.
+            metric: The number that is then missing.
+            keys: As for :meth:`log`.
+        """
+        try:
+            return compute()
+        except DamagedFileError:
+            # Of the file, and not of the method: kept as the method's result it would outlive the file.
+            raise
+        except CduError as error:
+            print(f"{name}: {error}")
+            self.log(metric, None, method=name, note=str(error), **keys)
+            return None
+
+    def bound(self, metric: str, compute: Callable[..., Bound], *arguments: object, **keys: Any) -> Bound | None:
+        """Log a bound and say what it is; where its assumptions exclude the arguments, log the reason and go on.
+
+        Args:
+            metric: Its name.
+            compute: One of :mod:`cdu.certification.bounds`.
+            arguments: What it is computed from.
+            keys: As for :meth:`log`.
+        """
+        try:
+            found = compute(*arguments)
+        except CduError as error:
+            print(f"no bound: {error}")
+            self.log(metric, None, note=str(error), **keys)
+            return None
+        where = ", ".join(f"{key} {value}" for key, value in keys.items())
+        print(f"{metric} ({where}): {found.value:.4g}, {found.name}, {found.kind}")
+        self.log(metric, found.value, **keys)
+        return found
+
+    def point(self, name: str, compute: Callable[[], None]) -> None:
+        """One point of a sweep: run ``compute``, and keep what it logs; logged again if it was computed before.
+
+        Args:
+            name: Of the point, unique in the section.
+            compute: Calls :meth:`log` and what is built on it.
+
+        Raises:
+            OutOfTime: The batch's time is up, and the point was not computed before.
+        """
+
+        def logged() -> list[Metric]:
+            clock.require(f"{self.section}, {name}")
+            start = len(self.metrics)
+            compute()
+            found = self.metrics[start:]
+            del self.metrics[start:]
+            return found
+
+        scenario = self.scenario
+        made_by = [self.section, section_hash(scenario.settings, scenario.name, self.section), self.revision]
+        origin = [scenario.origin(), torch.get_num_threads(), name]
+        path = scenario.checkpoints / "points" / f"{scenario.name}-{scenario.seed}-{digest([*made_by, *origin])}.json"
+        self.metrics += kept_metrics(path, logged)
+
+    def frame(self) -> pd.DataFrame:
+        """The metrics so far, with the columns that :mod:`cdu.report` draws from."""
+        frame = pd.DataFrame([metric.model_dump() for metric in self.metrics])
+        return frame.assign(section=self.section, seed=self.scenario.seed, dataset=self.scenario.name)
+
+    def finish(self) -> None:
+        """Write the record, atomically, and say where it is."""
+        scenario = self.scenario
+        commit, dirty = self.commit
+        device = torch.cuda.get_device_name() if scenario.device.type == "cuda" else "cpu"
+        record = Record(
+            schema_version=SCHEMA_VERSION,
+            experiment=scenario.experiment.name,
+            dataset=scenario.name,
+            section=self.section,
+            seed=scenario.seed,
+            settings=section_settings(scenario.settings, self.section),
+            config_hash=section_hash(scenario.settings, scenario.name, self.section),
+            revision=self.revision,
+            split_hash=scenario.split.hash,
+            lock_hash=lock_hash(),
+            commit=commit,
+            dirty=dirty,
+            packages=package_versions(),
+            machine=Machine(
+                device=device,
+                cpu=cpu_name(),
+                threads=torch.get_num_threads(),
+                platform=platform.platform(),
+                python=platform.python_version(),
+                arithmetic=self.arithmetic,
+                emulation=emulation(),
+            ),
+            started=self.started.isoformat(timespec="seconds"),
+            duration=round(time.perf_counter() - self.clock, 3),
+            metrics=self.metrics,
+        )
+        path = record_path(self.output, record.experiment, record.dataset, record.seed, record.section)
+        write_record(record, path)
+        print(f"recorded {len(record.metrics)} numbers in {path.relative_to(self.output.parent)}")
+
+
+def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = ()) -> Run:
+    """Open a run from a notebook's parameters.
+
+    Args:
+        section: The notebook's name, such as ``03_unlearning``.
+        namespace: The notebook's ``globals()``, read right after the parameters cell.
+        extra: Parameters that this notebook takes beside those that all take.
+
+    Raises:
+        CduError: An unknown parameter, dataset, experiment or device; a seed that is no whole number of at least 0; a
+            dataset that the experiment does not have.
+    """
+    known = (*PARAMETERS, *extra)
+    given = _parameters(namespace, known)
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise CduError(f"unknown parameter '{unknown[0]}': this notebook takes {', '.join(known)}")
+    missing = sorted({"dataset", "seed"} - set(given))
+    if missing:
+        raise CduError(f"the parameter '{missing[0]}' is missing; restore the notebook's parameters cell")
+    dataset, seed = given["dataset"], given["seed"]
+    if dataset not in datasets.DATASETS:
+        raise CduError(f"unknown dataset {dataset!r}: known are {', '.join(datasets.DATASETS)}")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise CduError(f"seed = {seed!r} is not a whole number of at least 0")
+    experiment = load_experiment(str(given.get("experiment") or DEFAULT_EXPERIMENT[dataset]))
+    experiment.settings(dataset)
+    output = repository() / str(given.get("output") or "runs")
+    device = pick_device(str(given.get("device") or "auto"))
+    # Sums over several threads round differently: a model trained with two is not the one that a batch would train.
+    checkpoints = output / "checkpoints" / f"threads-{torch.get_num_threads()}"
+    scenario = Setup(experiment, dataset, seed, checkpoints, device)
+    return Run(section, scenario, output, revision=REVISIONS[section], arithmetic=prepare(scenario))
+
+
+def _parameters(namespace: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+    """The parameters and their values: what the cells before this call set, papermill's injected one among them.
+
+    Names that are there for another reason, such as a startup file of IPython's, are none. A plain script keeps no list
+    of its cells; there only ``known`` names are looked at.
+    """
+    names = set(known)
+    for cell in namespace.get("In", []):
+        names |= _assigned(cell)
+        if "begin(" in cell:
+            break
+    return {name: namespace[name] for name in names if name in namespace}
+
+
+def _assigned(cell: str) -> set[str]:
+    """Names that a cell sets by plain assignments; none where it is no plain Python."""
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError:
+        return set()
+    targets = [target for one in statements if isinstance(one, ast.Assign) for target in one.targets]
+    targets += [one.target for one in statements if isinstance(one, ast.AnnAssign)]
+    return {target.id for target in targets if isinstance(target, ast.Name) and target.id != "run"}

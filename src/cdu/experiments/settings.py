@@ -1,0 +1,215 @@
+"""Everything that the runs of one dataset depend on."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cdu.data.splits import ForgetSettings
+from cdu.evaluation.audit import AuditSettings
+from cdu.evaluation.lira import ShadowSettings
+from cdu.evaluation.official_code import OfficialSettings
+from cdu.evaluation.posterior_attacks import AttackSettings
+from cdu.evaluation.relearning import RelearnSettings
+from cdu.evaluation.theory_checks import TheorySettings
+from cdu.models.architectures import ModelSettings
+from cdu.models.training import TrainingSettings
+from cdu.settings import Count, Positive, Settings, Value
+from cdu.unlearning.registry import UnlearningSettings
+from cdu.unlearning.requests import SequentialSettings
+
+
+class MethodsSettings(Settings):
+    """All methods side by side: how their hyper-parameters are chosen, and the noise of the certified ones.
+
+    Attributes:
+        validation: Samples of D_r on which hyper-parameters are judged.
+        trials: Hyper-parameters tried per method at most, drawn from its space without replacement.
+        spaces: For every method by name its hyper-parameters: a list of candidates, or one value that is not searched.
+        epsilons: ε at which certified methods are compared.
+        epochs: k, epochs on D_r after the noise, ascending; 0 for none.
+    """
+
+    validation: Count = 5000
+    trials: Count = 8
+    spaces: dict[str, dict[str, Value | Annotated[tuple[Value, ...], Field(min_length=1)]]] = Field(
+        default_factory=dict
+    )
+    epsilons: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 100.0, 10_000.0, 1e6)
+    epochs: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2, 4, 8)
+
+
+class AblationSettings(Settings):
+    """Sweeps: one quantity is varied at a time, all others are the experiment's.
+
+    Attributes:
+        dampings: λ.
+        sigmas: σ, ascending.
+        radii: C; original and retrained models are trained anew, as for the next four.
+        shares: n_u, as shares of the training set.
+        forget: Forget sets of the usual size: samples of one class, or those that the original model gets most wrong.
+        weight_decays: The l2 weight, in training and in unlearning.
+        widths: Neurons of every hidden layer of an MLP, or the factor of a convolutional network's filters.
+        depths: LiSSA's s₂.
+        repeats: LiSSA's s₁.
+        scales: LiSSA's h, in multiples of the usual one.
+        batches: LiSSA's batch size.
+        noise_draws: Draws of the noise behind an accuracy.
+    """
+
+    dampings: tuple[Positive, ...]
+    sigmas: tuple[Positive, ...]
+    radii: tuple[Positive, ...]
+    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    forget: tuple[Literal["one class", "hardest"], ...] = ()
+    weight_decays: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    widths: tuple[Positive, ...] = ()
+    depths: tuple[Count, ...]
+    repeats: tuple[Count, ...] = ()
+    scales: tuple[Positive, ...] = ()
+    batches: tuple[Count, ...] = (10, 128)
+    noise_draws: Count = 10
+
+
+class EfficiencySettings(Settings):
+    """Timings of the solvers against each other and against peers.
+
+    Attributes:
+        repetitions: Repetitions of every timing, in turns; the median counts.
+        dampings: The λ at which systems are solved.
+        peer_dampings: The λ among them at which curvlinops takes part.
+        tolerances: Relative residuals to reach.
+        lissa_depths: Depths at which LiSSA's error is taken, up to the one at which it is given up.
+        neumann_terms: Terms of curvlinops' Neumann series, ascending, as far as the smallest tolerance needs.
+        lissa_steps: Steps of LiSSA that are timed against the authors'.
+        authors_batches: Batch sizes of that.
+        authors_repeats: Numbers of repeats of that.
+        sizes: Training samples, for the scaling in n.
+        widths: Widths of the MLP's hidden layers, for the scaling in p.
+        filters: Widths of the AllCNN, for the scaling in p; none where a dataset's images are too small.
+        filter_samples: Samples of that.
+        epochs: Numbers of epochs after which retraining is looked at.
+        probes: Random vectors behind the spectrum's density.
+        lanczos_steps: Lanczos steps for each.
+        exact: Whether the exact inverse is computed.
+        exact_samples: Samples of the system that it is compared on; all when None, which takes three quarters of an
+            hour on MNIST with two cores.
+    """
+
+    repetitions: Annotated[int, Field(ge=3)] = 5
+    dampings: tuple[Positive, ...] = (10.0, 1.0, 0.15)
+    peer_dampings: tuple[Positive, ...] = (10.0, 1.0)
+    tolerances: tuple[Positive, ...] = (1e-1, 1e-2, 1e-3)
+    lissa_depths: tuple[Count, ...] = (10, 30, 100, 300)
+    neumann_terms: tuple[Count, ...] = (10, 30, 100)
+    lissa_steps: Annotated[int, Field(ge=10)] = 100
+    authors_batches: tuple[Count, ...] = (10, 128)
+    authors_repeats: tuple[Count, ...] = (1, 10)
+    sizes: tuple[Count, ...] = (1000, 4000, 15000, 60000)
+    widths: tuple[Count, ...] = (8, 32, 128)
+    filters: tuple[Positive, ...] = ()
+    filter_samples: Count = 5000
+    epochs: tuple[Count, ...] = (1, 2, 5, 10, 20)
+    probes: Count = 5
+    lanczos_steps: Count = 60
+    exact: bool = True
+    exact_samples: Count | None = None
+
+
+class ScaleSettings(Settings):
+    """Networks of the paper's size in one section, and what is cut where the machine is small.
+
+    Attributes:
+        hessian_samples: Samples of D_r that the step's Hessian is taken over; all when None.
+        spectrum_samples: The same for the Lanczos process that bounds λ_min and λ_max.
+        lanczos_steps: Its steps, each a product over those samples.
+        judged: Samples of D_r, and of the test set, on which accuracy is measured; all when None.
+        recalibrated: Samples of D_r over which BatchNorm's statistics are taken anew; all when None.
+        methods: Further methods by name with their hyper-parameters, which are not searched.
+    """
+
+    hessian_samples: Count | None = None
+    spectrum_samples: Count = 5000
+    lanczos_steps: Annotated[int, Field(ge=2)] = 20
+    judged: Count | None = None
+    recalibrated: Count | None = None
+    methods: dict[str, dict[str, Value]] = Field(default_factory=dict)
+
+
+class SweepsSettings(Settings):
+    """What decides the claims about radius, requests, early stopping and small noise where a network is large.
+
+    Attributes:
+        hessian_samples: Samples of D_r that every step's Hessian is taken over; all when None.
+        spectrum_samples: The same for λ_min and M, the constants of the bound for training that was stopped early.
+        lanczos_steps: Steps of the Lanczos process for each of the two: one product a step for λ_min, two for M.
+        radii: C, ascending; the original is trained anew for each.
+        sigmas: σ, ascending. A claim is decided at the authors' 0.001.
+        noise_draws: Draws of the noise behind an accuracy.
+        requests: k, into how many requests the forget set is cut.
+        epochs: Numbers of epochs after which training is stopped, ascending.
+        judged: Samples of D_r, and of the test set, on which accuracy is measured; all when None. BatchNorm's
+            statistics are taken anew over the same samples of D_r.
+    """
+
+    hessian_samples: Count | None = None
+    spectrum_samples: Count = 5000
+    lanczos_steps: Annotated[int, Field(ge=2)] = 20
+    radii: Annotated[tuple[Positive, ...], Field(min_length=2)]
+    sigmas: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    noise_draws: Count = 10
+    requests: Count = 10
+    epochs: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50)
+    judged: Count | None = None
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "SweepsSettings":
+        for name, values in (("radii", self.radii), ("sigmas", self.sigmas), ("epochs", self.epochs)):
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{name} must ascend, found {list(values)}")
+        return self
+
+
+class BoundSettings(Settings):
+    """Theorem 3.4 on a large network: the constants from below, bound and error against λ.
+
+    Attributes:
+        dampings: The λ at which bound and error are taken.
+        spectrum_samples: Samples of D_r behind λ_min and λ_max; all when None.
+        hessian_samples: Samples of D_r, the part S, that L, M and the steps' H are taken over; all when None.
+        lanczos_steps: Steps of Lanczos behind λ_min and λ_max, and at most of those behind L and M and of conjugate
+            gradient; each one product.
+        nodes: Points on the segment w*–w̃* at which L and M are looked for.
+    """
+
+    dampings: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    spectrum_samples: Count | None = None
+    hessian_samples: Count | None = None
+    lanczos_steps: Annotated[int, Field(ge=2)] = 40
+    nodes: Annotated[int, Field(ge=2)] = 3
+
+
+class DatasetSettings(Settings):
+    """Everything that one dataset's runs depend on.
+
+    ``samples`` is for rehearsals: that many images of the training set, and of the test set, the first ones. All when
+    None.
+    """
+
+    samples: Count | None = None
+    model: ModelSettings
+    forget: ForgetSettings
+    training: TrainingSettings = TrainingSettings()
+    unlearning: UnlearningSettings
+    methods: MethodsSettings = MethodsSettings()
+    theory: TheorySettings
+    attack: AttackSettings = AttackSettings()
+    shadows: ShadowSettings = ShadowSettings()
+    audit: AuditSettings = AuditSettings()
+    relearn: RelearnSettings = RelearnSettings()
+    ablations: AblationSettings
+    sequential: SequentialSettings = SequentialSettings()
+    efficiency: EfficiencySettings = EfficiencySettings()
+    official: OfficialSettings = OfficialSettings()
+    scale: ScaleSettings | None = None
+    bound: BoundSettings | None = None
+    sweeps: SweepsSettings | None = None

@@ -1,0 +1,1 @@
+"""Models: networks, the objective L(w, S), training."""

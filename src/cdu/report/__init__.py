@@ -1,0 +1,1 @@
+"""The report: records → claims, tables, figures and pages. It imports no torch."""

@@ -1,0 +1,123 @@
+"""The chapter on the bound on a large network."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cdu.report.chapters.page import Page
+from cdu.report.drawing import COLOURS, draw_bound_or_error, figure_of
+from cdu.report.evidence import ANEW, AUTHORS, FORGET_FORM, NETWORK
+from cdu.report.query import select
+from cdu.report.tables import Column, along, cell_of, rounded, table
+
+#: What the kinds of BatchNorm's statistics are called in tables, by how the names of networks end.
+_STATISTICS = {"": "statistics as trained", ANEW: "statistics of D_r"}
+
+
+def _statistics_of(frame: pd.DataFrame) -> dict[str, str]:
+    """The kinds of statistics that a set-up has; one without a name where its network has none."""
+    known = set(frame["method"])
+    found = {label: title for label, title in _STATISTICS.items() if f"{NETWORK}{label}" in known}
+    return found if len(found) > 1 else {"": ""}
+
+
+def _with_removed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds the metric ``removed``: the share of ‖w* − w̃*‖ that a step removes, formed seed by seed."""
+    errors = frame[frame["metric"].isin(["distance", "distance_to_retrained"])]
+    nothing = select(frame, metric="distance_original", method=NETWORK).set_index("seed")["value"]
+    removed = 1 - errors["value"] / nothing.reindex(errors["seed"]).to_numpy()
+    return pd.concat([frame, errors.assign(metric="removed", value=removed)], ignore_index=True)
+
+
+def _scale_bound_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame, statistics = _with_removed(shown), _statistics_of(shown)
+    against_damping = {
+        "bound": ("bound", 1.0),
+        "error": ("distance", 1.0),
+        "removed (%)": ("removed", 100.0),
+        "‖step‖": ("step_norm", 1.0),
+        "residual": ("residual", 1.0),
+    }
+    found = {}
+    for label, title in statistics.items():
+        columns = [
+            Column(f"{form}: {text}", metric, {"method": f"{NETWORK}{name}{label}"}, factor)
+            for form, name in (("D_r form", ""), ("D_u form", FORGET_FORM))
+            for text, (metric, factor) in against_damping.items()
+        ]
+        against = table(along(frame, "damping"), "point", "λ", columns)
+        name = "Table 3: bound and error" + (f", {title}" if title else "")
+        found[name] = against.assign(**{"λ": [rounded(float(str(damping))) for damping in against["λ"]]})
+    constants = {
+        "λ_max, at least": "lambda_max",
+        "λ_min, at most": "lambda_min",
+        "L, from below along w\\*–w̃\\*": "gradient_lipschitz",
+        "M, from below along w\\*–w̃\\*": "hessian_lipschitz",
+        "G = ‖∇L(w̃\\*, D_r)‖, in the function of H": "gradient_retrained",
+        "‖∇L(w̃\\*, D_r)‖ with the retrained model's own statistics": "gradient_retrained_own",
+        "‖∇L(w\\*, D)‖": "gradient_original",
+        "right-hand side, D_r form: ‖∇L(w\\*, D_r)‖": "right_hand_side",
+        "right-hand side, D_u form: n_u/n_r·‖∇L(w\\*, D_u)‖": "right_hand_side, forget",
+        "cosine of the two": "forms_cosine",
+        "samples behind λ_min and λ_max": "spectrum_samples",
+        "samples behind L, M and the steps": "hessian_samples",
+        "2C": "trivial_bound",
+        "‖w\\* − w̃\\*‖": "distance_original",
+        "λ by default": "damping",
+    }
+    rows = []
+    for text, name in constants.items():
+        metric, _, forget = name.partition(", ")
+        methods = {title: f"{NETWORK}{FORGET_FORM if forget else ''}{label}" for label, title in statistics.items()}
+        rows.append({"quantity": text, **{t: cell_of(frame, metric, method=name) for t, name in methods.items()}})
+    found["Constants (indications, not certificates)"] = pd.DataFrame(rows)
+    solvers = [
+        Column("system (s)", "claim_seconds"),
+        Column("with the gradient (s)", "seconds"),
+        Column("relative residual", "claim_residual"),
+        Column("relative residual, of H_S or at its own λ", "residual"),
+        Column("per-sample products", "hvp_samples"),
+        Column("error", "distance_to_retrained"),
+        Column("removed (%)", "removed", factor=100),
+    ]
+    compared = frame[(frame["axis"] == "") & frame["method"].isin(select(frame, metric="timed_alone")["method"])]
+    tried = frame[(frame["axis"] == "") & frame["metric"].isin(["claim_seconds", "seconds"])]
+    failed = tried[tried["value"].isna() & ~tried["method"].isin(compared["method"])]
+    named = pd.concat([compared, failed]).replace({"method": {AUTHORS: "lissa, λ and constants of the authors' code"}})
+    cells = table(named, "method", "solver", solvers)
+    title = "Solvers at the default λ, statistics as trained, not timed on an idle machine"
+    # Only some set-ups have the step with H over a part, or the authors' constants.
+    return {**found, title: cells.loc[:, (cells != "—").any()]}
+
+
+def scale_bound(frame: pd.DataFrame) -> Figure:
+    """Bound of Theorem 3.4 and measured error against λ, for both forms of the step and each kind of statistics.
+
+    Horizontal lines: 2C, and the distance without any step. Vertical line: the largest λ_max seen. Where the forms lie
+    on top of each other the second hides the first.
+    """
+    kinds = {"network": "BatchNorm's statistics as trained", "network, statistics of D_r first": "statistics of D_r"}
+    known = [name for name in kinds if name in set(frame["method"])]
+    figure, panels = figure_of(len(known), 4.0)
+    for panel, name in zip(panels, known, strict=True):
+        anew = name.removeprefix("network")
+        for number, (method, form) in enumerate(
+            {name: "D_r form", f"network, forget gradient{anew}": "D_u form"}.items()
+        ):
+            rows = select(frame, axis="damping", method=method)
+            for metric, word in {"bound": "bound", "distance": "error"}.items():
+                draw_bound_or_error(panel, select(rows, metric=metric), f"{form}: {word}", number, metric == "bound")
+        lines = {"trivial_bound": ("--", "2C"), "distance_original": ("-.", "‖w* − w̃*‖")}
+        for metric, (pattern, label) in lines.items():
+            height = select(frame, metric=metric, method=name)["value"].mean()
+            panel.axhline(height, color=COLOURS[6], linestyle=pattern, linewidth=1, label=label)
+        largest = select(frame, metric="lambda_max", method=name)["value"].max()
+        panel.axvline(largest, color=COLOURS[3], linestyle=":", linewidth=1.2, label="λ_max seen")
+        title = kinds[name] if len(known) > 1 else ""
+        panel.set(xscale="log", yscale="log", xlabel="damping λ", ylabel="distance", title=title)
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+PAGES = (
+    Page("11_bound", "scale-bound", "The bound on a large network", figure=scale_bound, tables=_scale_bound_tables),
+)

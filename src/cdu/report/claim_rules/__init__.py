@@ -1,0 +1,1 @@
+"""The rules that decide the claims, by the claims' subject."""

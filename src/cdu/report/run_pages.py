@@ -1,0 +1,28 @@
+"""The executed notebooks as pages."""
+
+from typing import Any
+
+import nbformat
+
+from cdu.experiments.collection import TITLES, Results
+from cdu.report.markup import page_name
+
+
+def run_pages(setup: Results) -> dict[str, bytes]:
+    """Executed notebooks as pages, their titles telling dataset, seed and source."""
+    pages = {}
+    for shown in setup.sections.values():
+        for loaded in shown.records:
+            if not loaded.notebook.exists():
+                continue
+            content: Any = nbformat.read(loaded.notebook, as_version=4)
+            record = loaded.record
+            origin = "run" if loaded.run else "reference"
+            for cell in content.cells:
+                if cell.cell_type == "markdown":
+                    first, *rest = cell.source.split("\n")
+                    title = f"{first}: {TITLES[record.dataset]}, seed {record.seed} ({origin})"
+                    cell.source = "\n".join([title, *rest])
+                    break
+            pages[page_name(loaded)] = nbformat.writes(content).encode()
+    return pages

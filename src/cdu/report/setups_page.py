@@ -1,0 +1,71 @@
+"""The page of the set-ups."""
+
+from typing import Any
+
+import pandas as pd
+
+from cdu.experiments.collection import TITLES, Results, network_in_words
+from cdu.report.markup import machine_in_words, markdown_table
+from cdu.report.query import select
+from cdu.report.section_page import shortened
+from cdu.report.tables import rounded, plus_minus
+
+#: The paper's set-ups: why one without records has none, and what runs it.
+PAPER_SETUPS = {
+    "mnist": ("not run yet", "make batch EXPERIMENT=mnist"),
+    "cifar10": ("not run yet: a GPU is needed for the paper's 50 epochs", "make paper"),
+    "svhn": ("its files were not at hand where these results were made, and a GPU is needed", "make paper"),
+}
+
+
+def setups_table(setups: list[Results]) -> str:
+    """Every set-up with its network, sizes, machine, speed and cost; then those of the paper that have no records."""
+    # Side by side: there are more quantities than set-ups.
+    columns = pd.DataFrame({setup.title: _setup_column(setup) for setup in setups})
+    return markdown_table(columns.reset_index(names="set-up")) + "\n\n" + absent_setups(setups)
+
+
+def _setup_column(setup: Results) -> dict[str, str]:
+    """One set-up: what was trained on what, what was cut, where, how fast, for how long."""
+    trained = setup.sections.get("02_training")
+    shown = trained or next(iter(setup.sections.values()))
+    settings = shown.records[0].record.settings
+    everything = [loaded.record for one in setup.sections.values() for loaded in one.records]
+    speed = {
+        "training a model (s)": ("seconds", 1.0),
+        "images/s": ("images_per_second", 1.0),
+        "share of the matrix rate (%)": ("matrix_share", 100.0),
+    }
+    originals = select(shown.frame, method="original")
+    counts = [len(one.records) for one in setup.sections.values()]
+    return {
+        "network": network_in_words(settings["model"]),
+        "forgotten": _forgotten(settings["forget"]),
+        "epochs": str(settings["training"]["epochs"]),
+        "C": f"{settings['training']['radius']:g}",
+        "shortened": shortened(setup.sections.get("11_scale", shown), "") or "no",
+        "seeds": f"{min(counts)} to {max(counts)}, by section" if min(counts) < max(counts) else str(counts[0]),
+        "machine": "; ".join(sorted({machine_in_words(record) for record in everything})),
+        "arithmetic": "; ".join(sorted({record.machine.arithmetic or "float32" for record in everything})),
+        **{
+            text: plus_minus(select(originals, metric=metric)["value"], factor) if trained else "—"
+            for text, (metric, factor) in speed.items()
+        },
+        "all notebooks (h)": rounded(sum(record.duration for record in everything) / 3600),
+    }
+
+
+def _forgotten(forget: dict[str, Any]) -> str:
+    """Which samples are forgotten, in words."""
+    return f"{forget['size']:,}, {forget['kind']}" if forget["size"] else str(forget["kind"])
+
+
+def absent_setups(setups: list[Results]) -> str:
+    """The paper's set-ups that have no records, why, and the one command that makes them."""
+    present = {setup.dataset for setup in setups}
+    lines = [
+        f"- **{TITLES[name]}**: {reason}. `cdu data fetch {name} && {command}` fills its rows."
+        for name, (reason, command) in PAPER_SETUPS.items()
+        if name not in present
+    ]
+    return "\n".join(lines)

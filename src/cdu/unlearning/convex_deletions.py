@@ -1,0 +1,100 @@
+"""Certified deletions from a convex model, one request after another."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cdu.certification.convex import gradient_rounding
+from cdu.certification.rounding import norm_rounding
+from cdu.checks import expect
+from cdu.curvature.minimise import newton_direction
+from cdu.curvature.solution import Preconditioner
+from cdu.data.samples import Samples, expect_disjoint, expect_finite
+from cdu.models.objective import Objective, expect_mean
+
+# --- deletion ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """A deletion by Newton steps, checked against a budget.
+
+    Attributes:
+        steps: Newton steps taken.
+        iterate: The Newton iterate, shape (p,).
+        residual: ‖∇L(iterate, D_r)‖ as computed; over l2 it bounds the distance to the exact retrained model.
+        distance: That bound, with what rounding may hide of the gradient.
+        fallback: Whether ``distance`` exceeds the budget, so that the request is answered by retraining instead.
+        seconds: Wall time of the steps and of the check, without a fallback.
+    """
+
+    steps: int
+    iterate: Tensor
+    residual: float
+    distance: float
+    fallback: bool
+    seconds: float
+
+
+def deletions(
+    objective: Objective,
+    w_star: Tensor,
+    retain: Samples,
+    forget: Samples,
+    steps: int,
+    budget: float,
+    preconditioner: Preconditioner | None = None,
+) -> list[Deletion]:
+    """Newton steps on D_r, after each of them the certificate's condition: ‖∇L(w̃, D_r)‖/l2 ≤ budget.
+
+    For an l2-strongly convex L the left side bounds ‖w̃ − w̃*‖; what rounding may hide of the gradient is added to it
+    (:func:`gradient_rounding`). Noise is scaled to the *budget*, which was fixed before the data were seen, whether a
+    request is answered by the iterate or by retraining.
+
+    Args:
+        objective: L of a :class:`~cdu.models.architectures.LogisticRegression`, with l2 > 0.
+        w_star: The minimiser on D.
+        retain: D_r, rows of shape (n, features).
+        forget: D_u, none of which may be in ``retain``; the steps need nothing else of it.
+        steps: Newton steps.
+        budget: Δ.
+        preconditioner: For conjugate gradient.
+
+    Returns:
+        One deletion for 0, 1, …, ``steps`` steps.
+
+    Raises:
+        CduError: l2 or the budget is not positive, a sample is in both sets, the weights are not in float64, the loss
+            is no mean or none whose rounding is known, the model is not linear, or the gradient is not finite, so that
+            nothing can be checked.
+    """
+    expect(objective.l2 > 0, f"l2 = {objective.l2} bounds no distance; train with l2 > 0")
+    expect(0 < budget < math.inf, f"budget = {budget} is not a positive finite number")
+    expect(steps >= 0, f"steps = {steps} is below 0")
+    expect(
+        w_star.dtype == torch.float64,
+        f"the weights are of type {w_star.dtype}, whose rounding a residual does not show; give model and samples "
+        "in float64",
+    )
+    expect_disjoint(retain, forget)
+    expect_finite(retain, "retain")
+    expect_mean(objective, w_star, retain)
+    begin = time.perf_counter()
+    w, found = w_star, []
+    for taken in range(steps + 1):
+        gradient = objective.gradient(w, retain)
+        residual = gradient.norm().item()
+        expect(
+            math.isfinite(residual),
+            f"the gradient on D_r has the norm {residual} after {taken} Newton steps, so that no budget can be "
+            "checked; look for NaN in the weights and the inputs, and retrain",
+        )
+        hidden = gradient_rounding(objective, w, retain)
+        distance = (residual * (1 + norm_rounding(len(w))) + hidden) / objective.l2
+        found.append(Deletion(taken, w, residual, distance, distance > budget, time.perf_counter() - begin))
+        if taken < steps:
+            w = w - newton_direction(objective, w, retain, gradient, 1e-5, preconditioner)
+    return found

@@ -1,0 +1,330 @@
+"""What every method shares: projection onto the ball, then noise, then the certificate."""
+
+import copy
+import math
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import vector_to_parameters
+from torch.optim.swa_utils import update_bn
+
+from cdu.certification import Bound, Certificate, certify, required_sigma, trivial_bound
+from cdu.certification.rounding import Arithmetic, ball_rounding, computed, projection_rounding
+from cdu.checks import expect
+from cdu.data.samples import Samples
+from cdu.errors import CduError
+from cdu.models.batchnorm import has_statistics
+from cdu.models.objective import Objective
+from cdu.models.training import project
+from cdu.seeding import secret_generator
+from cdu.unlearning.methods.descent import Learner
+from cdu.unlearning.noise import draw_noise, expect_noise_shows
+from cdu.unlearning.problem import Method, Problem, UnlearningResult, expect_answerable
+
+
+@dataclass(frozen=True)
+class Release:
+    """A model that is handed out.
+
+    Attributes:
+        w: The released weights, shape (p,).
+        objective: L with the buffers that belong to the released model.
+        certificate: What it guarantees; None where no noise was added.
+        update: The method's own result and cost, before projection and noise.
+    """
+
+    w: Tensor
+    objective: Objective
+    certificate: Certificate | None
+    update: UnlearningResult
+
+    @property
+    def promise(self) -> str:
+        """The certificate in a few words, or "none" and why."""
+        if self.certificate is not None:
+            return f"ε = {self.certificate.epsilon:.4g}, δ = {self.certificate.delta:g}: {self.certificate.worth}"
+        return f"none: {self.update.excuse or 'no noise'}"
+
+
+def release(
+    problem: Problem, method: Method, sigma: float = 0.0, delta: float = 1e-5, *, unsafe_seed: int | None = None
+) -> Release:
+    """Run a method, project its result onto the ball of radius C, add N(0, σ²I).
+
+    The Newton iterate can leave the ball; the projection is non-expansive and the retrained model lies inside, so
+    that every bound on the distance stays valid and 2C becomes one.
+
+    Whoever knows the noise subtracts it. So the state that it is drawn from is of the operating system's entropy, which
+    is neither returned nor kept, and every call draws anew. It is drawn and added in float64, whatever the weights'
+    type, and the sum is rounded to that.
+
+    Args:
+        problem: What is to be unlearned.
+        method: How.
+        sigma: Standard deviation of the noise per coordinate; 0 for none, and for a method that adds its own noise.
+        delta: δ of the certificate.
+        unsafe_seed: For tests: a seed from which method and noise are drawn. Such a release has no certificate, since
+            whoever knows the seed, or has another release of it, subtracts the noise.
+
+    Raises:
+        CduError: No method could answer (:func:`~cdu.unlearning.problem.expect_answerable`), σ was given to a method
+        with
+            noise of its own, or δ of that method's certificate is too large; or as for :func:`publish`.
+    """
+    expect_answerable(problem, sigma, delta)
+    if unsafe_seed is None:
+        source = secret_generator(secrets.token_bytes(32), "release")
+    else:
+        source = torch.Generator().manual_seed(unsafe_seed)
+    update = method(problem, source)
+    own, total = update.certificate, len(problem.retain) + len(problem.forget)
+    expect(
+        own is None or sigma == 0,
+        f"sigma = {sigma:g} was given to a method that adds noise of its own; leave it out, and make the method for "
+        "the epsilon and delta that are wanted",
+    )
+    expect(
+        own is None or own.delta < 1 / total,
+        f"the method's own certificate has delta = {0 if own is None else own.delta:g}, not below one over the number "
+        f"of samples, {total:,}: so much would let one be published outright; make the method for far less",
+    )
+    expect(
+        bool(update.w.isfinite().all()),
+        "the unlearned weights hold NaN or infinite numbers; lower the method's learning rate, raise its damping, or "
+        "retrain",
+    )
+    released = publish(problem, update, source, sigma, delta, torch.float64)
+    if unsafe_seed is None:
+        return released
+    excuse = update.excuse or "the seed of its noise was given"
+    return replace(released, certificate=None, update=replace(update, excuse=excuse))
+
+
+def publish(
+    problem: Problem,
+    update: UnlearningResult,
+    generator: torch.Generator,
+    sigma: float = 0.0,
+    delta: float = 1e-5,
+    noise_dtype: torch.dtype | None = None,
+) -> Release:
+    """Project an update that was computed before and add noise to it; see :func:`release`.
+
+    The noise is drawn in ``noise_dtype``, in the weights' own type when None, as the committed records have it.
+
+    Where the method brought a bound of its own the certificate rests on it, else on the projection; where the method
+    added noise of its own none is added here and its certificate is passed on.
+
+    Raises:
+        CduError: The weights or σ are not finite, the noise would be lost in the weights' rounding, the projection
+            would leave what the method's bound is about, or there is nothing to certify by (see
+            :func:`distance_bound`).
+    """
+    original = problem.objective
+    w = _projected(problem, update, sigma)
+    objective = original if update.model is None else original.with_model(update.model)
+    if sigma == 0 or update.certificate is not None:
+        return Release(w, objective, update.certificate, update)
+    certificate = None if update.excuse else certify(distance_bound(problem, update), sigma, delta)
+    noise = draw_noise(w.to(noise_dtype or w.dtype), generator)
+    return Release((w + sigma * noise).to(w.dtype), objective, certificate, update)
+
+
+def trials(
+    problem: Problem, update: UnlearningResult, generator: torch.Generator, sigma: float, count: int, together: int = 64
+) -> Iterator[Tensor]:
+    """The weights of many releases of one update, bit for bit those of as many calls of :func:`publish`.
+
+    The update is checked and projected once for all, which is most of a call.
+
+    Args:
+        problem: What was unlearned.
+        update: A method's result, of one that adds no noise of its own.
+        generator: Draws the noise.
+        sigma: Standard deviation of the noise per coordinate, above 0.
+        count: How many releases.
+        together: Releases in a block.
+
+    Yields:
+        Blocks of releases, one a row, on the device of the update's weights.
+
+    Raises:
+        CduError: The method adds noise of its own, or as for :func:`publish`.
+    """
+    expect(
+        sigma > 0 and update.certificate is None,
+        "trials of a release differ in the noise that is added last; give sigma above 0 and a method without its own",
+    )
+    w = _projected(problem, update, sigma)
+    # Rows begin where vectors of their own would: a sum's last digits may depend on how its terms lie in memory.
+    width = -(-len(w) // 16) * 16
+    for first in range(0, count, together):
+        rows = torch.empty(min(together, count - first), width, dtype=w.dtype)[:, : len(w)]
+        for row in rows:
+            row.normal_(generator=generator)
+        yield rows.to(w.device).mul_(sigma).add_(w)
+
+
+def _projected(problem: Problem, update: UnlearningResult, sigma: float) -> Tensor:
+    """An update's weights, checked and projected onto its ball."""
+    expect(0 <= sigma < math.inf, f"sigma = {sigma} is not a finite number of at least 0")
+    expect(
+        bool(update.w.isfinite().all()) or not (sigma or update.certificate),
+        "the unlearned weights hold NaN or infinite numbers, which no noise hides; lower the method's learning rate, "
+        "raise its damping, or retrain",
+    )
+    expect(
+        sigma == 0
+        or update.certificate is not None
+        or update.bound is None
+        or update.radius is not None
+        # In double precision: in single the norm of ten million weights is 4e-4 too small on a CPU.
+        or update.w.double().norm().item() <= problem.radius * (1 + 4 * torch.finfo(update.w.dtype).eps),
+        f"the projection onto the problem's ball of radius {problem.radius:g} would move weights of norm "
+        f"{update.w.double().norm():g} away from what the method's own bound is about; give the update a radius that "
+        "its reference lies in, or math.inf",
+    )
+    expect(
+        update.certificate is None or update.certificate.arithmetic != "exact",
+        "the method's own certificate is a formula's: its Δ has no allowance for rounding; certify a bound of "
+        "cdu.certification.rounding.computed",
+    )
+    w = project(update.w, _radius(problem, update))
+    expect_noise_shows(w, sigma)
+    return w
+
+
+def publish_at(
+    problem: Problem, update: UnlearningResult, generator: torch.Generator, epsilon: float, delta: float = 1e-5
+) -> Release:
+    """Like :func:`publish`, with the smallest σ that certifies (ε, δ); 0 for a method that adds noise of its own.
+
+    Raises:
+        CduError: The method's own certificate promises less, or as for :func:`publish`.
+    """
+    if update.certificate is not None:
+        expect(
+            update.certificate.epsilon <= epsilon * (1 + 1e-6) and update.certificate.delta <= delta,
+            f"the method's own noise certifies ε = {update.certificate.epsilon:g} at δ = {update.certificate.delta:g}, "
+            f"not the ε = {epsilon:g} at δ = {delta:g} that is asked for; make the method for those",
+        )
+        return publish(problem, update, generator)
+    sigma = required_sigma(distance_bound(problem, update), epsilon, delta)
+    return publish(problem, update, generator, sigma, delta)
+
+
+def distance_bound(problem: Problem, update: UnlearningResult) -> Bound:
+    """The bound that noise for an update is scaled to: the method's own where that is smaller than the projection's.
+
+    Every certificate of a release passes through here. Proofs are about real numbers and weights are rounded, so that
+    a proven allowance is added to Δ: for the projection from the number of weights and their type, for the method's own
+    bound from what it says of its computation, once for the release and once for its reference.
+
+    Raises:
+        CduError: Nothing bounds the distance, or the method has a bound but none on its rounding.
+    """
+    radius, arithmetic = _radius(problem, update), _arithmetic(update.w)
+    found = []
+    if not math.isinf(radius):
+        found.append(computed(trivial_bound(radius), arithmetic, 2 * ball_rounding(radius, len(update.w))))
+    if update.bound is not None and update.bound.fixed_in_advance:
+        if update.rounding is None:
+            raise CduError(
+                f"the method's own bound, {update.bound.value:g}, is about exact arithmetic, and nothing is known of "
+                f"the rounding of its {arithmetic} computation; give the update a proven rounding, or no bound"
+            )
+        rounding = update.rounding + projection_rounding(radius, arithmetic)
+        found.append(computed(update.bound, arithmetic, 2 * rounding))
+    if not found:
+        raise CduError(
+            "the update has neither a ball nor a bound fixed in advance, so that no noise certifies it; give it a "
+            "finite radius to be projected onto"
+        )
+    return min(found, key=lambda bound: bound.sensitivity)
+
+
+def post_process(
+    problem: Problem, released: Release, generator: torch.Generator, epochs: tuple[int, ...]
+) -> Iterator[tuple[int, Release]]:
+    """Train a release further on D_r, by Adam and projection onto the ball; the certificate stays what it is.
+
+    Post-processing is free in differential privacy, and so it is here: whatever is computed from the release and D_r
+    alone is as close to what would be computed from the reference. Anything of D_u must stay out of it.
+
+    Args:
+        problem: Where D_r and the recipe come from.
+        released: The release to start from; projected first, since noise leads far out of the ball.
+        generator: Draws the order of the batches.
+        epochs: After how many epochs to look, ascending.
+
+    Yields:
+        For each of ``epochs``, the number and the release as it is then; 0 is the release itself.
+    """
+    radius = _radius(problem, released.update)
+    local = replace(problem, objective=released.objective, radius=radius)
+    learner = Learner(local, problem.training.learning_rate, generator, start=project(released.w, radius))
+    done = 0
+    for wanted in epochs:
+        while done < wanted:
+            for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
+                learner.step(learner.loss(inputs, targets))
+            done += 1
+        if done == 0:
+            yield 0, released
+            continue
+        model = copy.deepcopy(learner.objective.model).eval()
+        objective = released.objective.with_model(model)
+        w = project(learner.w.detach().clone(), radius)
+        yield done, Release(w, objective, released.certificate, released.update)
+
+
+def _arithmetic(w: Tensor) -> Arithmetic:
+    expect(
+        w.dtype in (torch.float32, torch.float64),
+        f"the unlearned weights are of type {w.dtype}, whose rounding swallows noise; give float32 or float64",
+    )
+    return "float32" if w.dtype == torch.float32 else "float64"
+
+
+def _radius(problem: Problem, update: UnlearningResult) -> float:
+    return problem.radius if update.radius is None else update.radius
+
+
+def recalibrated(released: Release, samples: Samples, batch_size: int) -> Release:
+    """A release whose BatchNorm statistics are those of D_r at the released weights.
+
+    The statistics that training left are averages over D, the forget set included, and noise on the weights does not
+    hide them. Means and variances over D_r at the released weights depend on the release and D_r alone: taking them is
+    post-processing, and the certificate covers the whole model. Every batch counts alike.
+
+    Args:
+        released: The release; it is not changed.
+        samples: D_r, or part of it.
+        batch_size: Samples a batch; what is left over at the end is not used, unless there is nothing else.
+
+    Raises:
+        CduError: The module has no such statistics, or others that this does not renew; there are fewer than two
+            samples, in all or in a batch.
+    """
+    expect(batch_size >= 2, f"batch_size = {batch_size} is below 2; a variance needs two samples")
+    expect(
+        all(
+            isinstance(layer, nn.modules.batchnorm._BatchNorm)
+            or not any(name.startswith("running_") for name, _ in layer.named_buffers(recurse=False))
+            for layer in released.objective.model.modules()
+        ),
+        "the network has running statistics outside BatchNorm's layers, which would stay those of D; train without",
+    )
+    if not has_statistics(released.objective.model):
+        raise CduError("the network has no BatchNorm statistics to recalibrate")
+    if len(samples) < 2:
+        raise CduError(f"statistics need at least two samples, found {len(samples)}; recalibrate on more of D_r")
+    model = copy.deepcopy(released.objective.model)
+    vector_to_parameters(released.w, model.parameters())
+    size = min(batch_size, len(samples))
+    update_bn((inputs for inputs, _ in samples.batches(size) if len(inputs) == size), model)
+    objective = released.objective.with_model(model.eval())
+    return replace(released, objective=objective)
