@@ -28,25 +28,25 @@ EPOCHS = (0, 1, 2, 4)
 DRAWS = 15
 
 
-def starting_points(scenario: Setup) -> Iterator[tuple[str, Tensor]]:
+def starting_points(setup: Setup) -> Iterator[tuple[str, Tensor]]:
     """Each kind of start :data:`DRAWS` times: its name and the weights."""
-    unlearned, settings = MethodResults(scenario), scenario.settings
+    unlearned, settings = MethodResults(setup), setup.settings
     epsilon, delta = settings.unlearning.epsilon, settings.unlearning.delta
     method = build("noisy fine-tuning", unlearned.chosen("noisy fine-tuning"), epsilon, delta)
     for draw in range(DRAWS):
-        yield "noisy fine-tuning", method(unlearned.problem, generator(scenario.seed, "draw", draw)).w
-        noise = torch.randn(unlearned.problem.w_star.shape, generator=generator(scenario.seed, "noise", draw))
+        yield "noisy fine-tuning", method(unlearned.problem, generator(setup.seed, "draw", draw)).w
+        noise = torch.randn(unlearned.problem.w_star.shape, generator=generator(setup.seed, "noise", draw))
         yield "from noise", noise * unlearned.problem.radius / noise.norm()
-        fresh = architectures.build(settings.model, scenario.data.input_shape, scenario.data.classes, 1000 + draw)
+        fresh = architectures.build(settings.model, setup.data.input_shape, setup.data.classes, 1000 + draw)
         yield "from scratch", parameter_vector(fresh)
 
 
-def later(scenario: Setup, w: Tensor) -> list[float]:
+def later(setup: Setup, w: Tensor) -> list[float]:
     """Test accuracy after each of :data:`EPOCHS` on D_r."""
-    problem, seed = scenario.problem(), scenario.seed
+    problem, seed = setup.problem(), setup.seed
     released = publish(problem, UnlearningResult(w, 0.0), generator(seed, "unused"))
     states = post_process(problem, released, generator(seed, "post-processing"), EPOCHS)
-    return [accuracy(state.objective, state.w, scenario.test) for _, state in states]
+    return [accuracy(state.objective, state.w, setup.test) for _, state in states]
 
 
 def main() -> None:
@@ -56,9 +56,9 @@ def main() -> None:
     torch.set_flush_denormal(True)
     found: dict[str, list[list[float]]] = {}
     for seed in experiment.seeds:
-        scenario = Setup(experiment, "digits", seed, checkpoints, pick_device("cpu"))
-        for name, w in tqdm(starting_points(scenario), desc=f"seed {seed}", total=3 * DRAWS, unit="draw"):
-            found.setdefault(name, []).append(later(scenario, w))
+        setup = Setup(experiment, "digits", seed, checkpoints, pick_device("cpu"))
+        for name, w in tqdm(starting_points(setup), desc=f"seed {seed}", total=3 * DRAWS, unit="draw"):
+            found.setdefault(name, []).append(later(setup, w))
     for name, values in found.items():
         draws = 100 * torch.tensor(values).reshape(len(experiment.seeds), DRAWS, len(EPOCHS))
         mean, deviation = draws.mean((0, 1)), draws.var(1).mean(0).sqrt()

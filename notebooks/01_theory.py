@@ -45,7 +45,7 @@ import numpy as np
 import torch
 from scipy.optimize import brentq
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 checks = settings.theory
 radius, delta = settings.training.radius, settings.unlearning.delta
 default = settings.unlearning.dampings[settings.unlearning.default]
@@ -112,10 +112,10 @@ chapters.show("01_theory-noise", run.frame())
 
 # %%
 l2 = checks.l2[0]
-classes, pixels = scenario.data.classes, int(np.prod(scenario.data.input_shape))
+classes, pixels = setup.data.classes, int(np.prod(setup.data.input_shape))
 linear = LogisticRegression(pixels, classes).double()
-rows = torch.randperm(len(scenario.train), generator=generator(seed, "rows"))[: checks.rows]
-few = features.clipped(scenario.train.subset(rows).to("cpu"), 1.0)
+rows = torch.randperm(len(setup.train), generator=generator(seed, "rows"))[: checks.rows]
+few = features.clipped(setup.train.subset(rows).to("cpu"), 1.0)
 order = torch.randperm(len(few), generator=generator(seed, "forget"))
 zeros = torch.zeros(classes * (pixels + 1), dtype=torch.float64)
 
@@ -254,9 +254,9 @@ for name, (objective, start, target, constants) in cases.items():
 # activation. A ReLU network has no finite L and M: its row is a number put into the formula, no more.
 
 # %%
-networks = {"network": scenario}
+networks = {"network": setup}
 if settings.model.name == "mlp" and settings.model.activation == "relu":
-    networks["smooth network"] = scenario.with_model(settings.model.model_copy(update={"activation": "tanh"}))
+    networks["smooth network"] = setup.with_model(settings.model.model_copy(update={"activation": "tanh"}))
 else:
     run.log("bound", None, method="smooth network", note=f"no smooth twin is defined for {settings.model.name}")
 
@@ -311,7 +311,7 @@ chapters.show("01_theory-bound", run.frame())
 # inverse only as s grows; the concentration bound needs 0 ≺ H_t + λI ≼ hI for every mini-batch, not for the mean alone.
 
 # %%
-problem, constants = scenario.problem(), default.lissa
+problem, constants = setup.problem(), default.lissa
 operator = Hessian(problem.objective, problem.w_star, problem.retain) + default.value
 gradient = problem.objective.gradient(problem.w_star, problem.retain)
 target = conjugate_gradient(operator, gradient, 1e-6).x
@@ -509,12 +509,12 @@ for epsilon, sigma in sigmas.items():
     run.log("control_sigma", sigma, axis="epsilon", point=epsilon)
 print(certification.certify(budget, sigmas[max(sigmas)], delta))
 
-chosen = scenario.split.train
-labels = scenario.data.train.targets.cpu().numpy()
+chosen = setup.split.train
+labels = setup.data.train.targets.cpu().numpy()
 one_class = chosen[labels[chosen] == label]
-size = min(len(scenario.split.forget), len(one_class))
+size = min(len(setup.split.forget), len(one_class))
 picks = {
-    "random": scenario.split.forget,
+    "random": setup.split.forget,
     "one class": np.sort(
         one_class[torch.randperm(len(one_class), generator=generator(seed, "one class"))[:size].numpy()]
     ),
@@ -522,7 +522,7 @@ picks = {
 
 # %%
 for kind, represent in representations.items():
-    everything, test = represent(scenario.data.train.to("cpu")), represent(scenario.test.to("cpu"))
+    everything, test = represent(setup.data.train.to("cpu")), represent(setup.test.to("cpu"))
     head = LogisticRegression(everything.inputs.shape[1], classes).double()
     data = everything.subset(chosen)
 

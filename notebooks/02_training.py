@@ -23,8 +23,8 @@ run = begin("02_training", globals())
 import hashlib
 from statistics import median
 
-scenario, recipe = run.scenario, run.scenario.settings.training
-models = {"original": scenario.original, "retrain": scenario.retrained, "second retraining": scenario.second}
+setup, recipe = run.setup, run.setup.settings.training
+models = {"original": setup.original, "retrain": setup.retrained, "second retraining": setup.second}
 
 # %% [markdown]
 # ## History
@@ -45,14 +45,14 @@ for name, trained in models.items():
 # mean that nothing but arithmetic is left. Counted are products and convolutions alone.
 
 # %%
-rate = matrix_rate(scenario.device)
-operations = training_operations(scenario.objective(scenario.original), scenario.train, recipe.batch_size)
+rate = matrix_rate(setup.device)
+operations = training_operations(setup.objective(setup.original), setup.train, recipe.batch_size)
 run.log("matrix_rate", rate)
 run.log("operations_per_image", operations)
 print(f"{operations / 1e6:,.3g} million operations an image; matrix products reach {rate / 1e9:,.0f} billion a second")
 
 # %%
-sets = {"forget": scenario.forget, "retain": scenario.retain, "test": scenario.test}
+sets = {"forget": setup.forget, "retain": setup.retain, "test": setup.test}
 
 
 def fingerprint(trained):
@@ -62,7 +62,7 @@ def fingerprint(trained):
 
 
 for name, trained in models.items():
-    size = len(scenario.train) if name == "original" else len(scenario.retain)
+    size = len(setup.train) if name == "original" else len(setup.retain)
     speed = size / median(row["seconds"] for row in trained.history)
     share = speed * operations / rate
     run.log("seconds", trained.seconds, method=name)
@@ -71,7 +71,7 @@ for name, trained in models.items():
     run.log("final_projected", trained.history[-1]["projected"], method=name)
     run.log("weights_norm", trained.w.norm(), method=name, note=f"SHA-256 {fingerprint(trained)}")
     for split, samples in sets.items():
-        run.log("accuracy", accuracy(scenario.objective(trained), trained.w, samples), method=name, split=split)
+        run.log("accuracy", accuracy(setup.objective(trained), trained.w, samples), method=name, split=split)
     print(
         f"{name}: {trained.seconds:.1f} s, {speed:,.0f} images a second, {share:.1%} of that rate; "
         f"‖w‖₂ = {trained.w.norm():.4f}, SHA-256 of the weights {fingerprint(trained)}"

@@ -33,12 +33,12 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 epsilon, delta = settings.unlearning.epsilon, settings.unlearning.delta
-unlearned = MethodResults(scenario)
+unlearned = MethodResults(setup)
 problem = unlearned.problem
-retrained = scenario.retrained.w
-sets = {"forget": scenario.forget, "retain": scenario.retain, "test": scenario.test}
+retrained = setup.retrained.w
+sets = {"forget": setup.forget, "retain": setup.retain, "test": setup.test}
 
 
 def words(values):
@@ -177,7 +177,7 @@ def follow(name, released, label):
             run.log("later_accuracy", value, method=name, split=f"{split}, {label}", axis="epochs", point=epochs)
 
 
-fresh = scenario.initial
+fresh = setup.initial
 noise = torch.randn(fresh.w.shape, generator=generator(seed, "noise")).to(fresh.w)
 starts = {"from scratch": fresh.w, "from noise": noise * problem.radius / noise.norm()}
 starts_of = {name: UnlearningResult(w, 0.0, model=fresh.model) for name, w in starts.items()}

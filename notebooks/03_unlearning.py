@@ -24,10 +24,10 @@ run = begin("03_unlearning", globals())
 
 # %%
 
-scenario, settings = run.scenario, run.scenario.settings.unlearning
-problem = scenario.problem()
-original, retrained = scenario.original.w, scenario.retrained.w
-sets = {"forget": scenario.forget, "retain": scenario.retain, "test": scenario.test}
+setup, settings = run.setup, run.setup.settings.unlearning
+problem = setup.problem()
+original, retrained = setup.original.w, setup.retrained.w
+sets = {"forget": setup.forget, "retain": setup.retain, "test": setup.test}
 
 
 def evaluate(name, released):

@@ -28,8 +28,8 @@ from functools import partial
 
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings.attack
-unlearned = MethodResults(scenario)
+setup, settings = run.setup, run.setup.settings.attack
+unlearned = MethodResults(setup)
 original = unlearned.problem.objective
 
 # %% [markdown]
@@ -41,8 +41,8 @@ original = unlearned.problem.objective
 # %%
 w_star = unlearned.problem.w_star
 comparisons = {
-    "test": draw_candidates(scenario.forget, scenario.test, seed_for(seed, "attack samples")),
-    "retain": draw_candidates(scenario.forget, scenario.retain, seed_for(seed, "attack samples, retained")),
+    "test": draw_candidates(setup.forget, setup.test, seed_for(seed, "attack samples")),
+    "retain": draw_candidates(setup.forget, setup.retain, seed_for(seed, "attack samples, retained")),
 }
 before = {name: candidates.posteriors(original, w_star) for name, candidates in comparisons.items()}
 for name, candidates in comparisons.items():

@@ -40,10 +40,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 wanted, recipe, noise, scale = settings.shadows, settings.training, settings.unlearning, settings.scale
 # With a block `scale` the methods' constants are given there, and nothing is chosen for the original model.
-searched = MethodResults(scenario) if scale is None else None
+searched = MethodResults(setup) if scale is None else None
 known = tuple(scale_methods(noise, scale, seed)) if searched is None else searched.names
 
 #: Methods that do not start from the original model but train one of their own.
@@ -62,12 +62,12 @@ if unknown:
 # with BatchNorm are trained one after another, others all at once.
 
 # %%
-samples = scenario.train
+samples = setup.train
 pool = draw_pool(len(samples), wanted.pool, wanted.shadows, seed)
 rest, targets = samples.subset(pool.rest), samples.subset(pool.targets)
 seeds = [10_000 * (seed + 1) + number for number in range(wanted.shadows)]
-folder = scenario.checkpoints / "shadows"
-origin = digest([scenario.origin(), wanted.shadows, wanted.pool])
+folder = setup.checkpoints / "shadows"
+origin = digest([setup.origin(), wanted.shadows, wanted.pool])
 
 
 def place(*key):
@@ -75,8 +75,8 @@ def place(*key):
 
 
 def initial(own):
-    shape, classes = scenario.data.input_shape, scenario.data.classes
-    return architectures.build(settings.model, shape, classes, own).to(scenario.device)
+    shape, classes = setup.data.input_shape, setup.data.classes
+    return architectures.build(settings.model, shape, classes, own).to(setup.device)
 
 
 rest_alone = pool.rest.expand(wanted.shadows, -1)
@@ -136,7 +136,7 @@ def problem(number):
         return shadows("retrained shadows" if with_seed == own else "shadows retrained again").each[number]
 
     return Problem(
-        objective=Objective(shadow.model, l2=scenario.l2),
+        objective=Objective(shadow.model, l2=setup.l2),
         w_star=shadow.w,
         retain=rest,
         forget=samples.subset(pool.forgotten(number)),

@@ -26,8 +26,8 @@ from functools import partial
 
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings.relearn
-unlearned = MethodResults(scenario)
+setup, settings = run.setup, run.setup.settings.relearn
+unlearned = MethodResults(setup)
 problem = unlearned.problem
 target = problem.objective.mean_loss(problem.w_star, problem.forget)
 run.log("target_loss", target)

@@ -39,7 +39,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 unlearning, grid = settings.unlearning, settings.ablations
 default = unlearning.dampings[unlearning.default]
 run.log("sigma", unlearning.sigma)
@@ -94,14 +94,14 @@ def sweep(axis, points, compute):
 # %%
 def constants():
     """Log what the bound needs."""
-    objective, w, retrained = scenario.objective(scenario.original), scenario.original.w, scenario.retrained
-    hessian = Hessian(objective, w, scenario.retain)
+    objective, w, retrained = setup.objective(setup.original), setup.original.w, setup.retrained
+    hessian = Hessian(objective, w, setup.retain)
     smallest, largest = extreme_eigenvalues(hessian.__matmul__, w, generator(seed, "lanczos"))
-    segment = theory_checks.segment_constants(objective, w, retrained.w, scenario.retain, generator(seed, "segment"))
+    segment = theory_checks.segment_constants(objective, w, retrained.w, setup.retain, generator(seed, "segment"))
     run.log("lambda_min", smallest.value)
     run.log("lambda_max", largest.value)
     run.log("hessian_lipschitz", segment.hessian_lipschitz)
-    slope = scenario.objective(retrained).gradient(retrained.w, scenario.retain).norm()
+    slope = setup.objective(retrained).gradient(retrained.w, setup.retain).norm()
     run.log("gradient_retrained", slope)
 
 
@@ -110,7 +110,7 @@ def logged(metric):
 
 
 def damped(damping):
-    judge(scenario, "damping", damping, damping)
+    judge(setup, "damping", damping, damping)
     facts = (logged("hessian_lipschitz"), damping, logged("lambda_min"), logged("gradient_retrained"))
     keys = {"method": "newton", "axis": "damping", "point": damping}
     run.bound("bound", certification.newton_bound, settings.training.radius, *facts, **keys)
@@ -130,7 +130,7 @@ sweep("damping", grid.dampings, damped)
 
 def trained(**changes):
     """The same set-up with another training."""
-    return varied(scenario, training=settings.training.model_copy(update=changes))
+    return varied(setup, training=settings.training.model_copy(update=changes))
 
 
 sweep("radius", grid.radii, lambda radius: judge(trained(radius=radius), "radius", radius))
@@ -142,7 +142,7 @@ sweep("radius", grid.radii, lambda radius: judge(trained(radius=radius), "radius
 # fallen by one point, and which ε does that σ certify?
 
 # %%
-problem, delta = scenario.problem(), unlearning.delta
+problem, delta = setup.problem(), unlearning.delta
 sensitivity = certification.trivial_bound(problem.radius).value
 bases = {"newton + noise": NewtonStep(default.value), "original + noise": Original(), "retrain + noise": Retrain()}
 updates = {name: run.attempt(name, method, problem, axis="sigma") for name, method in bases.items()}
@@ -155,7 +155,7 @@ def noisy(sigma):
             continue
         sources = (generator(seed, "noise", draw) for draw in range(grid.noise_draws))
         draws = [publish(problem, update, source, sigma, delta) for source in sources]
-        for split, samples in {"test": scenario.test, "forget": scenario.forget}.items():
+        for split, samples in {"test": setup.test, "forget": setup.forget}.items():
             mean = sum(accuracy(draw.objective, draw.w, samples) for draw in draws) / len(draws)
             run.log("accuracy", mean, method=name, split=split, **keys)
     epsilon = certification.gaussian_epsilon(sigma, delta, sensitivity)
@@ -168,7 +168,7 @@ for name, update in updates.items():
     if update is None:
         continue
     without = publish(problem, update, generator(seed))
-    noiseless = accuracy(without.objective, without.w, scenario.test)
+    noiseless = accuracy(without.objective, without.w, setup.test)
     values = [one.value for one in run.metrics if (one.metric, one.method, one.split) == ("accuracy", name, "test")]
     lost = partial(crossing, grid.sigmas, values, noiseless - 0.01)
     found = run.outcome(name, lost, "sigma_one_point")
@@ -182,22 +182,22 @@ for name, update in updates.items():
 # ## Which samples, and how many
 
 # %%
-samples = len(scenario.data.train)
+samples = len(setup.data.train)
 
 
 def shared(share):
     forget = ForgetSettings(kind="random", size=round(share * samples))
-    judge(varied(scenario, forget=forget), "forgotten share", share)
+    judge(varied(setup, forget=forget), "forgotten share", share)
 
 
 sweep("share", grid.shares, shared)
 kinds = {"one class": one_class, "hardest": hardest}
-size = len(scenario.forget)
-run.point("forget, usual", partial(judge, scenario, "forget set: usual", size))
+size = len(setup.forget)
+run.point("forget, usual", partial(judge, setup, "forget set: usual", size))
 
 
 def other_kind(kind):
-    judge(varied(scenario, forget=kinds[kind](scenario, size)), f"forget set: {kind}", size)
+    judge(varied(setup, forget=kinds[kind](setup, size)), f"forget set: {kind}", size)
 
 
 sweep("forget", grid.forget, other_kind)
@@ -214,7 +214,7 @@ def widened(width):
 
 
 sweep("weight decay", grid.weight_decays, lambda decay: judge(trained(weight_decay=decay), "weight decay", decay))
-sweep("width", grid.widths, lambda width: judge(varied(scenario, model=widened(width)), "width", width))
+sweep("width", grid.widths, lambda width: judge(varied(setup, model=widened(width)), "width", width))
 
 # %% [markdown]
 # ## LiSSA

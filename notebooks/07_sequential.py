@@ -32,9 +32,9 @@ run = begin("07_sequential", globals())
 # %%
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 plan, unlearning = settings.sequential, settings.unlearning
-problem, default = scenario.problem(), unlearning.dampings[unlearning.default]
+problem, default = setup.problem(), unlearning.dampings[unlearning.default]
 trivial = certification.trivial_bound(problem.radius)
 run.log("trivial_bound", trivial.value)
 run.log("sigma", unlearning.sigma)
@@ -43,7 +43,7 @@ run.log("epsilon_wanted", unlearning.epsilon)
 
 
 def judge(objective, w, forget, retain, **keys):
-    for split, samples in {"forget": forget, "retain": retain, "test": scenario.test}.items():
+    for split, samples in {"forget": forget, "retain": retain, "test": setup.test}.items():
         run.log("accuracy", accuracy(objective, w, samples), split=split, **keys)
 
 
@@ -73,14 +73,14 @@ for count in counts:
 
 # %%
 def asked(count):
-    return requests.requests(scenario.data.train, scenario.split.train, scenario.split.forget, count, seed)
+    return requests.requests(setup.data.train, setup.split.train, setup.split.forget, count, seed)
 
 
 retrained = {}
 for request in asked(plan.requests):
     if request.number in (*plan.retrained_at, plan.requests):
         label = f"after request {request.number}, retrained"
-        retrained[len(request.gone)] = scenario.trained(request.retain, seed, label)
+        retrained[len(request.gone)] = setup.trained(request.retain, seed, label)
 retraining = sum(trained.seconds for trained in retrained.values()) / len(retrained)
 
 # %% [markdown]
@@ -97,7 +97,7 @@ certifying = f"noise for ε = {unlearning.epsilon:g}"
 
 def follow(name, method, count, axis, carried, sigmas, checkpoints=None):
     """Answer all requests with one method; log what comes out after each, or where so many are gone."""
-    kept, total = kept_requests.keeper(scenario, method, count, carried), 0.0
+    kept, total = kept_requests.keeper(setup, method, count, carried), 0.0
     chain = requests.answers(problem, asked(count), method, carried, kept, unsafe_seed=seed)
     answered = 0
     try:
@@ -135,7 +135,7 @@ def yardsticks(count, axis, sigmas, checkpoints=None):
             judge(released.objective, released.w, request.gone, request.retain, method=label, **where)
         target = retrained.get(len(request.gone))
         if target is not None:
-            judge(scenario.objective(target), target.w, request.gone, request.retain, method="retrain", **where)
+            judge(setup.objective(target), target.w, request.gone, request.retain, method="retrain", **where)
             run.log("distance_to_retrained", (problem.w_star - target.w).norm(), method="original", **where)
     run.log("seconds", count * retraining, method="retrain", split=f"{count} requests")
 
@@ -169,28 +169,28 @@ for count, axis in ((plan.requests, "request"), (plan.long_requests, "long reque
 for epochs in plan.epochs:
     recipe = settings.training.model_copy(update={"epochs": epochs})
     original = problem.stopped(epochs)
-    target = scenario.trained(scenario.retain, seed, f"{epochs} epochs, retrained", recipe)
-    early, objective = scenario.problem(original, recipe), scenario.objective(original)
+    target = setup.trained(setup.retain, seed, f"{epochs} epochs, retrained", recipe)
+    early, objective = setup.problem(original, recipe), setup.objective(original)
     where, stream = {"axis": "epochs", "point": epochs}, generator(seed, "epochs", epochs)
-    hessian = Hessian(objective, original.w, scenario.retain)
+    hessian = Hessian(objective, original.w, setup.retain)
     smallest = extreme_eigenvalues(hessian.__matmul__, original.w, stream, 1e-2, 20)[0].value
-    segment = theory_checks.segment_constants(objective, original.w, target.w, scenario.retain, stream, 2)
-    gradient = scenario.objective(target).gradient(target.w, scenario.retain).norm().item()
+    segment = theory_checks.segment_constants(objective, original.w, target.w, setup.retain, stream, 2)
+    gradient = setup.objective(target).gradient(target.w, setup.retain).norm().item()
     run.log("lambda_min", smallest, method="original", **where)
     run.log("hessian_lipschitz", segment.hessian_lipschitz, method="original", **where)
     run.log("gradient_retrained", gradient, method="retrain", **where)
-    run.log("gradient_original", objective.gradient(original.w, scenario.train).norm(), method="original", **where)
+    run.log("gradient_original", objective.gradient(original.w, setup.train).norm(), method="original", **where)
     facts = (segment.hessian_lipschitz, default.value, smallest, gradient)
     run.bound("bound", certification.newton_bound, problem.radius, *facts, method="newton", **where)
     run.log("distance_to_retrained", segment.length, method="original", **where)
-    judge(objective, original.w, scenario.forget, scenario.retain, method="original", **where)
-    judge(scenario.objective(target), target.w, scenario.forget, scenario.retain, method="retrain", **where)
+    judge(objective, original.w, setup.forget, setup.retain, method="original", **where)
+    judge(setup.objective(target), target.w, setup.forget, setup.retain, method="retrain", **where)
     for name, method in {"newton": step, "newton, forget gradient": forget_step}.items():
         update = run.attempt(name, method, early, "distance_to_retrained", **where)
         if update is not None:
             released = publish(early, update, generator(seed))
             run.log("distance_to_retrained", (released.w - target.w).norm(), method=name, **where)
-            judge(released.objective, released.w, scenario.forget, scenario.retain, method=name, **where)
+            judge(released.objective, released.w, setup.forget, setup.retain, method=name, **where)
 
 # %%
 chapters.show("07_sequential", run.frame())

@@ -48,11 +48,11 @@ import torch
 sys.path.append(str(repository()))
 from benchmarks import clock, peers
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 bench, recipe = settings.efficiency, settings.training
-where = scenario.device
-objective, w = scenario.objective(scenario.original), scenario.original.w
-retain = scenario.retain
+where = setup.device
+objective, w = setup.objective(setup.original), setup.original.w
+retain = setup.retain
 hessian = Hessian(objective, w, retain)
 gradient = objective.gradient(w, retain)
 default = settings.unlearning.dampings[settings.unlearning.default]
@@ -183,7 +183,7 @@ one_epoch = recipe.model_copy(update={"epochs": 1})
 
 
 def fresh():
-    return architectures.build(settings.model, scenario.data.input_shape, scenario.data.classes, seed).to(where)
+    return architectures.build(settings.model, setup.data.input_shape, setup.data.classes, seed).to(where)
 
 
 programs = {"cdu": lambda: train(fresh(), retain, one_epoch, seed, label="one epoch").w}
@@ -319,7 +319,7 @@ for name, timing in rivals.items():
 print(f"LiSSA: {stated.seconds:.3f} s to a residual of {reached:.2e}")
 if bench.exact:
     # Kept on disk, so that an interrupted computation of the Hessian goes on; its time is that of all sittings.
-    name = f"{scenario.name}-seed-{seed}-n-{len(compared)}-threads-{torch.get_num_threads()}.npy"
+    name = f"{setup.name}-seed-{seed}-n-{len(compared)}-threads-{torch.get_num_threads()}.npy"
     solution = exact(claimed(), gradient, path=run.output / "hessians" / name)
     run.log("claim_seconds", solution.seconds, method="exact inverse")
     run.log("claim_residual", solution.residual, method="exact inverse")
@@ -364,7 +364,7 @@ for size in bench.sizes:
     )  # fmt: skip
 for width in bench.widths:
     wide = ModelSettings(name="mlp", hidden=(width, width))
-    network = Objective(architectures.build(wide, scenario.data.input_shape, scenario.data.classes, seed).to(where))
+    network = Objective(architectures.build(wide, setup.data.input_shape, setup.data.classes, seed).to(where))
     point = parameter_vector(network.model)
     direction = torch.randn(len(point), generator=generator(seed, "direction")).to(where)
     scaled(
@@ -426,8 +426,8 @@ if bench.filters:
 # so that both can be read off at the same accuracy. Models are trained here and now, not loaded.
 
 # %%
-problem = scenario.problem()
-sets = {"test": scenario.test, "forget": scenario.forget}
+problem = setup.problem()
+sets = {"test": setup.test, "forget": setup.forget}
 
 
 def log_accuracy(objective, weights, **keys):
@@ -441,7 +441,7 @@ for epochs in (*bench.epochs, recipe.epochs):
     trained = train(fresh(), retain, recipe.model_copy(update={"epochs": epochs}), seed, label=f"{epochs} epochs")
     keys = {"method": "retraining", "axis": "epochs", "point": epochs}
     run.log("seconds", trained.seconds, split="unlearning", **keys)
-    log_accuracy(scenario.objective(trained), trained.w, **keys)
+    log_accuracy(setup.objective(trained), trained.w, **keys)
     print(f"retraining, {epochs} epochs: {trained.seconds:.2f} s")
 methods = {
     "newton, conjugate gradient": NewtonStep(default.value),

@@ -57,10 +57,10 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 code, unlearning = settings.official, settings.unlearning
-default, l2, C = unlearning.dampings[unlearning.default], scenario.l2, settings.training.radius
-problem = scenario.problem()
+default, l2, C = unlearning.dampings[unlearning.default], setup.l2, settings.training.radius
+problem = setup.problem()
 w_star, retain, forget = problem.w_star, problem.retain, problem.forget
 run.log("sigma", unlearning.sigma, method="paper")
 run.log("sigma", code.sigma, method="code")
@@ -77,7 +77,7 @@ run.log("delta", unlearning.delta)
 # follows from σ and Δ = 2C, if the step is projected; without projection 2C + ‖x‖ is an indication only.
 
 # %%
-attacked = draw_candidates(forget, scenario.test, seed_for(seed, "attack samples"))
+attacked = draw_candidates(forget, setup.test, seed_for(seed, "attack samples"))
 
 
 def membership(samples):
@@ -113,7 +113,7 @@ def measure(name, x, own, damping, sigma=unlearning.sigma, projected=True, objec
         run.log("step_cosine", torch.cosine_similarity(x, paper, dim=0), method=name)
     moved = project(w - x, own.radius) if projected else w - x
     released = moved + sigma * torch.randn(len(w), generator=generator(seed, "noise")).to(w)
-    for split, samples in {"forget": forget, "retain": retain, "test": scenario.test}.items():
+    for split, samples in {"forget": forget, "retain": retain, "test": setup.test}.items():
         run.log("accuracy", accuracy(base, released, samples), method=name, split=split)
     views = [
         OriginalAndRelease(posteriors(base, w, samples), posteriors(base, released, samples), membership(samples))
@@ -243,33 +243,33 @@ if full is not None:
 # learning rate, fewer epochs, a wider ball; and the checkpoint of lowest validation loss.
 
 # %%
-trained_rows, held_out_rows = hold_out(len(scenario.train), code.held_out, seed)
-part, validation = scenario.train.subset(trained_rows), scenario.train.subset(held_out_rows)
-never = np.isin(scenario.split.forget, scenario.split.train[held_out_rows.numpy()]).mean()
+trained_rows, held_out_rows = hold_out(len(setup.train), code.held_out, seed)
+part, validation = setup.train.subset(trained_rows), setup.train.subset(held_out_rows)
+never = np.isin(setup.split.forget, setup.split.train[held_out_rows.numpy()]).mean()
 recipe = settings.training.model_copy(
     update={"learning_rate": code.learning_rate, "epochs": code.epochs, "radius": code.radius}
 )
 
 
 def problem_of(trained, own):
-    return replace(problem, objective=scenario.objective(trained), w_star=trained.w, radius=own.radius, training=own)
+    return replace(problem, objective=setup.objective(trained), w_star=trained.w, radius=own.radius, training=own)
 
 
 def fresh():
-    shape, count = scenario.data.input_shape, scenario.data.classes
-    return architectures.build(settings.model, shape, count, seed).to(scenario.device)
+    shape, count = setup.data.input_shape, setup.data.classes
+    return architectures.build(settings.model, shape, count, seed).to(setup.device)
 
 
 folder = (
-    scenario.checkpoints
+    setup.checkpoints
     / "departures"
-    / f"{scenario.name}-{seed}-{digest([scenario.origin(), code.model_dump(mode='json'), run.revision])}"
+    / f"{setup.name}-{seed}-{digest([setup.origin(), code.model_dump(mode='json'), run.revision])}"
 )
 best, epoch = lowest_validation(fresh, part, validation, recipe, seed, folder)
 run.log("chosen_epoch", epoch)
 trained = {
-    "7: a fifth held out": (scenario.trained(part, seed, "a fifth held out"), settings.training),
-    "9: recipe": (scenario.trained(scenario.train, seed, "the code's recipe", recipe), recipe),
+    "7: a fifth held out": (setup.trained(part, seed, "a fifth held out"), settings.training),
+    "9: recipe": (setup.trained(setup.train, seed, "the code's recipe", recipe), recipe),
     "7, 9: lowest validation loss": (best, recipe),
 }
 for name, (model, own) in trained.items():
@@ -293,8 +293,8 @@ attempt("1-5, 7, 9 together", partial(as_published, start), start, code.damping,
 # %%
 def unlearned(draw):
     """A forget set, and the release without it."""
-    order = torch.randperm(len(scenario.train), generator=generator(draw, "unlearning, split"))
-    gone, kept = (scenario.train.subset(rows) for rows in (order[: len(forget)], order[len(forget) :]))
+    order = torch.randperm(len(setup.train), generator=generator(draw, "unlearning, split"))
+    gone, kept = (setup.train.subset(rows) for rows in (order[: len(forget)], order[len(forget) :]))
     system = Hessian(problem.objective, w_star, kept) + default.value
     x = conjugate_gradient(system, problem.objective.gradient(w_star, kept)).x
     noise = torch.randn(len(w_star), generator=generator(draw, "unlearning, noise")).to(w_star)
@@ -338,7 +338,7 @@ noise = torch.randn(len(w), generator=generator(seed, "noise")).to(w)
 noised = f"noise σ = {code.sigma:g} each time"
 for name, released in {noised: project(w, C) + code.sigma * noise, "13: never noised": w}.items():
     run.log("sequential_norm", (released - w_star).norm(), method=name)
-    for split, samples in {"forget": forget, "retain": retain, "test": scenario.test}.items():
+    for split, samples in {"forget": forget, "retain": retain, "test": setup.test}.items():
         run.log("sequential_accuracy", accuracy(problem.objective, released, samples), method=name, split=split)
 together = certify(trivial_bound(C), code.sigma, unlearning.delta, releases=requests)
 run.log("requests", requests)
@@ -354,8 +354,8 @@ run.log("sequential_epsilon", None, method="13: never noised", note="no noise is
 # then depends on the batch that the sample is in, and looking at it changes the running statistics.
 
 # %%
-narrow = scenario.with_model(code.network)
-size = min(code.network_samples, len(scenario.train))
+narrow = setup.with_model(code.network)
+size = min(code.network_samples, len(setup.train))
 gone = forget.subset(torch.arange(min(len(forget), size // 10)))
 order = torch.randperm(len(retain), generator=generator(seed, "network"))
 kept = retain.subset(order[: size - len(gone)].sort().values)
@@ -367,7 +367,7 @@ start = replace(problem, objective=network, w_star=w0, retain=kept, forget=gone,
 system = Hessian(network, w0, kept) + default.value
 x = minimal_residual(system, network.gradient(w0, kept), 10).x
 moved = project(w0 - x, code.radius) + code.sigma * torch.randn(len(w0), generator=generator(seed, "noise")).to(w0)
-network_attacked = draw_candidates(gone, scenario.test, seed_for(seed, "attack samples"))
+network_attacked = draw_candidates(gone, setup.test, seed_for(seed, "attack samples"))
 
 
 def evaluated(w, samples):
@@ -379,10 +379,10 @@ def unevaluated(w, samples):
 
 
 for name, ask in {"BatchNorm, eval()": evaluated, "10: BatchNorm, no eval()": unevaluated}.items():
-    for split, samples in {"forget": gone, "retain": kept, "test": scenario.test}.items():
+    for split, samples in {"forget": gone, "retain": kept, "test": setup.test}.items():
         right = ask(moved, samples).argmax(dim=1) == samples.targets
         run.log("network_accuracy", right.double().mean(), method=name, split=split)
-    right = ask(w0, scenario.test).argmax(dim=1) == scenario.test.targets
+    right = ask(w0, setup.test).argmax(dim=1) == setup.test.targets
     run.log("network_accuracy", right.double().mean(), method=name, split="test, original")
     views = []
     for groups in (network_attacked.samples, (gone, kept)):

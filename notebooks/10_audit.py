@@ -38,9 +38,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 epsilon, delta = settings.unlearning.epsilon, settings.unlearning.delta
-unlearned = MethodResults(scenario)
+unlearned = MethodResults(setup)
 KNOWN = "weights, direction known"
 
 # %% [markdown]
@@ -54,14 +54,14 @@ KNOWN = "weights, direction known"
 def variant(kind):
     """The same set-up with another forget set."""
     if kind == "random":
-        return scenario
+        return setup
     worst = {"outliers": hardest, "one class": one_class}
     if kind in worst:
-        return varied(scenario, forget=worst[kind](scenario, len(scenario.forget)))
-    other, labels = varied(scenario), scenario.data.train.targets.clone()
-    rows = torch.as_tensor(scenario.split.forget)
-    labels[rows] = (labels[rows] + 1) % scenario.data.classes
-    other.data = replace(scenario.data, train=replace(scenario.data.train, targets=labels))
+        return varied(setup, forget=worst[kind](setup, len(setup.forget)))
+    other, labels = varied(setup), setup.data.train.targets.clone()
+    rows = torch.as_tensor(setup.split.forget)
+    labels[rows] = (labels[rows] + 1) % setup.data.classes
+    other.data = replace(setup.data, train=replace(setup.data.train, targets=labels))
     return other
 
 

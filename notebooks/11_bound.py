@@ -45,26 +45,26 @@ from functools import cache, partial
 import torch
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 chosen, unlearning, radius = settings.bound, settings.unlearning, settings.training.radius
 if chosen is None:
     raise CduError(
-        f"the experiment '{scenario.experiment.name}' has no block 'bound' for {dataset}; "
+        f"the experiment '{setup.experiment.name}' has no block 'bound' for {dataset}; "
         "'batchnorm', 'paper' and 'paper-resnet18' have one"
     )
-problem, original, retrained = scenario.problem(), scenario.original, scenario.retrained
+problem, original, retrained = setup.problem(), setup.original, setup.retrained
 default = unlearning.dampings[unlearning.default]
-part = part_of(scenario.retain, chosen.hessian_samples, generator(seed, "hessian"))
-spectrum_part = part_of(scenario.retain, chosen.spectrum_samples, generator(seed, "spectrum"))
+part = part_of(setup.retain, chosen.hessian_samples, generator(seed, "hessian"))
+spectrum_part = part_of(setup.retain, chosen.spectrum_samples, generator(seed, "spectrum"))
 official = OfficialSettings()
 authors = unlearning.dampings.get("code", DampingSettings(value=official.damping, lissa=official.lissa))
 
 run.log("default_damping", default.value)
 run.log("parameters", problem.objective.size)
-run.log("train_samples", len(scenario.train))
+run.log("train_samples", len(setup.train))
 run.log("hessian_samples", len(part))
 print(
-    f"{problem.objective.size:,} parameters; of {len(scenario.retain):,} retained samples {len(spectrum_part):,} are "
+    f"{problem.objective.size:,} parameters; of {len(setup.retain):,} retained samples {len(spectrum_part):,} are "
     f"behind the spectrum and {len(part):,} behind the steps"
 )
 
@@ -77,14 +77,14 @@ print(
 
 # %%
 problems = {"": problem}
-own = {"": scenario.objective(retrained)}
+own = {"": setup.objective(retrained)}
 if has_statistics(original.model):
     recipe = settings.training
 
     def renewed(method):
         """The objective with the statistics that D_r has at the weights of a model."""
         update = method(problem, generator(seed, "statistics"))
-        return recalibrated(publish(problem, update, generator(seed)), scenario.retain, recipe.batch_size).objective
+        return recalibrated(publish(problem, update, generator(seed)), setup.retain, recipe.batch_size).objective
 
     problems[ANEW] = replace(problem, objective=renewed(Original()))
     own[ANEW] = renewed(Retrain())
@@ -138,9 +138,9 @@ def constants(label):
         "lambda_max": high,
         "gradient_lipschitz": max(segment.gradient_lipschitz, abs(low), abs(high)),
         "hessian_lipschitz": segment.hessian_lipschitz,
-        "gradient_retrained": where.objective.gradient(retrained.w, scenario.retain).norm(),
-        "gradient_retrained_own": own[label].gradient(retrained.w, scenario.retain).norm(),
-        "gradient_original": gap.norm() * len(scenario.retain) / len(scenario.train),
+        "gradient_retrained": where.objective.gradient(retrained.w, setup.retain).norm(),
+        "gradient_retrained_own": own[label].gradient(retrained.w, setup.retain).norm(),
+        "gradient_original": gap.norm() * len(setup.retain) / len(setup.train),
         "forms_gap": gap.norm(),
         "forms_cosine": torch.nn.functional.cosine_similarity(retain.double(), forget.double(), dim=0),
         "distance_original": (original.w.double() - retrained.w.double()).norm(),
@@ -278,7 +278,7 @@ run.point("references", references)
 run.point("lissa", by_lissa)
 run.point(SAME, to_the_same)
 run.point(USUAL, to_the_usual)
-if len(part) < len(scenario.retain):
+if len(part) < len(setup.retain):
     run.point(SAMPLED, sampled)
 run.point(AUTHORS, by_the_authors)
 

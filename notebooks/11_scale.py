@@ -38,30 +38,30 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 scale, unlearning, recipe = settings.scale, settings.unlearning, settings.training
 if scale is None:
     raise CduError(
-        f"the experiment '{scenario.experiment.name}' has no block 'scale' for {dataset}; "
+        f"the experiment '{setup.experiment.name}' has no block 'scale' for {dataset}; "
         "'batchnorm', 'paper' and 'paper-cpu' have one"
     )
-problem = scenario.problem()
-original, retrained, _ = scenario.original, scenario.retrained, scenario.second
+problem = setup.problem()
+original, retrained, _ = setup.original, setup.retrained, setup.second
 
 # %% [markdown]
 # ## What is computed on what
 
 # %%
 judged = {
-    "forget": scenario.forget,
-    "retain": part_of(scenario.retain, scale.judged, generator(seed, "judged, retained")),
-    "test": part_of(scenario.test, scale.judged, generator(seed, "judged, test")),
+    "forget": setup.forget,
+    "retain": part_of(setup.retain, scale.judged, generator(seed, "judged, retained")),
+    "test": part_of(setup.test, scale.judged, generator(seed, "judged, test")),
 }
-hessian_samples = min(scale.hessian_samples or len(scenario.retain), len(scenario.retain))
-statistics = part_of(scenario.retain, scale.recalibrated, generator(seed, "recalibrated"))
+hessian_samples = min(scale.hessian_samples or len(setup.retain), len(setup.retain))
+statistics = part_of(setup.retain, scale.recalibrated, generator(seed, "recalibrated"))
 sizes = {
     "parameters": problem.objective.size,
-    "train_samples": len(scenario.train),
+    "train_samples": len(setup.train),
     "hessian_samples": hessian_samples,
     "epochs_trained": recipe.epochs,
     **({"recalibration_samples": len(statistics)} if has_statistics(original.model) else {}),
@@ -96,7 +96,7 @@ def ends(where, label):
 
 
 run.log("damping", damping)
-run.log("spectrum_samples", min(scale.spectrum_samples, len(scenario.retain)))
+run.log("spectrum_samples", min(scale.spectrum_samples, len(setup.retain)))
 for label, where in problems.items():
     run.point(f"spectrum{label}", partial(ends, where, label))
 
@@ -115,9 +115,9 @@ needed = certification.gaussian_sigma(unlearning.epsilon, unlearning.delta, dist
 noises = {"noise": unlearning.sigma, f"noise for ε = {unlearning.epsilon:g}": needed}
 NOISED = ("original", "newton", "retrain")
 
-candidates = draw_candidates(scenario.forget, scenario.test, seed_for(seed, "attack samples"))
+candidates = draw_candidates(setup.forget, setup.test, seed_for(seed, "attack samples"))
 before = candidates.posteriors(problem.objective, original.w)
-target = problem.objective.mean_loss(original.w, scenario.forget)
+target = problem.objective.mean_loss(original.w, setup.forget)
 
 
 def judge(label, released):
@@ -140,7 +140,7 @@ def judge(label, released):
     else:
         run.log("auc", None, method=label, note="the outputs overflow in float32: there are no posteriors to attack")
     limit = settings.relearn.max_epochs
-    found = relearn(released.objective, released.w, scenario.forget, target, settings.relearn, seed).epochs
+    found = relearn(released.objective, released.w, setup.forget, target, settings.relearn, seed).epochs
     censored = "" if found is not None else f"censored: > {limit} epochs, counted as {limit + 1}"
     run.log("epochs", limit + 1 if found is None else found, method=label, note=censored)
 

@@ -38,23 +38,23 @@ from functools import cache, partial
 
 from tqdm import tqdm
 
-scenario, settings = run.scenario, run.scenario.settings
+setup, settings = run.setup, run.setup.settings
 plan, unlearning, recipe = settings.sweeps, settings.unlearning, settings.training
 if plan is None:
     raise CduError(
-        f"the experiment '{scenario.experiment.name}' has no block 'sweeps' for {dataset}; "
+        f"the experiment '{setup.experiment.name}' has no block 'sweeps' for {dataset}; "
         "'batchnorm', 'paper' and 'paper-resnet18' have one"
     )
-problem = scenario.problem()
-original, retrained = scenario.original, scenario.retrained
+problem = setup.problem()
+original, retrained = setup.original, setup.retrained
 
 # %% [markdown]
 # ## What is computed on what
 
 # %%
 judged = {
-    "retain": part_of(scenario.retain, plan.judged, generator(seed, "judged, retained")),
-    "test": part_of(scenario.test, plan.judged, generator(seed, "judged, test")),
+    "retain": part_of(setup.retain, plan.judged, generator(seed, "judged, retained")),
+    "test": part_of(setup.test, plan.judged, generator(seed, "judged, test")),
 }
 for split, samples in judged.items():
     run.log("judged_samples", len(samples), split=split)
@@ -62,9 +62,9 @@ damping = unlearning.dampings[unlearning.default].value
 trivial = certification.trivial_bound(problem.radius)
 facts = {
     "parameters": problem.objective.size,
-    "train_samples": len(scenario.train),
-    "hessian_samples": min(plan.hessian_samples or len(scenario.retain), len(scenario.retain)),
-    "spectrum_samples": min(plan.spectrum_samples, len(scenario.retain)),
+    "train_samples": len(setup.train),
+    "hessian_samples": min(plan.hessian_samples or len(setup.retain), len(setup.retain)),
+    "spectrum_samples": min(plan.spectrum_samples, len(setup.retain)),
     "epochs_trained": recipe.epochs,
     "requests": plan.requests,
     "damping": damping,
@@ -92,7 +92,7 @@ def judge(label, draws, split="", **keys):
 
 def as_trained(trained):
     """A trained model as a release without noise."""
-    return Release(trained.w, scenario.objective(trained), None, UnlearningResult(trained.w, trained.seconds))
+    return Release(trained.w, setup.objective(trained), None, UnlearningResult(trained.w, trained.seconds))
 
 
 def sweep(axis, points, compute):
@@ -147,7 +147,7 @@ run.point("no noise", without_noise)
 # %%
 def within(radius):
     keys = {"axis": "radius", "point": radius}
-    trained = varied(scenario, training=recipe.model_copy(update={"radius": radius})).original
+    trained = varied(setup, training=recipe.model_copy(update={"radius": radius})).original
     judge("original", [as_trained(trained)], **keys)
     run.log("norm", trained.w.norm(), **keys)
     run.log("projected", sum(row["projected"] for row in trained.history) / len(trained.history), **keys)
@@ -186,8 +186,8 @@ def after_the_last(name, answer, sigmas):
 
 def follow(name, carried, sigmas):
     """Answer all requests, each from where the last answer ended."""
-    asked = requests.requests(scenario.data.train, scenario.split.train, scenario.split.forget, plan.requests, seed)
-    kept = kept_requests.keeper(scenario, newton, plan.requests, carried)
+    asked = requests.requests(setup.data.train, setup.split.train, setup.split.forget, plan.requests, seed)
+    kept = kept_requests.keeper(setup, newton, plan.requests, carried)
     chain = requests.answers(problem, asked, newton, carried, kept, unsafe_seed=seed)
     answered, spent = 0, []
     try:
@@ -209,7 +209,7 @@ def follow(name, carried, sigmas):
 
 def yardsticks():
     """The original with the same noise, and the model retrained without all of the forget set."""
-    everything = requests.Request(plan.requests, scenario.forget, scenario.forget, scenario.retain)
+    everything = requests.Request(plan.requests, setup.forget, setup.forget, setup.retain)
     nothing = requests.Answer(everything, problem, UnlearningResult(problem.w_star, 0.0), seed)
     after_the_last("original", nothing, {"original": 0.0, "original + noise": unlearning.sigma})
     judge("retrain", [as_trained(retrained)], **last)
@@ -231,12 +231,12 @@ run.point("requests, from the release", partial(follow, name, unlearning.sigma, 
 # %%
 def stopped(epochs):
     where = {"axis": "epochs", "point": epochs}
-    start, target = problem.stopped(epochs), scenario.stopped(scenario.retain, epochs, "retrained")
-    early = scenario.problem(start, recipe.model_copy(update={"epochs": epochs}))
+    start, target = problem.stopped(epochs), setup.stopped(setup.retain, epochs, "retrained")
+    early = setup.problem(start, recipe.model_copy(update={"epochs": epochs}))
     sizes, stream = (plan.spectrum_samples, plan.lanczos_steps), partial(generator, seed, "epochs", epochs)
     smallest, _ = spectrum_ends(early, *sizes, stream())
     bend = hessian_lipschitz(early, target.w, *sizes, stream())
-    gradient = scenario.objective(target).gradient(target.w, scenario.retain).norm().item()
+    gradient = setup.objective(target).gradient(target.w, setup.retain).norm().item()
     run.log("lambda_min", smallest, method="original", **where)
     run.log("hessian_lipschitz", bend, method="original", **where)
     run.log("gradient_retrained", gradient, method="retrain", **where)

@@ -40,7 +40,7 @@ def test_gradients_and_products_are_those_of_the_usual_layout(name):
     torch.testing.assert_close(objective.hvp(w, samples, vector), objective.hvp(w, laid_out, vector))
 
 
-def scenario(model, tmp_path):
+def setup(model, tmp_path):
     experiment = load_experiment("quick")
     settings = experiment.settings("digits").model_copy(update={"model": model})
     experiment = experiment.model_copy(update={"datasets": {"digits": settings}})
@@ -48,12 +48,12 @@ def scenario(model, tmp_path):
 
 
 def test_only_convolutional_networks_get_another_layout_and_the_record_says_so(tmp_path):
-    dense = scenario(ModelSettings(name="mlp"), tmp_path)
+    dense = setup(ModelSettings(name="mlp"), tmp_path)
     assert device.prepare(dense) == "float32, denormals flushed"
     assert "data" not in vars(dense)
-    convolutional = scenario(ModelSettings(name="allcnn", width=0.05), tmp_path)
+    convolutional = setup(ModelSettings(name="allcnn", width=0.05), tmp_path)
     assert device.prepare(convolutional) == "float32, denormals flushed, channels last"
-    plain = scenario(ModelSettings(name="allcnn", width=0.05), tmp_path)
+    plain = setup(ModelSettings(name="allcnn", width=0.05), tmp_path)
     assert convolutional.data.input_shape == plain.data.input_shape
     assert fingerprint(convolutional.train) == fingerprint(plain.train)
 

@@ -216,15 +216,15 @@ def test_the_papers_resnet_learns_and_unlearns_svhn(original_svhn, tmp_path):
     experiment = load_experiment("paper-resnet18").model_copy(
         update={"datasets": {"svhn": settings.model_copy(update=changes)}}
     )
-    scenario = Setup(experiment, "svhn", 0, tmp_path / "checkpoints", torch.device("cpu"))
-    assert scenario.original.w.numel() == 11_171_274
-    assert scenario.original.history[-1]["loss"] < 5
-    problem = scenario.problem()
+    setup = Setup(experiment, "svhn", 0, tmp_path / "checkpoints", torch.device("cpu"))
+    assert setup.original.w.numel() == 11_171_274
+    assert setup.original.history[-1]["loss"] < 5
+    problem = setup.problem()
     update = SubsampledNewton(1e6, 8)(problem, generator(0, "step"))
     released = publish(problem, update, generator(0, "noise"), sigma=0.01, delta=1e-5)
     assert 0 < (update.w - problem.w_star).norm() < problem.radius
     assert released.w.norm() > problem.radius
-    assert 0 <= accuracy(released.objective, released.w, scenario.test) <= 1
+    assert 0 <= accuracy(released.objective, released.w, setup.test) <= 1
 
 
 def available(name):

@@ -26,7 +26,7 @@ def begun(tmp_path, *cells, **beside):
 
 def test_names_of_startup_files_are_no_parameters(tmp_path):
     run = begun(tmp_path, CELL, "# injected\nseed = 3", histfile="x", epochs=7, options={"a": 1})
-    assert run.scenario.seed == 3
+    assert run.setup.seed == 3
 
 
 @pytest.mark.parametrize("cell", ["epochs = 7", "epochs: int = 7", "a = epochs = 7"])
@@ -39,12 +39,12 @@ def test_cells_after_the_call_do_not_count_when_it_is_run_again(tmp_path):
     namespace = {}
     exec(CELL, namespace)
     namespace |= {"In": ["", CELL, BEGIN, "epochs = 7", BEGIN], "epochs": 7, "output": str(tmp_path)}
-    assert begin("02_training", namespace).scenario.seed == 0
+    assert begin("02_training", namespace).setup.seed == 0
 
 
 def test_a_plain_script_gives_the_parameters_that_it_has(tmp_path):
     run = begin("02_training", {"dataset": "digits", "seed": 2, "output": str(tmp_path), "epochs": 7})
-    assert run.scenario.seed == 2
+    assert run.setup.seed == 2
 
 
 def test_a_name_of_digits_is_a_name(tmp_path):

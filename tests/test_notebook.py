@@ -35,14 +35,14 @@ def test_a_missing_parameter_is_an_error():
 def test_what_ipython_puts_into_the_namespace_is_no_parameter():
     extra = {"In": ["", "x"], "Out": {}, "_": 1, "begin": begin, "exit": lambda: None}
     run = begin("02_training", {**GIVEN, **extra})
-    assert run.scenario.experiment.name == "quick"
+    assert run.setup.experiment.name == "quick"
 
 
 def test_models_trained_with_another_number_of_threads_are_not_shared():
     folders = set()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        folders.add(begin("02_training", GIVEN).scenario.checkpoints)
+        folders.add(begin("02_training", GIVEN).setup.checkpoints)
     assert len(folders) == 2
 
 
@@ -53,7 +53,7 @@ def test_a_run_writes_a_record_that_says_how_it_was_made(tmp_path):
     run.finish()
     record = read_record(tmp_path / "quick" / "digits" / "seed-2" / "02_training.json")
     assert (record.dataset, record.seed, record.section, record.machine.device) == ("digits", 2, "02_training", "cpu")
-    assert record.split_hash == run.scenario.split.hash
+    assert record.split_hash == run.setup.split.hash
     assert record.settings["training"]["epochs"] == 50
     assert "relearn" not in record.settings
     assert record.packages["torch"].startswith("2.")
@@ -69,7 +69,7 @@ def test_a_point_is_logged_in_order_and_computed_once(tmp_path):
 
     for attempt in range(2):
         run = begin("06_ablations", GIVEN)
-        run.scenario.checkpoints = tmp_path
+        run.setup.checkpoints = tmp_path
         run.log("first", 1)
         run.point("radius = 5", lambda run=run: compute(run))
         run.point(f"radius = {6 + attempt}", lambda run=run: compute(run))
@@ -80,7 +80,7 @@ def test_a_point_is_logged_in_order_and_computed_once(tmp_path):
 
 def test_an_interrupted_point_leaves_nothing_behind(tmp_path):
     run = begin("06_ablations", GIVEN)
-    run.scenario.checkpoints = tmp_path
+    run.setup.checkpoints = tmp_path
 
     def interrupted():
         run.log("accuracy", 0.5)

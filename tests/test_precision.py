@@ -183,13 +183,13 @@ def test_shadows_that_are_trained_together_are_computed_in_the_same(chosen):
     assert (together[1] - alone).norm() <= (1e-5 if chosen == "float32" else 5e-3) * alone.norm()
 
 
-def scenario(tmp_path, device):
+def setup(tmp_path, device):
     return Setup(load_experiment("quick"), "digits", 0, tmp_path, torch.device(device))
 
 
 def test_a_kept_training_of_another_precision_is_not_taken(tmp_path, monkeypatch):
     def keys(device):
-        one, recipe = scenario(tmp_path, device), load_experiment("quick").settings("digits").training
+        one, recipe = setup(tmp_path, device), load_experiment("quick").settings("digits").training
         return one._checkpoint("samples", 0, recipe), one._precision
 
     known = {device: keys(device) for device in ("cpu", "cuda")}

@@ -8,12 +8,11 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from cdu import cli
 from cdu.errors import CduError
-from cdu.experiments import collection
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.records import read_record, record_path, write_record
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import BENCHMARKS, BY_HAND, OPTIONAL, REVISIONS, SECTIONS, section_hash
-from cdu.report import section_page
+from cdu.report import collection, section_page
 from test_records import record
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from cdu import report
-from cdu.experiments import collection, repository, sections
 from cdu.experiments.changelog import Entry
 from cdu.experiments.records import UNREACHED, Metric, record_path, write_record
 from cdu.report import (
@@ -16,11 +15,14 @@ from cdu.report import (
     build,
     chapters,
     claims_page,
+    collection,
     evidence,
     front_page,
     markup,
     query,
+    repository,
     section_page,
+    sections,
     setups_page,
     theory_claims,
     theory_page,

@@ -56,14 +56,14 @@ def test_the_sections_numbers_are_those_of_a_direct_computation(tmp_path):
     folder = repository() / FOLDER
     record = read_record(folder / "batchnorm" / "digits" / "seed-0" / "11_bound.json")
     known = {(one.metric, one.method, one.point): one.value for one in record.metrics}
-    scenario = Setup(load_experiment(str(folder / "batchnorm.yaml")), "digits", 0, tmp_path, torch.device("cpu"))
-    original, retrained = scenario.original, scenario.retrained
+    setup = Setup(load_experiment(str(folder / "batchnorm.yaml")), "digits", 0, tmp_path, torch.device("cpu"))
+    original, retrained = setup.original, setup.retrained
     w, target = original.w.double(), retrained.w.double()
-    part = part_of(scenario.retain, 200, generator(0, "hessian"))
-    kept, gone, some = (Loss(original.model, one, scenario.l2) for one in (scenario.retain, scenario.forget, part))
-    retain, forget = kept.gradient(w)[1], -len(scenario.forget) / len(scenario.retain) * gone.gradient(w)[1]
-    everything = Loss(original.model, scenario.train, scenario.l2).gradient(w)[1]
-    spectrum = Loss(original.model, part_of(scenario.retain, 200, generator(0, "spectrum")), scenario.l2)
+    part = part_of(setup.retain, 200, generator(0, "hessian"))
+    kept, gone, some = (Loss(original.model, one, setup.l2) for one in (setup.retain, setup.forget, part))
+    retain, forget = kept.gradient(w)[1], -len(setup.forget) / len(setup.retain) * gone.gradient(w)[1]
+    everything = Loss(original.model, setup.train, setup.l2).gradient(w)[1]
+    spectrum = Loss(original.model, part_of(setup.retain, 200, generator(0, "spectrum")), setup.l2)
     low, high = eigsh(spectrum.hessian(w), 2, which="BE", tol=1e-6)[0]
     expected = {
         ("right_hand_side", "network", None): retain.norm(),
@@ -72,7 +72,7 @@ def test_the_sections_numbers_are_those_of_a_direct_computation(tmp_path):
         ("forms_gap", "network", None): (retain - forget).norm(),
         ("gradient_original", "network", None): everything.norm(),
         ("gradient_retrained", "network", None): kept.gradient(target)[1].norm(),
-        ("gradient_retrained_own", "network", None): Loss(retrained.model, scenario.retain, scenario.l2)
+        ("gradient_retrained_own", "network", None): Loss(retrained.model, setup.retain, setup.l2)
         .gradient(target)[1]
         .norm(),
         ("distance_original", "network", None): (w - target).norm(),

@@ -237,7 +237,7 @@ def test_updates_are_kept_and_not_computed_twice(tmp_path):
     experiment = experiment.model_copy(
         update={"datasets": {"digits": settings.model_copy(update={"training": recipe})}}
     )
-    scenario = Setup(experiment, "digits", 0, tmp_path, torch.device("cpu"))
+    setup = Setup(experiment, "digits", 0, tmp_path, torch.device("cpu"))
     calls = []
 
     class Counted(NewtonStep):
@@ -247,9 +247,9 @@ def test_updates_are_kept_and_not_computed_twice(tmp_path):
 
     def chain(damping=20.0, count=3, sigma=0.0, stop=3):
         method = Counted(damping)
-        kept = kept_requests.keeper(scenario, method, count, sigma)
-        parts = requests(scenario.data.train, scenario.split.train, scenario.split.forget, count, 0)
-        return list(itertools.islice(answers(scenario.problem(), parts, method, sigma, kept, unsafe_seed=0), stop))
+        kept = kept_requests.keeper(setup, method, count, sigma)
+        parts = requests(setup.data.train, setup.split.train, setup.split.forget, count, 0)
+        return list(itertools.islice(answers(setup.problem(), parts, method, sigma, kept, unsafe_seed=0), stop))
 
     chain(stop=2)
     assert len(calls) == 2

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from cdu.certification import gaussian_epsilon
-from cdu.experiments import collection
 from cdu.experiments.records import Metric, read_record, record_path
 from cdu.experiments.repository import repository
-from cdu.report import chapters, section_page, verdicts
+from cdu.report import chapters, collection, section_page, verdicts
 from cdu.report.chapters import tables
 from test_records import record
 

@@ -22,7 +22,7 @@ PROMISE = (1.0, 1e-5)
 
 
 @pytest.fixture(scope="module")
-def scenario(tmp_path_factory):
+def setup(tmp_path_factory):
     experiment = load_experiment("quick")
     settings = experiment.settings("digits")
     short = settings.training.model_copy(update={"epochs": 3})
@@ -36,40 +36,40 @@ def rows(samples):
     return [tuple(row) for row in samples.inputs.flatten(1).tolist()]
 
 
-def test_a_rehearsal_divides_the_retained_samples_and_leaves_the_others_alone(scenario):
-    rehearsal = scenario.rehearsal(140)
+def test_a_rehearsal_divides_the_retained_samples_and_leaves_the_others_alone(setup):
+    rehearsal = setup.rehearsal(140)
     parts = [rehearsal.validation, rehearsal.problem.forget, rehearsal.problem.retain]
-    assert [len(part) for part in parts] == [140, len(scenario.forget), len(scenario.retain) - 140 - 100]
+    assert [len(part) for part in parts] == [140, len(setup.forget), len(setup.retain) - 140 - 100]
     together = sorted(row for part in parts for row in rows(part))
-    assert together == sorted(rows(scenario.retain))
+    assert together == sorted(rows(setup.retain))
 
 
-def test_a_rehearsal_depends_on_the_seed_and_on_nothing_else(scenario):
-    again = Setup(scenario.experiment, "digits", 1, scenario.checkpoints, scenario.device).rehearsal(140)
-    other = Setup(scenario.experiment, "digits", 2, scenario.checkpoints, scenario.device).rehearsal(140)
-    first = scenario.rehearsal(140)
+def test_a_rehearsal_depends_on_the_seed_and_on_nothing_else(setup):
+    again = Setup(setup.experiment, "digits", 1, setup.checkpoints, setup.device).rehearsal(140)
+    other = Setup(setup.experiment, "digits", 2, setup.checkpoints, setup.device).rehearsal(140)
+    first = setup.rehearsal(140)
     assert torch.equal(first.validation.inputs, again.validation.inputs)
     assert torch.equal(first.problem.w_star, again.problem.w_star)
     assert not torch.equal(first.validation.inputs, other.validation.inputs)
 
 
-def test_a_rehearsal_that_does_not_fit_is_refused(scenario):
+def test_a_rehearsal_that_does_not_fit_is_refused(setup):
     with pytest.raises(CduError, match=r"1300 validation and 100 forget samples .* lower methods.validation"):
-        scenario.rehearsal(1300)
+        setup.rehearsal(1300)
 
 
-def test_training_stopped_early_is_a_part_of_the_same_training(scenario):
-    problem = scenario.problem()
-    whole = problem.stopped(scenario.settings.training.epochs)
+def test_training_stopped_early_is_a_part_of_the_same_training(setup):
+    problem = setup.problem()
+    whole = problem.stopped(setup.settings.training.epochs)
     assert torch.equal(whole.w, problem.w_star)
     assert len(problem.stopped(1).history) == 1
     assert problem.stopped(1).history[0]["loss"] == whole.history[0]["loss"]
 
 
-def test_going_on_from_an_earlier_state_gives_the_same_weights(scenario, tmp_path):
-    fresh = Setup(scenario.experiment, "digits", 1, tmp_path, scenario.device).problem()
+def test_going_on_from_an_earlier_state_gives_the_same_weights(setup, tmp_path):
+    fresh = Setup(setup.experiment, "digits", 1, tmp_path, setup.device).problem()
     first, on = fresh.stopped(1), fresh.stopped(2)
-    alone = Setup(scenario.experiment, "digits", 1, tmp_path / "other", scenario.device).problem().stopped(2)
+    alone = Setup(setup.experiment, "digits", 1, tmp_path / "other", setup.device).problem().stopped(2)
     assert torch.equal(on.w, alone.w)
     assert [row["loss"] for row in on.history] == [row["loss"] for row in alone.history]
     assert not torch.equal(first.w, on.w)
@@ -78,11 +78,11 @@ def test_going_on_from_an_earlier_state_gives_the_same_weights(scenario, tmp_pat
 
 
 @pytest.mark.parametrize("epochs", [(1, 2, 3), (2, 3)])
-def test_a_retrained_model_stopped_early_goes_on_to_the_same_weights(scenario, tmp_path, epochs):
+def test_a_retrained_model_stopped_early_goes_on_to_the_same_weights(setup, tmp_path, epochs):
     """Bit for bit, and from the latest earlier state."""
-    fresh = Setup(scenario.experiment, "digits", 1, tmp_path, scenario.device)
+    fresh = Setup(setup.experiment, "digits", 1, tmp_path, setup.device)
     states = [fresh.stopped(fresh.retain, number) for number in epochs]
-    alone = Setup(scenario.experiment, "digits", 1, tmp_path / "other", scenario.device)
+    alone = Setup(setup.experiment, "digits", 1, tmp_path / "other", setup.device)
     recipe = alone.settings.training
     for number, state in zip(epochs, states, strict=True):
         scratch = alone.trained(alone.retain, 1, settings=recipe.model_copy(update={"epochs": number}))
@@ -95,8 +95,8 @@ def test_a_retrained_model_stopped_early_goes_on_to_the_same_weights(scenario, t
     assert torch.equal(states[-1].w, alone.retrained.w)
 
 
-def test_retraining_has_no_gap_and_wins(scenario):
-    rehearsal = scenario.rehearsal(140)
+def test_retraining_has_no_gap_and_wins(setup):
+    rehearsal = setup.rehearsal(140)
     choices = {"original": Original(), "retrain": Retrain()}
     trials = tune(
         rehearsal, "test", lambda values: choices[values["method"]], {"method": tuple(choices)}, 8, 0, *PROMISE
@@ -116,21 +116,21 @@ def test_retraining_has_no_gap_and_wins(scenario):
     assert expected > 0
 
 
-def test_a_trial_that_cannot_run_is_kept_with_its_reason(scenario):
+def test_a_trial_that_cannot_run_is_kept_with_its_reason(setup):
     def fails(problem, generator):
         raise CduError("the system is indefinite")
 
     makers = {"good": Original(), "bad": fails}
     trials = tune(
-        scenario.rehearsal(140), "test", lambda values: makers[values["m"]], {"m": ("bad", "good")}, 8, 0, *PROMISE
+        setup.rehearsal(140), "test", lambda values: makers[values["m"]], {"m": ("bad", "good")}, 8, 0, *PROMISE
     )
     assert (trials[0].gap, trials[0].note) == (None, "the system is indefinite")
     assert best(trials).values == {"m": "good"}
     assert best(trials[:1]) is None
 
 
-def test_every_trial_sees_the_same_random_numbers_and_the_rehearsal_alone(scenario):
-    rehearsal = scenario.rehearsal(140)
+def test_every_trial_sees_the_same_random_numbers_and_the_rehearsal_alone(setup):
+    rehearsal = setup.rehearsal(140)
     drawn, given_to = [], []
 
     def method(problem, generator):
@@ -144,8 +144,8 @@ def test_every_trial_sees_the_same_random_numbers_and_the_rehearsal_alone(scenar
     assert all(problem is rehearsal.problem for problem in given_to)
 
 
-def test_a_method_with_a_bound_of_its_own_is_judged_with_its_noise(scenario):
-    rehearsal = scenario.rehearsal(140)
+def test_a_method_with_a_bound_of_its_own_is_judged_with_its_noise(setup):
+    rehearsal = setup.rehearsal(140)
     bounds = {"none": None, "small": budget_bound(1e-9), "large": budget_bound(10.0)}
 
     def make(values):
@@ -158,11 +158,11 @@ def test_a_method_with_a_bound_of_its_own_is_judged_with_its_noise(scenario):
     assert large.gap > none.gap + 0.5
 
 
-def test_a_trial_whose_noise_cannot_be_certified_says_why(scenario):
+def test_a_trial_whose_noise_cannot_be_certified_says_why(setup):
     def make(values):
         return lambda problem, generator: UnlearningResult(problem.w_star, 0.0, bound=budget_bound(1.0))
 
-    (trial,) = tune(scenario.rehearsal(140), "test", make, {"bound": "of exact arithmetic"}, 1, 0, *PROMISE)
+    (trial,) = tune(setup.rehearsal(140), "test", make, {"bound": "of exact arithmetic"}, 1, 0, *PROMISE)
     assert trial.gap is None
     assert "nothing is known of the rounding" in trial.note
 

@@ -26,7 +26,7 @@ from conftest import random_samples
 EPSILON, DELTA = 1.0, 1e-5
 
 
-def scenario(folder, seed=0, **changes):
+def setup(folder, seed=0, **changes):
     """Digits with models of three epochs, every method with one trial of small constants."""
     experiment = load_experiment("quick")
     settings = experiment.settings("digits")
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(folder):
     """Every method's result as it was computed, before it was kept."""
-    table, computed = MethodResults(scenario(folder)), {}
+    table, computed = MethodResults(setup(folder)), {}
     write = method_results._write
     method_results._write = lambda path, update: (computed.update({path.name: update}), write(path, update))
     try:
@@ -68,7 +68,7 @@ def made(folder):
 
 @pytest.mark.parametrize("name", [*FIXED, *TUNED])
 def test_what_is_read_again_is_what_was_computed(folder, made, name):
-    table = MethodResults(scenario(folder))
+    table = MethodResults(setup(folder))
     found, computed = table.update(name), made[name]
     assert torch.equal(found.w, computed.w)
     plain = ("seconds", "hvp_samples", "residual", "converged", "radius", "bound", "certificate", "excuse", "note")
@@ -76,7 +76,7 @@ def test_what_is_read_again_is_what_was_computed(folder, made, name):
         assert getattr(found, field) == getattr(computed, field)
     assert (found.model is None) == (computed.model is None)
     ends = [publish(table.problem, update, generator(0, "unused")) for update in (found, computed)]
-    outputs = [end.objective.outputs(end.w, table.scenario.test) for end in ends]
+    outputs = [end.objective.outputs(end.w, table.setup.test) for end in ends]
     assert torch.equal(*outputs)
 
 
@@ -86,33 +86,33 @@ def test_nothing_is_computed_twice(folder, made, monkeypatch):
 
     for name in ("tune", "_write"):
         monkeypatch.setattr(method_results, name, refuse)
-    table = MethodResults(scenario(folder))
+    table = MethodResults(setup(folder))
     for name in table.names:
         table.update(name)
     with pytest.raises(AssertionError, match="computed again"):
-        MethodResults(scenario(folder, validation=141)).trials("fine-tuning")
+        MethodResults(setup(folder, validation=141)).trials("fine-tuning")
 
 
 def test_another_seed_setting_or_revision_is_another_result(folder, monkeypatch):
-    paths = [MethodResults(scenario(folder))._path(".json", "trials")]
-    paths.append(MethodResults(scenario(folder, seed=1))._path(".json", "trials"))
-    changed = scenario(folder).with_model(ModelSettings(name="mlp", hidden=(5,)))
+    paths = [MethodResults(setup(folder))._path(".json", "trials")]
+    paths.append(MethodResults(setup(folder, seed=1))._path(".json", "trials"))
+    changed = setup(folder).with_model(ModelSettings(name="mlp", hidden=(5,)))
     paths.append(MethodResults(changed)._path(".json", "trials"))
     monkeypatch.setitem(sections.REVISIONS, "03_methods", 99)
-    paths.append(MethodResults(scenario(folder))._path(".json", "trials"))
+    paths.append(MethodResults(setup(folder))._path(".json", "trials"))
     assert len(set(paths)) == 4
 
 
 def test_a_method_that_no_trial_could_run_says_why(folder, tmp_path):
-    table = MethodResults(scenario(folder))
-    spaces = {**table.scenario.settings.methods.spaces, "rewind, Adam": {"epochs": 7}}
+    table = MethodResults(setup(folder))
+    spaces = {**table.setup.settings.methods.spaces, "rewind, Adam": {"epochs": 7}}
     with pytest.raises(CduError, match="7 of 3 epochs cannot be rewound"):
-        MethodResults(scenario(folder, spaces=spaces)).update("rewind, Adam")
+        MethodResults(setup(folder, spaces=spaces)).update("rewind, Adam")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path, suffix):
-    table = MethodResults(scenario(tmp_path))
+    table = MethodResults(setup(tmp_path))
     table.update("fine-tuning")
     (path,) = (tmp_path / "unlearned").glob(f"*{suffix}")
     path.write_bytes(path.read_bytes()[:40])
@@ -121,7 +121,7 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path, suffix):
 
 
 def test_a_release_carries_the_noise_of_its_epsilon(folder, made):
-    table = MethodResults(scenario(folder))
+    table = MethodResults(setup(folder))
     plain, noisy = table.release("newton"), table.release("newton", noisy=True)
     assert plain.certificate is None
     assert noisy.certificate.epsilon == pytest.approx(EPSILON)
@@ -135,11 +135,11 @@ def test_a_release_carries_the_noise_of_its_epsilon(folder, made):
 
 @pytest.fixture(scope="module")
 def problem(folder):
-    return scenario(folder).problem()
+    return setup(folder).problem()
 
 
 def certified(folder, name):
-    table = MethodResults(scenario(folder))
+    table = MethodResults(setup(folder))
     return build(name, table.chosen(name), EPSILON, DELTA)
 
 
@@ -159,7 +159,7 @@ def test_a_reference_never_sees_the_forget_set(folder, made, problem, name):
 
 
 def test_the_reference_of_projected_methods_is_retraining(folder, made, problem):
-    retrained = scenario(folder).retrained.w
+    retrained = setup(folder).retrained.w
     for name in ("output perturbation", "Newton step"):
         update = UnlearningResult(problem.w_star, 0.0)
         assert torch.equal(reference(certified(folder, name), problem, update, generator(0, "x")).w, retrained)
@@ -194,7 +194,7 @@ def test_a_method_without_a_certificate_has_no_reference(folder, problem):
 
 
 def test_only_a_linear_models_layer_is_relearned_and_its_outputs_stay(folder, made):
-    table = MethodResults(scenario(folder))
+    table = MethodResults(setup(folder))
     released = table.release("certified removal, linear")
     objective, rows = trainable(released.objective, table.problem.forget)
     assert isinstance(released.objective.model[0], FixedFeatures)

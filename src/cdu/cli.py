@@ -82,6 +82,7 @@ def paper(
     """The paper's networks on CIFAR-10 and SVHN: as much as the time allows, the most valuable first."""
     from cdu.experiments import bundle, rehearsal
     from cdu.experiments import paper as plan
+    from cdu.report.collection import verdicts_in_words
 
     runs = repository() / (output or Path("runs/rehearsal" if rehearse else "runs"))
     files = [rehearsal.rehearsal(file, runs) if rehearse else file for file in plan.EXPERIMENTS]
@@ -92,8 +93,12 @@ def paper(
     if not stages:
         raise CduError("no data set of the plan is at hand, so that nothing can be run; fetch one, or rehearse")
     folder = results or runs / "results"
-    ended_early = plan.run(stages, runs, minutes, device, cores, lambda: bundle.pack(stages, runs, folder, absent))
-    for path in bundle.pack(stages, runs, folder, absent):
+
+    def pack() -> list[Path]:
+        return bundle.pack(stages, runs, folder, absent, verdicts_in_words(runs))
+
+    ended_early = plan.run(stages, runs, minutes, device, cores, pack)
+    for path in pack():
         typer.echo(f"{path} ({path.stat().st_size:,} bytes)")
     ended = plan.outcomes(stages, runs)
     typer.echo(f"{sum(one.state == plan.DONE for one in ended)} of {len(ended)} runs are done")

@@ -15,7 +15,9 @@ from cdu.models.training import AGAIN
 FILES, FILE_BYTES, ALL_BYTES = 8, 16 * 2**20, 64 * 2**20
 
 
-def pack(found: Sequence[Stage], output: Path, folder: Path, absent: Sequence[str]) -> list[Path]:
+def pack(
+    found: Sequence[Stage], output: Path, folder: Path, absent: Sequence[str], verdicts: Sequence[str] = ()
+) -> list[Path]:
     """Leave what was reached in one folder: a summary, records, executed notebooks, kept points, and models.
 
     Models' weights come last, the oldest first, as far as they fit; the moments of Adam are left out.
@@ -25,6 +27,7 @@ def pack(found: Sequence[Stage], output: Path, folder: Path, absent: Sequence[st
         output: Folder of all runs.
         folder: Where to; at most :data:`FILES` files of at most :data:`FILE_BYTES`.
         absent: What was not at hand, in words.
+        verdicts: The verdicts on the runs, one line for each set-up.
 
     Returns:
         The files.
@@ -42,7 +45,7 @@ def pack(found: Sequence[Stage], output: Path, folder: Path, absent: Sequence[st
         "points": kept,
     }
     written = [folder / "summary.md"]
-    storage.write_text(written[0], summary(found, output, absent))
+    storage.write_text(written[0], summary(found, output, absent, verdicts))
     for name, paths in parts.items():
         written.append(_archive(folder / f"{name}.tar.gz", paths, output))
     left = ALL_BYTES - sum(path.stat().st_size for path in written)

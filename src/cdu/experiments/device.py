@@ -41,15 +41,15 @@ MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 MATRIX_PRODUCTS = 15
 
 
-def prepare(scenario: Setup) -> str:
-    """Choose layout and precision for a scenario, and say them in words.
+def prepare(setup: Setup) -> str:
+    """Choose layout and precision for a setup, and say them in words.
 
     Args:
-        scenario: Its images are laid out anew in place.
+        setup: Its images are laid out anew in place.
     """
-    words = [configure(scenario.device.type)]
-    if scenario.settings.model.name in CONVOLUTIONAL:
-        scenario.data = channels_last(scenario.data)
+    words = [configure(setup.device.type)]
+    if setup.settings.model.name in CONVOLUTIONAL:
+        setup.data = channels_last(setup.data)
         words.append("channels last")
     return ", ".join(words)
 

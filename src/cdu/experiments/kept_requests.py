@@ -14,22 +14,22 @@ from cdu.unlearning.problem import Method, UnlearningResult
 from cdu.unlearning.requests import Keep
 
 
-def keeper(scenario: Setup, method: Method, count: int, sigma: float) -> Keep:
+def keeper(setup: Setup, method: Method, count: int, sigma: float) -> Keep:
     """Keeps a chain's updates beside the trained models, under a hash of all that determines them.
 
     Args:
-        scenario: Data, models and settings.
+        setup: Data, models and settings.
         method: Answers the requests; its attributes are part of the hash.
         count: How many requests there are.
         sigma: The noise that is carried on.
     """
-    origin = [scenario.origin(), REVISIONS["07_sequential"], type(method).__name__, vars(method), count, sigma]
+    origin = [setup.origin(), REVISIONS["07_sequential"], type(method).__name__, vars(method), count, sigma]
 
     def kept(number: int, function: Callable[[], UnlearningResult]) -> UnlearningResult:
-        name = f"{scenario.name}-{scenario.seed}-{digest([*origin, number])}.safetensors"
-        found = kept_tensors(scenario.checkpoints / "requests" / name, lambda: _tensors(function()))
+        name = f"{setup.name}-{setup.seed}-{digest([*origin, number])}.safetensors"
+        found = kept_tensors(setup.checkpoints / "requests" / name, lambda: _tensors(function()))
         seconds, products, gradients, residual, converged = found["facts"].tolist()
-        w = found["w"].to(scenario.device)
+        w = found["w"].to(setup.device)
         return UnlearningResult(w, seconds, int(products), int(gradients), residual, bool(converged))
 
     return kept

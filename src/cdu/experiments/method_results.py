@@ -1,4 +1,4 @@
-"""What the methods make of a scenario: hyper-parameters chosen once, every method run once, both kept on disk."""
+"""What the methods make of a setup: hyper-parameters chosen once, every method run once, both kept on disk."""
 
 import copy
 from dataclasses import asdict, fields
@@ -35,40 +35,40 @@ _PLAIN = tuple(
 
 
 class MethodResults:
-    """The methods on one scenario, by the names they have in tables.
+    """The methods on one setup, by the names they have in tables.
 
     Chapters that judge unlearned models take them from here, so that all judge the same ones. A result is kept under a
     hash of all that determines it, the revision of the numbers included; the
     seconds in it are those of the run that made it.
 
     Args:
-        scenario: Data, models and settings.
+        setup: Data, models and settings.
 
     Attributes:
-        scenario: The same.
+        setup: The same.
         problem: The deletion that methods are judged by.
     """
 
-    def __init__(self, scenario: Setup) -> None:
-        self.scenario = scenario
-        self.problem: Problem = scenario.problem()
-        self._folder = scenario.checkpoints / "unlearned"
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.problem: Problem = setup.problem()
+        self._folder = setup.checkpoints / "unlearned"
 
     @property
     def names(self) -> tuple[str, ...]:
         """All methods: those of :data:`FIXED`, then those of the experiment's search spaces."""
-        return (*FIXED, *self.scenario.settings.methods.spaces)
+        return (*FIXED, *self.setup.settings.methods.spaces)
 
     @cached_property
     def rehearsal(self) -> Rehearsal:
         """The deletion that hyper-parameters are chosen on."""
-        return self.scenario.rehearsal(self.scenario.settings.methods.validation)
+        return self.setup.rehearsal(self.setup.settings.methods.validation)
 
     def trials(self, name: str, epsilon: float | None = None) -> list[Trial]:
-        """What was tried for a method, judged at ε, the experiment's if None; see :func:`~cdu.experiments.tuning.tune`."""
-        settings = self.scenario.settings.methods
+        """What was tried for a method, judged at ε, its own if None; see :func:`~cdu.experiments.tuning.tune`."""
+        settings = self.setup.settings.methods
         wanted, delta = self._promise(epsilon)
-        space, budget, seed = settings.spaces[name], settings.trials, self.scenario.seed
+        space, budget, seed = settings.spaces[name], settings.trials, self.setup.seed
         path = self._path(".json", "trials", name, space, budget, settings.validation, wanted, delta)
         make = partial(build, name, epsilon=wanted, delta=delta)
 
@@ -97,9 +97,9 @@ class MethodResults:
             epsilon: ε, for methods that add noise of their own; the experiment's if None.
 
         Raises:
-            CduError: The method cannot run on this scenario, or what was kept cannot be read.
+            CduError: The method cannot run on this setup, or what was kept cannot be read.
         """
-        settings, seed = self.scenario.settings.unlearning, self.scenario.seed
+        settings, seed = self.setup.settings.unlearning, self.setup.seed
         wanted, delta = self._promise(epsilon)
         method: Method
         if name in FIXED:
@@ -113,26 +113,26 @@ class MethodResults:
     def release(self, name: str, noisy: bool = False) -> Release:
         """A method's result, projected; with the noise that certifies the experiment's ε if ``noisy``."""
         epsilon, delta = self._promise(None)
-        update, noise = self.update(name), generator(self.scenario.seed, "noise")
+        update, noise = self.update(name), generator(self.setup.seed, "noise")
         if noisy:
             return publish_at(self.problem, update, noise, epsilon, delta)
         return publish(self.problem, update, noise)
 
     def _promise(self, epsilon: float | None) -> tuple[float, float]:
-        settings = self.scenario.settings.unlearning
+        settings = self.setup.settings.unlearning
         return (settings.epsilon if epsilon is None else epsilon), settings.delta
 
     def _path(self, suffix: str, *key: object) -> Path:
         name = digest([self._origin, *key])
-        return self._folder / f"{self.scenario.name}-{self.scenario.seed}-{name}{suffix}"
+        return self._folder / f"{self.setup.name}-{self.setup.seed}-{name}{suffix}"
 
     @cached_property
     def _origin(self) -> dict[str, object]:
-        return {**self.scenario.origin(), "revision": REVISIONS["03_methods"]}
+        return {**self.setup.origin(), "revision": REVISIONS["03_methods"]}
 
     def _read(self, path: Path) -> UnlearningResult:
         content: dict[str, Any]
-        tensors, content = storage.read_tensors(path, "to unlearn again", self.scenario.device)
+        tensors, content = storage.read_tensors(path, "to unlearn again", self.setup.device)
         try:
             w = tensors.pop("w")
             bound, certificate = content.pop("bound"), content.pop("certificate")
@@ -153,7 +153,7 @@ class MethodResults:
         model: nn.Module
         if kind == "linear":
             filters = len(buffers["0.kernels"])
-            model = linear_model(self.problem.retain, filters, self.scenario.data.classes, w.dtype)
+            model = linear_model(self.problem.retain, filters, self.setup.data.classes, w.dtype)
         else:
             model = copy.deepcopy(self.problem.objective.model)
         for name, buffer in model.named_buffers():

@@ -203,14 +203,21 @@ def _error(executed: Path) -> str:
     return UNDER_WAY
 
 
-def summary(found: Sequence[Stage], output: Path, absent: Sequence[str]) -> str:
-    """What was reached, in Markdown: the runs with their seconds and those expected, speeds, the claims' words."""
+def summary(found: Sequence[Stage], output: Path, absent: Sequence[str], verdicts: Sequence[str] = ()) -> str:
+    """What was reached, in Markdown: the runs with their seconds and those expected, speeds, the verdicts.
+
+    Args:
+        found: The stages.
+        output: Folder of the runs.
+        absent: What cannot be run, in words.
+        verdicts: The verdicts, one line for each set-up.
+    """
     ended = outcomes(found, output)
     reached = sum(one.state == DONE for one in ended)
     head = ["| run | state | seconds | expected |", "|---|---|---|---|"]
     lines = [f"# {reached} of {len(ended)} runs are done", "", *head]
     lines += [f"| {one.name} | {one.state} | {_seconds(one.seconds)} | {_seconds(one.expected)} |" for one in ended]
-    lines += ["", *absent, "", *_speeds(found, output), "", *_words(output)]
+    lines += ["", *absent, "", *_speeds(found, output), "", *verdicts]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -233,15 +240,4 @@ def _speeds(found: Iterable[Stage], output: Path) -> list[str]:
             where = f"{record.experiment}, {record.dataset}, seed {record.seed}"
             how = f"{record.machine.device}, {record.machine.arithmetic}"
             lines.append(f"- {where}: {', '.join(speeds)} images/s ({how})")
-    return lines
-
-
-def _words(output: Path) -> list[str]:
-    """The claims' words for every set-up of a folder of runs."""
-    from cdu.experiments.collection import collect
-
-    lines = []
-    for setup in collect(output.parent, {output.name: True}):
-        words = ", ".join(f"{claim} {verdict.words}" for claim, verdict in setup.decided.items())
-        lines.append(f"- {setup.title}: {words}")
     return lines

@@ -48,15 +48,15 @@ def released(
 def every_release(
     unlearned: MethodResults, attempt: Callable[[str, Callable[[], UnlearningResult]], UnlearningResult | None]
 ) -> Iterator[tuple[str, Release]]:
-    """All releases of all methods on a scenario, all with the same draw of noise: they differ in the model alone.
+    """All releases of all methods on a setup, all with the same draw of noise: they differ in the model alone.
 
     Args:
         unlearned: The methods.
         attempt: Gives what a function gives, by the method's name, or None where the method cannot run.
     """
-    scenario = unlearned.scenario
+    setup = unlearned.setup
     for name in unlearned.names:
         update = attempt(name, partial(unlearned.update, name))
         if update is not None:
-            settings, noise = scenario.settings.unlearning, partial(generator, scenario.seed, "noise")
+            settings, noise = setup.settings.unlearning, partial(generator, setup.seed, "noise")
             yield from released(name, unlearned.problem, update, settings, noise)

@@ -46,11 +46,11 @@ PARAMETERS = ("dataset", "seed", "experiment", "output", "device")
 
 @dataclass
 class Run:
-    """A run under way: its scenario, and the metrics logged so far.
+    """A run under way: its setup, and the metrics logged so far.
 
     Attributes:
         section: The notebook's name.
-        scenario: Data, models and problem.
+        setup: Data, models and problem.
         output: Folder that holds all runs.
         metrics: What was logged.
         started: When the run was opened.
@@ -61,7 +61,7 @@ class Run:
     """
 
     section: str
-    scenario: Setup
+    setup: Setup
     output: Path
     metrics: list[Metric] = field(default_factory=list)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -99,7 +99,7 @@ class Run:
     ) -> UnlearningResult | None:
         """Run a method on a problem; where it cannot run, log the reason for ``metric`` and go on."""
         return self.outcome(
-            name, lambda: method(problem, generator(self.scenario.seed, name)), metric, axis=axis, point=point
+            name, lambda: method(problem, generator(self.setup.seed, name)), metric, axis=axis, point=point
         )
 
     def outcome(self, name: str, compute: Callable[[], Result], metric: str, **keys: Any) -> Result | None:
@@ -160,32 +160,32 @@ class Run:
             del self.metrics[start:]
             return found
 
-        scenario = self.scenario
-        made_by = [self.section, section_hash(scenario.settings, scenario.name, self.section), self.revision]
-        origin = [scenario.origin(), torch.get_num_threads(), name]
-        path = scenario.checkpoints / "points" / f"{scenario.name}-{scenario.seed}-{digest([*made_by, *origin])}.json"
+        setup = self.setup
+        made_by = [self.section, section_hash(setup.settings, setup.name, self.section), self.revision]
+        origin = [setup.origin(), torch.get_num_threads(), name]
+        path = setup.checkpoints / "points" / f"{setup.name}-{setup.seed}-{digest([*made_by, *origin])}.json"
         self.metrics += kept_metrics(path, logged)
 
     def frame(self) -> pd.DataFrame:
         """The metrics so far, with the columns that :mod:`cdu.report` draws from."""
         frame = pd.DataFrame([metric.model_dump() for metric in self.metrics])
-        return frame.assign(section=self.section, seed=self.scenario.seed, dataset=self.scenario.name)
+        return frame.assign(section=self.section, seed=self.setup.seed, dataset=self.setup.name)
 
     def finish(self) -> None:
         """Write the record, atomically, and say where it is."""
-        scenario = self.scenario
+        setup = self.setup
         commit, dirty = self.commit
-        device = torch.cuda.get_device_name() if scenario.device.type == "cuda" else "cpu"
+        device = torch.cuda.get_device_name() if setup.device.type == "cuda" else "cpu"
         record = Record(
             schema_version=SCHEMA_VERSION,
-            experiment=scenario.experiment.name,
-            dataset=scenario.name,
+            experiment=setup.experiment.name,
+            dataset=setup.name,
             section=self.section,
-            seed=scenario.seed,
-            settings=section_settings(scenario.settings, self.section),
-            config_hash=section_hash(scenario.settings, scenario.name, self.section),
+            seed=setup.seed,
+            settings=section_settings(setup.settings, self.section),
+            config_hash=section_hash(setup.settings, setup.name, self.section),
             revision=self.revision,
-            split_hash=scenario.split.hash,
+            split_hash=setup.split.hash,
             lock_hash=lock_hash(),
             commit=commit,
             dirty=dirty,
@@ -239,8 +239,8 @@ def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = (
     device = pick_device(str(given.get("device") or "auto"))
     # Sums over several threads round differently: a model trained with two is not the one that a batch would train.
     checkpoints = output / "checkpoints" / f"threads-{torch.get_num_threads()}"
-    scenario = Setup(experiment, dataset, seed, checkpoints, device)
-    return Run(section, scenario, output, revision=REVISIONS[section], arithmetic=prepare(scenario))
+    setup = Setup(experiment, dataset, seed, checkpoints, device)
+    return Run(section, setup, output, revision=REVISIONS[section], arithmetic=prepare(setup))
 
 
 def _parameters(namespace: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:

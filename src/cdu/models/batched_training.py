@@ -16,7 +16,6 @@ from tqdm import tqdm
 from cdu import clock, storage
 from cdu.data.samples import Samples, fingerprint
 from cdu.errors import CduError
-from cdu.experiments.sections import REVISIONS
 from cdu.models import precision
 from cdu.models.objective import parameter_vector
 from cdu.models.precision import Precision
@@ -64,8 +63,8 @@ def train_shadows(
 ) -> Shadows:
     """Train S networks, each on its own samples: at once where that can be done, else one after another.
 
-    The arguments are those of :func:`train_together`. Networks with buffers, such as BatchNorm's running statistics, or
-    with dropout are trained by :func:`train_in_turn`.
+    The arguments are those of :func:`train_batched`. Networks with buffers, such as BatchNorm's running statistics, or
+    with dropout are trained by :func:`train_one_by_one`.
 
     Raises:
         CduError: As for the function that trains them.
@@ -216,7 +215,7 @@ def _mark(
     """Hash of all that determines a training: the samples' fingerprint, the rows of each network, initial weights."""
     hashes = [hashlib.sha256(part.cpu().numpy().tobytes()).hexdigest() for part in (rows, w)]
     hashes += precision.training_key(w.device.type, chosen).values()
-    return digest([REVISIONS["04_shadows"], settings.model_dump(mode="json"), list(seeds), content, *hashes])
+    return digest([settings.model_dump(mode="json"), list(seeds), content, *hashes])
 
 
 def _not_batched(model: nn.Module) -> str:

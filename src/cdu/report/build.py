@@ -12,10 +12,10 @@ from pathlib import Path
 
 from cdu.errors import CduError
 from cdu.experiments import reproduced
-from cdu.experiments.collection import Results, collect
 from cdu.experiments.repository import repository
 from cdu.report import chapters
 from cdu.report.claims_page import claims_detail, claims_table, family_in_words, shadowed_in_words
+from cdu.report.collection import Results, collect
 from cdu.report.front_page import audited_table, compute_table, starts_table, worth_table
 from cdu.report.provenance_page import platforms_table, provenance_tables
 from cdu.report.run_pages import run_pages

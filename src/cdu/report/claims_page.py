@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from cdu.experiments.collection import Results
 from cdu.report import evidence, verdicts
 from cdu.report.claim_rules import forgetting
 from cdu.report.claims import CLAIMS, Claim
+from cdu.report.collection import Results
 from cdu.report.markup import badge, chapter_link, markdown_table, p_value, plain_text
 from cdu.report.section_page import cut_in_words, decided_claims
 

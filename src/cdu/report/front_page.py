@@ -5,15 +5,15 @@ import math
 import pandas as pd
 
 from cdu.evaluation.audit import PLANTED
-from cdu.experiments.collection import Results
 from cdu.report import verdicts
 from cdu.report.chapters import PAGES, audit, methods
 from cdu.report.chapters.audit import equal_pairs
+from cdu.report.collection import Results
 from cdu.report.intervals import Interval, interval
 from cdu.report.markup import markdown_table
 from cdu.report.query import of_seeds, select
 from cdu.report.section_page import cut_in_words
-from cdu.report.tables import rounded, plus_minus
+from cdu.report.tables import plus_minus, rounded
 
 
 def worth_table(setup: Results) -> str | None:
@@ -40,8 +40,8 @@ def worth_table(setup: Results) -> str | None:
     brackets = " (with BatchNorm's statistics taken anew)" if "recalibrated_accuracy" in set(frame["metric"]) else ""
     usual, wanted = f"{released} + noise", f"{released} + noise for ε = {epsilon:g}"
     words = (
-        f"- **{setup.title}**{cut_in_words(setup)}: the noise used in practice, σ = {mean('sigma', usual):g}, certifies "
-        f"ε = {rounded(mean('epsilon', usual))} at δ = {rounded(delta)}. A meaningful ε = {epsilon:g} needs "
+        f"- **{setup.title}**{cut_in_words(setup)}: the noise used in practice, σ = {mean('sigma', usual):g}, "
+        f"certifies ε = {rounded(mean('epsilon', usual))} at δ = {rounded(delta)}. A meaningful ε = {epsilon:g} needs "
         f"σ = {mean('sigma', wanted):.1f}. Test accuracy{brackets}: without noise {test(released)}; with the "
         f"noise used in practice {test(usual)}; with that of ε = {epsilon:g} {test(wanted)}; guessing about 10 %."
     )

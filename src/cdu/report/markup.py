@@ -5,10 +5,10 @@ import re
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cdu.experiments.collection import Loaded
 from cdu.experiments.records import Record
 from cdu.report import assumptions, drawing, evidence
 from cdu.report.chapters import PAGES, shows_verdicts
+from cdu.report.collection import Loaded
 from cdu.report.tables import rounded
 
 #: Marks a verdict that stands for its test alone, and not once all tests of the set-up are taken together.

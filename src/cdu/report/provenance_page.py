@@ -3,10 +3,10 @@
 import pandas as pd
 
 from cdu.experiments import reproduced
-from cdu.experiments.collection import Results, outdated
 from cdu.experiments.records import Record
 from cdu.experiments.reproduced import Reproduction
 from cdu.experiments.sections import REVISIONS
+from cdu.report.collection import Results, outdated
 from cdu.report.markup import machine_in_words, markdown_table
 from cdu.report.tables import rounded
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import nbformat
 
-from cdu.experiments.collection import TITLES, Results
+from cdu.report.collection import TITLES, Results
 from cdu.report.markup import page_name
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import pandas as pd
 
 from cdu.experiments import changelog
-from cdu.experiments.collection import STAND_INS, Results, Shown, outdated
 from cdu.experiments.records import UNREACHED, Record
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import BENCHMARKS, REVISIONS
 from cdu.report import evidence, theory_claims
 from cdu.report.chapters import PAGES, figure, shows_verdicts, tables
 from cdu.report.claims import CLAIMS, Claim
+from cdu.report.collection import STAND_INS, Results, Shown, outdated
 from cdu.report.markup import LOOKS, machine_in_words, markdown_table, page_name, plain_text, seeds_in_words, svg
 from cdu.report.query import select
 from cdu.report.tables import plus_minus

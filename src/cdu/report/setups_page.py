@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from cdu.experiments.collection import TITLES, Results, network_in_words
+from cdu.report.collection import TITLES, Results, network_in_words
 from cdu.report.markup import machine_in_words, markdown_table
 from cdu.report.query import select
 from cdu.report.section_page import shortened
-from cdu.report.tables import rounded, plus_minus
+from cdu.report.tables import plus_minus, rounded
 
 #: The paper's set-ups: why one without records has none, and what runs it.
 PAPER_SETUPS = {

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from cdu.experiments.collection import TITLES, Results
 from cdu.report import assumptions, theory_claims
+from cdu.report.collection import TITLES, Results
 from cdu.report.markup import badge, chapter_link, markdown_table, plain_text, seeds_in_words, state_badge
 from cdu.report.query import select
 from cdu.report.tables import plus_minus

@@ -3,8 +3,8 @@
 A record stays valid while the code gives the same numbers. That is seen here and not from the code's text. A change
 that moves no number of a canary is free. One that is meant to move some needs another revision of the section
 (:data:`cdu.experiments.sections.REVISIONS`), a line in ``CHANGELOG.md`` that says what moved and by how much, and
-new canaries (``cdu canaries --accept``). The canaries train for three epochs at most, in which rounding has no time to grow: their
-numbers agree on every processor within the tolerances below.
+new canaries (``cdu canaries --accept``). The canaries train for three epochs at most, in which rounding has no time to
+grow: their numbers agree on every processor within the tolerances below.
 """
 
 import json

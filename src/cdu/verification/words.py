@@ -54,8 +54,7 @@ _OPPOSED = ((PASSED, FAILED), (FAILED, PASSED))
 def decided(records: Sequence[Record]) -> dict[tuple[str, str], str]:
     """The verdict on every claim that is not about times, and on every statement, by dataset and identifier."""
     # Here, since it loads what draws figures, which comparing numbers does not need.
-    from cdu.experiments import collection
-    from cdu.report import theory_claims
+    from cdu.report import collection, theory_claims
 
     sections: dict[tuple[str, str], dict[str, list[collection.Loaded]]] = {}
     for record in sorted(records, key=lambda one: one.seed):

@@ -8,7 +8,7 @@ from cdu.evaluation.audit import PLANTED
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, LINES, MARKERS, figure_of
 from cdu.report.query import select
-from cdu.report.tables import cell_of, rounded, plus_minus
+from cdu.report.tables import cell_of, plus_minus, rounded
 
 
 def _end(frame: pd.DataFrame, metric: str) -> str:

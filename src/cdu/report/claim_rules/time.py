@@ -13,9 +13,9 @@ from cdu.report.evidence import (
     Evidence,
     MarginTest,
     Verdict,
-    percent,
     as_text,
     not_recorded,
+    percent,
     share_removed,
 )
 from cdu.report.intervals import Interval, interval

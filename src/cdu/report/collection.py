@@ -37,9 +37,6 @@ _KEYS = ["seed", "metric", "method", "split", "axis", "point"]
 FOLDERS = {"results": False, "runs": True}
 
 
-# --- records -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Loaded:
     """A record, where it was read, and whether it is a run of this machine or a committed reference."""
@@ -187,3 +184,11 @@ def network_in_words(model: dict[str, Any]) -> str:
     names = {"allcnn": "AllCNN", "resnet18": "ResNet-18, pre-activation", "logistic": "logistic regression"}
     width = "" if model["width"] == 1 else f", width × {model['width']:g}"
     return names[model["name"]] + width
+
+
+def verdicts_in_words(runs: Path) -> list[str]:
+    """The verdicts on all claims for every set-up of one folder of runs, a line each."""
+    return [
+        f"- {setup.title}: " + ", ".join(f"{claim} {verdict.words}" for claim, verdict in setup.decided.items())
+        for setup in collect(runs.parent, {runs.name: True})
+    ]
