@@ -31,10 +31,10 @@ from cdu import storage
 from cdu.data.samples import Dataset, Samples
 from cdu.experiments.device import channels_last, matrix_rate, pick_device, training_operations
 from cdu.models import architectures, precision
-from cdu.models.architectures import ModelSettings
 from cdu.models.cuda_graph import replayed
 from cdu.models.objective import Linearised, Objective, parameter_vector
 from cdu.models.precision import Precision
+from cdu.models.settings import ModelSettings
 from cdu.models.training import Adam, Step
 
 Network = Literal["allcnn", "resnet18"]

@@ -16,9 +16,9 @@ from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.device import channels_last, pick_device
 from cdu.experiments.experiment import load_experiment
 from cdu.models import architectures, precision
-from cdu.models.architectures import ModelSettings
 from cdu.models.objective import Objective
 from cdu.models.precision import Precision
+from cdu.models.settings import ModelSettings
 from cdu.models.training import train
 
 COMPARED: tuple[Precision, ...] = ("float32", "bf16")

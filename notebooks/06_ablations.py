@@ -18,7 +18,7 @@ from cdu.curvature.hessian import Hessian
 from cdu.curvature.lanczos import extreme_eigenvalues
 from cdu.curvature.lissa import lissa
 from cdu.curvature.solution import SolverError
-from cdu.data.splits import ForgetSettings
+from cdu.data.settings import ForgetSettings
 from cdu.evaluation import theory_checks
 from cdu.evaluation.accuracy import accuracy
 from cdu.evaluation.posterior_attacks import OriginalAndRelease, draw_candidates, membership_attack

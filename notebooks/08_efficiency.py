@@ -27,8 +27,8 @@ from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.repository import repository
 from cdu.experiments.run import begin
 from cdu.models import architectures
-from cdu.models.architectures import ModelSettings
 from cdu.models.objective import Linearised, Objective, parameter_vector
+from cdu.models.settings import ModelSettings
 from cdu.models.training import train
 from cdu.report import chapters
 from cdu.seeding import generator

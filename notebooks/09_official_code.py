@@ -40,7 +40,8 @@ from cdu.evaluation.posterior_attacks import OriginalAndRelease, draw_candidates
 from cdu.experiments.run import begin
 from cdu.models import architectures
 from cdu.models.objective import Objective
-from cdu.models.training import TrainingSettings, project
+from cdu.models.settings import TrainingSettings
+from cdu.models.training import project
 from cdu.report import chapters
 from cdu.seeding import generator, seed_for
 from cdu.settings import digest

@@ -21,7 +21,7 @@ from cdu.curvature.lissa import lissa
 from cdu.data.samples import part_of
 from cdu.errors import CduError
 from cdu.evaluation import theory_checks
-from cdu.evaluation.official_code import OfficialSettings
+from cdu.evaluation.settings import OfficialSettings
 from cdu.experiments.run import begin
 from cdu.models.batchnorm import has_statistics
 from cdu.models.training import project
@@ -33,8 +33,8 @@ from cdu.unlearning.methods.newton import NewtonStep, right_hand_side
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
-from cdu.unlearning.registry import DampingSettings
 from cdu.unlearning.release import publish, recalibrated
+from cdu.unlearning.settings import DampingSettings
 
 run = begin("11_bound", globals())
 

@@ -7,8 +7,9 @@ import torch
 
 from cdu.data.samples import Samples
 from cdu.experiments import batch
-from cdu.models.architectures import ModelSettings, build
+from cdu.models.architectures import build
 from cdu.models.objective import Objective, parameter_vector
+from cdu.models.settings import ModelSettings
 
 #: One narrow version of every network, with the image it takes.
 NETWORKS = {

@@ -6,8 +6,8 @@ from cdu.experiments import device
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.setup import Setup
 from cdu.models import architectures
-from cdu.models.architectures import ModelSettings
 from cdu.models.objective import Objective, parameter_vector
+from cdu.models.settings import ModelSettings
 
 
 def images(count=12):

@@ -8,10 +8,10 @@ import torch
 
 from cdu.data.datasets import load
 from cdu.models import cuda_graph, training
-from cdu.models.architectures import ModelSettings, build
+from cdu.models.architectures import build
 from cdu.models.cuda_graph import Captured, replayed
 from cdu.models.objective import Objective, parameter_vector
-from cdu.models.training import TrainingSettings
+from cdu.models.settings import ModelSettings, TrainingSettings
 
 
 class Graph:

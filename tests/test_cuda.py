@@ -10,10 +10,10 @@ from cdu.data.samples import Dataset, Samples
 from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.device import channels_last
 from cdu.models import precision, training
-from cdu.models.architectures import ModelSettings, build
+from cdu.models.architectures import build
 from cdu.models.cuda_graph import Captured
 from cdu.models.objective import KEPT_BYTES, Objective, kept_bytes, parameter_vector
-from cdu.models.training import TrainingSettings
+from cdu.models.settings import ModelSettings, TrainingSettings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 

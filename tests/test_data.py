@@ -16,7 +16,7 @@ from torchvision import datasets as published
 
 from cdu.data import datasets, download, splits
 from cdu.data.samples import Samples
-from cdu.data.splits import ForgetSettings
+from cdu.data.settings import ForgetSettings
 from cdu.errors import CduError
 from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.experiment import load_experiment

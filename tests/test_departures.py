@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 from torch.func import functional_call, hessian
 
 from cdu.curvature.hessian import Hessian
-from cdu.curvature.lissa import LissaSettings, lissa
+from cdu.curvature.lissa import lissa
+from cdu.curvature.settings import LissaSettings
 from cdu.errors import CduError
 from cdu.evaluation import official_code
 from cdu.evaluation.official_code import (
@@ -27,7 +28,8 @@ from cdu.evaluation.official_code import (
 from cdu.evaluation.posterior_attacks import OriginalAndRelease, membership_attack
 from cdu.models.architectures import build
 from cdu.models.objective import Objective
-from cdu.models.training import TrainingSettings, train
+from cdu.models.settings import TrainingSettings
+from cdu.models.training import train
 from cdu.seeding import generator
 from conftest import NARROWEST, NETWORKS, network, random_samples
 

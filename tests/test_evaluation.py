@@ -5,7 +5,8 @@ import torch
 from sklearn.metrics import f1_score
 
 from cdu.evaluation.accuracy import accuracy
-from cdu.evaluation.relearning import RelearnSettings, relearn
+from cdu.evaluation.relearning import relearn
+from cdu.evaluation.settings import RelearnSettings
 from cdu.seeding import generator
 from conftest import network
 

@@ -21,7 +21,8 @@ from cdu.data.datasets import load
 from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.models.objective import Objective, parameter_vector
-from cdu.models.training import Trained, TrainingSettings, project
+from cdu.models.settings import TrainingSettings
+from cdu.models.training import Trained, project
 from cdu.seeding import generator
 from cdu.unlearning import convex_deletions
 from cdu.unlearning.methods import noisy_fine_tuning

@@ -15,7 +15,7 @@ from cdu.certification import budget_bound, certify, gaussian_sigma, residual_bo
 from cdu.certification.rounding import computed
 from cdu.errors import CduError
 from cdu.models.objective import Objective
-from cdu.models.training import TrainingSettings
+from cdu.models.settings import TrainingSettings
 from cdu.seeding import generator
 from cdu.unlearning.methods.descent import Learner
 from cdu.unlearning.methods.fine_tune import FineTune

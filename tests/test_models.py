@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from cdu.errors import CduError
-from cdu.models.architectures import ACTIVATIONS, ModelSettings, build
+from cdu.models.architectures import ACTIVATIONS, build
 from cdu.models.objective import parameter_vector
+from cdu.models.settings import ModelSettings
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from cdu.curvature.hessian import Hessian
 from cdu.curvature.lissa import lissa
 from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.models.architectures import ModelSettings, build
+from cdu.models.architectures import build
 from cdu.models.objective import Linearised, Objective, kept_bytes, parameter_vector
+from cdu.models.settings import ModelSettings
 from conftest import NETWORKS, counted, network, random_samples
 
 

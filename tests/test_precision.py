@@ -10,9 +10,10 @@ from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.setup import Setup
 from cdu.models import batched_training, precision
-from cdu.models.architectures import ModelSettings, build
+from cdu.models.architectures import build
 from cdu.models.objective import Objective, parameter_vector
-from cdu.models.training import TrainingSettings, train
+from cdu.models.settings import ModelSettings, TrainingSettings
+from cdu.models.training import train
 
 
 @pytest.fixture(autouse=True)

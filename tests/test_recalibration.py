@@ -6,9 +6,9 @@ import torch
 from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.models import architectures
-from cdu.models.architectures import ModelSettings
 from cdu.models.batchnorm import has_statistics
 from cdu.models.objective import Objective, parameter_vector
+from cdu.models.settings import ModelSettings
 from cdu.unlearning.problem import UnlearningResult
 from cdu.unlearning.release import Release, recalibrated
 

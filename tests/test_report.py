@@ -7,9 +7,10 @@ import nbformat
 import pandas as pd
 import pytest
 
-from cdu import report
+from cdu.experiments import changelog, sections
 from cdu.experiments.changelog import Entry
 from cdu.experiments.records import UNREACHED, Metric, record_path, write_record
+from cdu.experiments.repository import repository
 from cdu.report import (
     assumptions,
     build,
@@ -20,15 +21,14 @@ from cdu.report import (
     front_page,
     markup,
     query,
-    repository,
     section_page,
-    sections,
     setups_page,
     theory_claims,
     theory_page,
     verdicts,
 )
 from cdu.report.chapters import tables
+from cdu.report.claim_rules import bound as bound_rules
 from cdu.report.claims import CLAIMS
 from cdu.report.intervals import Interval, interval
 from cdu.report.tables import plus_minus
@@ -82,7 +82,7 @@ def test_records_of_other_settings_are_never_mixed_in(tmp_path):
 
 @pytest.fixture(scope="module")
 def setups():
-    found = collection.collect(repository.repository())
+    found = collection.collect(repository())
     if not found:
         pytest.skip("no records are here")
     return found
@@ -126,7 +126,8 @@ def small(tmp_path, monkeypatch):
         one = made(seed=seed, metrics=trained, settings=LARGE)
         write_record(one, record_path(tmp_path / "results", "quick", "digits", seed, "02_training"))
     (tmp_path / "results" / "paper.csv").write_text("metric,dataset,method,split,value,source\n")
-    monkeypatch.setattr(report, "repository", lambda: tmp_path)
+    for module in (build, section_page):
+        monkeypatch.setattr(module, "repository", lambda: tmp_path)
     return tmp_path
 
 
@@ -205,7 +206,7 @@ def test_no_word_depends_on_the_smallest_effect_that_is_a_share(setups, monkeypa
     """As the claims' page says of 1 % and 10 %."""
     words = [{name: one.word for name, one in setup.decided.items()} for setup in setups]
     for share in (0.01, 0.1):
-        monkeypatch.setattr(verdicts, "SMALLEST_EFFECT", share)
+        monkeypatch.setattr(bound_rules, "SMALLEST_EFFECT", share)
         fresh = [replace(setup) for setup in setups]
         assert [{name: one.word for name, one in setup.decided.items()} for setup in fresh] == words
 
@@ -268,7 +269,7 @@ def test_records_of_an_earlier_revision_say_what_moved_since(tmp_path, monkeypat
     (setup,) = collection.collect(tmp_path)
     monkeypatch.setitem(sections.REVISIONS, "03_methods", 3)
     known = {("03_methods", number): Entry(f"change {number}.", False) for number in (1, 2, 3)}
-    monkeypatch.setattr(report.changelog, "entries", lambda: known)
+    monkeypatch.setattr(changelog, "entries", lambda: known)
     told = section_page._source_line(setup, setup.sections["03_methods"])
     assert "are of revision 1 of this section's numbers. Revision 2: change 2. Revision 3: change 3." in told
 
@@ -285,14 +286,15 @@ def test_numbers_of_the_paper_stand_beside_ours_once_a_reader_fills_them_in(tmp_
     (tmp_path / "results" / "paper.csv").write_text(
         "metric,dataset,method,split,value,source\naccuracy,mnist,newton,test,0.61,planted for this test\n"
     )
-    monkeypatch.setattr(report, "repository", lambda: tmp_path)
+    for module in (build, section_page):
+        monkeypatch.setattr(module, "repository", lambda: tmp_path)
     found = section_page.paper_table(frame, "mnist")
     assert found.loc[0, ["paper", "here"]].tolist() == ["0.61", "0.60 ± 0.14"]
     assert section_page.paper_table(frame, "digits") is None
 
 
 def test_the_committed_file_of_the_papers_numbers_is_empty():
-    assert len(pd.read_csv(repository.repository() / "results" / "paper.csv")) == 0
+    assert len(pd.read_csv(repository() / "results" / "paper.csv")) == 0
 
 
 @pytest.mark.slow
@@ -793,7 +795,7 @@ def test_the_table_beside_the_starts_has_an_interval_unless_all_seeds_agree(setu
 
 
 def test_every_page_that_quotes_what_is_in_no_record_is_listed():
-    book = repository.repository() / "book"
+    book = repository() / "book"
     words = ("not in the records", "outside the records", "leaves no record", "a record of the history")
     quoting = {
         page.name

@@ -11,10 +11,11 @@ from cdu.errors import CduError
 from cdu.evaluation import lira
 from cdu.evaluation.lira import Inference, draw_pool, likelihood_ratio_attack, roc, scaled_logit
 from cdu.models import batched_training, training
-from cdu.models.architectures import ModelSettings, build
+from cdu.models.architectures import build
 from cdu.models.batched_training import train_batched, train_one_by_one, train_shadows
 from cdu.models.objective import Objective
-from cdu.models.training import TrainingSettings, train
+from cdu.models.settings import ModelSettings, TrainingSettings
+from cdu.models.training import train
 from cdu.storage import kept_tensors
 from conftest import NETWORKS as ALL_NETWORKS
 from conftest import counted, random_samples

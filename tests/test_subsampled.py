@@ -13,8 +13,8 @@ from cdu.experiments.experiment import load_experiment
 from cdu.experiments.method_results import scale_methods
 from cdu.experiments.settings import ScaleSettings
 from cdu.models import architectures
-from cdu.models.architectures import ModelSettings
 from cdu.models.objective import Objective, parameter_vector
+from cdu.models.settings import ModelSettings
 from cdu.models.training import Trained
 from cdu.seeding import generator
 from cdu.unlearning.methods.newton import NewtonStep, right_hand_side

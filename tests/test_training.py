@@ -6,9 +6,9 @@ from cdu import clock, seeding, storage
 from cdu.data.datasets import load
 from cdu.errors import CduError
 from cdu.models import training
-from cdu.models.architectures import ModelSettings, build
+from cdu.models.architectures import build
 from cdu.models.objective import Objective, parameter_vector
-from cdu.models.training import TrainingSettings
+from cdu.models.settings import ModelSettings, TrainingSettings
 from conftest import random_samples
 
 SETTINGS = TrainingSettings(epochs=6, batch_size=32, radius=4.0)

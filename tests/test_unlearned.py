@@ -13,8 +13,8 @@ from cdu.experiments import method_results, sections
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.method_results import FIXED, MethodResults
 from cdu.experiments.setup import Setup
-from cdu.models.architectures import ModelSettings
 from cdu.models.objective import Objective
+from cdu.models.settings import ModelSettings
 from cdu.seeding import generator
 from cdu.unlearning.methods.fixed_features import FixedFeatures, LinearTask, linear_model
 from cdu.unlearning.problem import UnlearningResult

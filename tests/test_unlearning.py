@@ -12,17 +12,19 @@ from torch.utils.checkpoint import checkpoint
 from cdu.certification import budget_bound, certify
 from cdu.certification.rounding import computed
 from cdu.curvature.hessian import Hessian
-from cdu.curvature.lissa import LissaSettings
+from cdu.curvature.settings import LissaSettings
 from cdu.curvature.solution import SolverError
 from cdu.data.datasets import load
 from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.evaluation.relearning import RelearnSettings, relearn
+from cdu.evaluation.relearning import relearn
+from cdu.evaluation.settings import RelearnSettings
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.repository import repository
-from cdu.models.architectures import ModelSettings, build
+from cdu.models.architectures import build
 from cdu.models.objective import Objective, parameter_vector
-from cdu.models.training import Trained, TrainingSettings, train
+from cdu.models.settings import ModelSettings, TrainingSettings
+from cdu.models.training import Trained, train
 from cdu.seeding import generator, secret_generator
 from cdu.unlearning.methods.newton import NewtonStep
 from cdu.unlearning.methods.original import Original

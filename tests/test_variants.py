@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.forget_sets import hardest, one_class, varied
 from cdu.experiments.setup import Setup
-from cdu.models.architectures import ModelSettings
+from cdu.models.settings import ModelSettings
 
 
 @pytest.fixture(scope="module")

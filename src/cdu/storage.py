@@ -9,9 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor
-
 from cdu.errors import DamagedFileError
 
 if TYPE_CHECKING:
@@ -131,7 +128,7 @@ def kept(
     return load(path)
 
 
-def kept_tensors(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def kept_tensors(path: Path, compute: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
     """Named tensors from a file, or computed and kept there.
 
     Raises:

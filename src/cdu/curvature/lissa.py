@@ -10,16 +10,6 @@ from torch.func import vmap
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.solution import Solution, SolverError, is_zero, relative_residual, synchronise, zero_solution
 from cdu.models.objective import twice_differentiable
-from cdu.settings import Count, Positive, Settings
-
-
-class LissaSettings(Settings):
-    """LiSSA: the paper's H is ``scale`` (``auto``: estimated), s₂ is ``depth``, s₁ is ``repeats``."""
-
-    scale: Positive | Literal["auto"]
-    depth: Count
-    repeats: Count = 10
-    batch_size: Count = 128
 
 
 def lissa(

@@ -3,38 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy.stats import beta, norm
 from torch import Tensor
 
 from cdu.certification import gaussian_delta, gaussian_epsilon
 from cdu.checks import expect
 from cdu.errors import CduError
-from cdu.settings import Settings
-
-
-class AuditSettings(Settings):
-    """Empirical lower bounds on ε.
-
-    Attributes:
-        trials: Releases drawn of either hypothesis, where only the last noise is drawn anew and the direction is known.
-        estimated: The same where the direction has to be estimated.
-        runs: The same where a method adds noise on the way, so that each trial is a run of its own.
-        planted_runs: The same of a method whose noise is made too small on purpose.
-        forget: Forget sets beside the experiment's own, chosen as worst cases.
-    """
-
-    trials: Annotated[int, Field(ge=40)] = 10_000
-    estimated: Annotated[int, Field(ge=40)] = 1000
-    runs: Annotated[int, Field(ge=40)] = 200
-    planted_runs: Annotated[int, Field(ge=40)] = 400
-    forget: tuple[Literal["outliers", "mislabelled", "one class"], ...] = ("outliers", "mislabelled", "one class")
-
 
 Vector = NDArray[np.float64]
 
@@ -380,7 +359,3 @@ def _tried(release: Vector, reference: Vector, delta: float) -> tuple[Vector, Ve
     true, false = (_passed(values, candidates) for values in (release, reference))
     true_low, false_high = proportions(true, false, release.shape[1], np.ones(1))
     return candidates, _epsilon(true_low, false_high, delta), _mu(true_low, false_high)
-
-
-#: Whether an audit contradicts a certificate, and what the planted errors' names begin with.
-FOUND, PLANTED = "contradicted", "planted: "

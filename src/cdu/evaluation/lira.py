@@ -2,34 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from cdu.errors import CduError
 from cdu.seeding import generator
-from cdu.settings import Settings
-
-
-class ShadowSettings(Settings):
-    """The likelihood-ratio attack with shadow models.
-
-    Attributes:
-        shadows: How many, an even number; half of them are trained on any one target.
-        pool: Targets. Every shadow forgets half of them, so this is twice the size of its forget set.
-        methods: Which methods; all when empty.
-        levels: False-positive rates at which the true-positive rate is given.
-    """
-
-    shadows: Annotated[int, Field(ge=8, multiple_of=2)] = 128
-    pool: Annotated[int, Field(ge=2)] = 200
-    methods: tuple[str, ...] = ()
-    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.001, 0.01, 0.1)
-
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -28,53 +27,15 @@ from tqdm import tqdm
 
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.lanczos import lanczos
-from cdu.curvature.lissa import LissaSettings
+from cdu.curvature.settings import LissaSettings
 from cdu.curvature.solution import Solution, synchronise
 from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.evaluation.posterior_attacks import OriginalAndRelease, sorted_concatenation
-from cdu.models.architectures import ModelSettings
 from cdu.models.objective import Loss, Objective
-from cdu.models.training import Trained, TrainingSettings, train
+from cdu.models.settings import TrainingSettings
+from cdu.models.training import Trained, train
 from cdu.seeding import generator, seed_for
-from cdu.settings import Count, Positive, Settings
-
-
-class OfficialSettings(Settings):
-    """The authors' code: its own defaults, and the sizes of what is measured beside.
-
-    Attributes:
-        learning_rate: Of its training, as are ``epochs`` and ``radius``.
-        held_out: Share of the training set that it validates on.
-        damping: λ, its ``gamma``.
-        lissa: Its constants of LiSSA.
-        sigma: Its noise.
-        requests: Number of its sequential requests; here the forget set is cut into as many.
-        draws: Repetitions of unlearning behind the spread over its seeds.
-        depths: Depths at which LiSSA's residual is taken, beside its own.
-        krylov: Steps of the solver that stands in for LiSSA where only the system is looked at.
-        network: The network with BatchNorm.
-        network_samples: Training samples of that.
-        network_epochs: Its epochs.
-        check_repeats: Repeats of LiSSA in the comparison with the authors' functions.
-    """
-
-    learning_rate: Positive = 0.01
-    epochs: Count = 30
-    radius: Positive = 20.0
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    damping: Positive = 0.01
-    lissa: LissaSettings = LissaSettings(scale=1000, depth=1000, repeats=10, batch_size=10)
-    sigma: Positive = 0.001
-    requests: Count = 10
-    draws: Annotated[int, Field(ge=2)] = 3
-    depths: tuple[Count, ...] = (10, 30, 100, 300)
-    krylov: Count = 100
-    network: ModelSettings = ModelSettings(name="allcnn", width=0.1)
-    network_samples: Count = 2000
-    network_epochs: Count = 10
-    check_repeats: Count = 2
-
 
 #: Largest relative residual at which a system counts as solved.
 SOLVED = 1e-2

@@ -4,12 +4,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy.stats import binomtest, norm, rankdata
 from sklearn import config_context
 from sklearn.ensemble import RandomForestClassifier
@@ -26,24 +25,6 @@ from cdu.checks import expect
 from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.models.objective import Objective
-from cdu.settings import Settings
-
-
-class AttackSettings(Settings):
-    """Membership inference on posteriors.
-
-    Attributes:
-        folds: Folds of the cross-fitting.
-        classifiers: Attack models tried on every construction of features.
-        levels: False-positive rates at which the true-positive rate is given, where there are enough non-members.
-    """
-
-    folds: Annotated[int, Field(ge=2)] = 5
-    classifiers: tuple[Literal["logistic regression", "decision tree", "random forest", "MLP"], ...] = (
-        "logistic regression", "decision tree", "random forest", "MLP",
-    )  # fmt: skip
-    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.01, 0.001)
-
 
 Matrix = NDArray[np.float64]
 

@@ -7,18 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from cdu.data.samples import Samples
+from cdu.evaluation.settings import RelearnSettings
 from cdu.models.objective import Objective
 from cdu.seeding import generator
-from cdu.settings import Count, Positive, Settings
 from cdu.unlearning.methods.fixed_features import FixedFeatures
-
-
-class RelearnSettings(Settings):
-    """Relearn time: Adam on the forget set alone."""
-
-    max_epochs: Count = 50
-    batch_size: Count = 128
-    learning_rate: Positive = 1e-3
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 from scipy import stats
 from torch import Tensor
 from torch.distributions import Normal
@@ -17,46 +15,7 @@ from cdu.curvature.lanczos import extreme_eigenvalues, ritz_norm, ritz_values, s
 from cdu.data.samples import Samples, part_of
 from cdu.errors import CduError
 from cdu.models.objective import Objective
-from cdu.settings import Count, Positive, Settings
 from cdu.unlearning.problem import Problem
-
-
-class TheorySettings(Settings):
-    """Numeric checks of the theory.
-
-    Attributes:
-        dampings: The λ at which bounds on networks are evaluated.
-        draws: Releases simulated for the privacy profile.
-        deltas: The δ at which the two noise formulas are compared.
-        rows: Training samples of the small convex problems.
-        forget_sizes: n_u of the small convex problems, whose error is plotted against n_u; small parts of a class.
-        forget_sets: Random forget sets behind each point of that.
-        epochs: Numbers of epochs after which training is stopped early.
-        requests: k, into how many requests the forget set is cut.
-        lissa_draws: Independent LiSSA estimates behind the test of its mean.
-        batches: Mini-batches whose Hessians are looked at, per batch size.
-        failure: ρ of the bound with LiSSA.
-        filters: Random filters of the fixed features; every filter gives 16 of them.
-        l2: Weights of the regulariser in the control experiment.
-        budget: Δ of the control experiment, fixed before the data are looked at.
-        epsilons: The ε for which its noise is chosen.
-    """
-
-    dampings: tuple[Positive, ...]
-    draws: Count = 200_000
-    deltas: tuple[Positive, ...] = (1e-3, 1e-5, 1e-10)
-    rows: Count = 1500
-    forget_sizes: tuple[Count, ...] = (4, 8, 16, 32)
-    forget_sets: Count = 8
-    epochs: tuple[Count, ...] = (1, 5, 20)
-    requests: Count = 3
-    lissa_draws: Annotated[int, Field(ge=3)] = 20
-    batches: Count = 20
-    failure: Positive = 1e-6
-    filters: Count = 16
-    l2: tuple[Positive, ...] = (1e-2, 1e-3)
-    budget: Positive = 1e-3
-    epsilons: tuple[Positive, ...] = (0.1, 1.0)
 
 
 def monte_carlo_delta(

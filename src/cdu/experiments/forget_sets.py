@@ -2,7 +2,7 @@
 
 import torch
 
-from cdu.data.splits import ForgetSettings
+from cdu.data.settings import ForgetSettings
 from cdu.evaluation.lira import scaled_logit
 from cdu.experiments.setup import Setup
 from cdu.settings import Settings

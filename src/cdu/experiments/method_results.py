@@ -22,8 +22,9 @@ from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
 from cdu.unlearning.problem import Method, Problem, UnlearningResult
-from cdu.unlearning.registry import SECOND_SEED, UnlearningSettings, build, methods
+from cdu.unlearning.registry import SECOND_SEED, build, methods
 from cdu.unlearning.release import Release, publish, publish_at
+from cdu.unlearning.settings import UnlearningSettings
 
 #: Methods that stand beside those whose hyper-parameters are chosen: yardsticks, and the paper's own constants.
 FIXED = ("original", "retrain", "second retraining", "newton", "newton, lissa")

@@ -8,8 +8,9 @@ import torch
 from cdu.experiments.method_results import MethodResults
 from cdu.seeding import generator
 from cdu.unlearning.problem import Problem, UnlearningResult
-from cdu.unlearning.registry import CERTIFIED, UnlearningSettings
+from cdu.unlearning.registry import CERTIFIED
 from cdu.unlearning.release import Release, publish, publish_at
+from cdu.unlearning.settings import UnlearningSettings
 
 #: Models that stand also with the noise used in practice.
 WITH_NOISE = ("original", "newton", "retrain")

@@ -4,18 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cdu.data.splits import ForgetSettings
-from cdu.evaluation.audit import AuditSettings
-from cdu.evaluation.lira import ShadowSettings
-from cdu.evaluation.official_code import OfficialSettings
-from cdu.evaluation.posterior_attacks import AttackSettings
-from cdu.evaluation.relearning import RelearnSettings
-from cdu.evaluation.theory_checks import TheorySettings
-from cdu.models.architectures import ModelSettings
-from cdu.models.training import TrainingSettings
+from cdu.data.settings import ForgetSettings
+from cdu.evaluation.settings import (
+    AttackSettings,
+    AuditSettings,
+    OfficialSettings,
+    RelearnSettings,
+    ShadowSettings,
+    TheorySettings,
+)
+from cdu.models.settings import ModelSettings, TrainingSettings
 from cdu.settings import Count, Positive, Settings, Value
-from cdu.unlearning.registry import UnlearningSettings
-from cdu.unlearning.requests import SequentialSettings
+from cdu.unlearning.settings import SequentialSettings, UnlearningSettings
 
 
 class MethodsSettings(Settings):

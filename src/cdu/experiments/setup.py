@@ -15,10 +15,10 @@ from cdu.experiments.experiment import Experiment
 from cdu.experiments.sections import REVISIONS
 from cdu.experiments.settings import DatasetSettings
 from cdu.models import architectures
-from cdu.models.architectures import ModelSettings
 from cdu.models.objective import Objective, parameter_vector
 from cdu.models.precision import arithmetic_of, training_key
-from cdu.models.training import Trained, TrainingSettings, train
+from cdu.models.settings import ModelSettings, TrainingSettings
+from cdu.models.training import Trained, train
 from cdu.seeding import generator
 from cdu.settings import digest
 from cdu.unlearning.problem import Problem

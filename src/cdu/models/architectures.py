@@ -1,24 +1,13 @@
 """The networks, and logistic regression."""
 
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from cdu.errors import CduError
+from cdu.models.settings import ModelSettings
 from cdu.seeding import seed_for, seeded
-from cdu.settings import Count, Positive, Settings
-
-
-class ModelSettings(Settings):
-    """Which network; see :mod:`cdu.models`."""
-
-    name: Literal["logistic", "mlp", "allcnn", "resnet18"]
-    hidden: tuple[Count, ...] = (32, 32)
-    activation: Literal["relu", "tanh", "softplus"] = "relu"
-    width: Positive = 1.0
-
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus}
 

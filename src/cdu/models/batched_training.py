@@ -19,7 +19,8 @@ from cdu.errors import CduError
 from cdu.models import precision
 from cdu.models.objective import parameter_vector
 from cdu.models.precision import Precision
-from cdu.models.training import AGAIN, CHECKPOINT_SECONDS, Trained, TrainingSettings, project, train
+from cdu.models.settings import TrainingSettings
+from cdu.models.training import AGAIN, CHECKPOINT_SECONDS, Trained, project, train
 from cdu.seeding import generator
 from cdu.settings import digest
 

@@ -4,10 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.adam import adam as fused_adam
 from tqdm import tqdm
@@ -19,19 +17,8 @@ from cdu.models import precision
 from cdu.models.cuda_graph import replayed
 from cdu.models.objective import Objective, parameter_vector
 from cdu.models.precision import Precision
+from cdu.models.settings import TrainingSettings
 from cdu.seeding import generator, seed_for, seeded
-from cdu.settings import Count, Positive, Settings
-
-
-class TrainingSettings(Settings):
-    """Adam with coupled weight decay and projection onto the ball of radius C after every step."""
-
-    epochs: Count = 50
-    batch_size: Count = 128
-    learning_rate: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    radius: Positive = 10.0
-
 
 #: What a damaged checkpoint is deleted for.
 AGAIN = "to train again"

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from cdu.evaluation.audit import PLANTED
+from cdu.evaluation.settings import PLANTED
 from cdu.report import verdicts
 from cdu.report.chapters import PAGES, audit, methods
 from cdu.report.chapters.audit import equal_pairs

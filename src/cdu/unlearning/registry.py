@@ -1,13 +1,9 @@
 """The methods by name."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
 
-from pydantic import Field, model_validator
-
-from cdu.curvature.lissa import LissaSettings
 from cdu.errors import CduError
-from cdu.settings import Positive, Settings, Value
+from cdu.settings import Value
 from cdu.unlearning.methods.certified_removal import CertifiedRemoval
 from cdu.unlearning.methods.dampening import SelectiveSynapticDampening
 from cdu.unlearning.methods.fine_tune import FineTune
@@ -26,40 +22,7 @@ from cdu.unlearning.methods.rewind import Rewind, RewindAdam, RewindLinear
 from cdu.unlearning.methods.salun import SalUn
 from cdu.unlearning.methods.scrub import Scrub
 from cdu.unlearning.problem import Method
-
-
-class DampingSettings(Settings):
-    """One named choice of the damping λ, with LiSSA constants that go with it."""
-
-    value: Positive
-    lissa: LissaSettings
-
-
-class UnlearningSettings(Settings):
-    """The Newton step and the noise.
-
-    Attributes:
-        dampings: Named values of λ.
-        default: The name among them that the released model uses.
-        sigma: Standard deviation of the released noise, per coordinate.
-        delta: The δ at which ε is quoted.
-        epsilon: The ε for which the necessary σ is quoted.
-        exact_limit: Largest number of parameters for which the dense Hessian is built.
-    """
-
-    dampings: dict[str, DampingSettings]
-    default: str = "assumption"
-    sigma: Positive = 0.01
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    epsilon: Positive = 1.0
-    exact_limit: int = 5000
-
-    @model_validator(mode="after")
-    def _default_is_named(self) -> "UnlearningSettings":
-        if self.default not in self.dampings:
-            raise ValueError(f"default damping '{self.default}' is not among {sorted(self.dampings)}")
-        return self
-
+from cdu.unlearning.settings import UnlearningSettings
 
 #: Added to a run's seed for the yardstick "a second retraining with another seed".
 SECOND_SEED = 1000

@@ -4,12 +4,10 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from cdu import clock
@@ -18,34 +16,8 @@ from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.models.training import project
 from cdu.seeding import generator, secret_generator
-from cdu.settings import Count, Settings
 from cdu.unlearning.problem import Method, Problem, UnlearningResult, expect_answerable
 from cdu.unlearning.release import Release, publish
-
-
-class SequentialSettings(Settings):
-    """Requests one after another, and training that has not converged.
-
-    Attributes:
-        requests: k, into how many requests the forget set is cut.
-        long_requests: The same for a longer sequence, of the same forget set.
-        retrained_at: Requests after which a model is retrained to compare with; the last one always is among them.
-        epochs: Numbers of epochs after which training is stopped, ascending.
-    """
-
-    requests: Count = 10
-    long_requests: Count = 50
-    retrained_at: tuple[Count, ...] = (1, 5)
-    epochs: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50)
-
-    @model_validator(mode="after")
-    def _requests_exist(self) -> "SequentialSettings":
-        if any(number > self.requests for number in self.retrained_at):
-            raise ValueError(f"retrained_at names a request after the last of {self.requests}")
-        if list(self.epochs) != sorted(set(self.epochs)):
-            raise ValueError(f"epochs must ascend, found {list(self.epochs)}")
-        return self
-
 
 #: Gives the update of a request by its number: from a file, or by the function that computes it.
 Keep = Callable[[int, Callable[[], UnlearningResult]], UnlearningResult]

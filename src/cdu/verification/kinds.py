@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from cdu.evaluation.audit import FOUND, PLANTED
+from cdu.evaluation.settings import FOUND, PLANTED
 
 
 class Key(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cdu.evaluation.audit import PLANTED
+from cdu.evaluation.settings import PLANTED
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, LINES, MARKERS, figure_of
 from cdu.report.query import select

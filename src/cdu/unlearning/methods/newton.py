@@ -12,7 +12,8 @@ from cdu.checks import expect
 from cdu.curvature.conjugate_gradient import conjugate_gradient, preconditioned_conjugate_gradient
 from cdu.curvature.exact import exact
 from cdu.curvature.hessian import Hessian
-from cdu.curvature.lissa import LissaSettings, lissa
+from cdu.curvature.lissa import lissa
+from cdu.curvature.settings import LissaSettings
 from cdu.curvature.solution import Solution, synchronise
 from cdu.data.samples import Samples
 from cdu.unlearning.problem import Problem, UnlearningResult

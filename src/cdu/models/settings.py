@@ -1,0 +1,26 @@
+"""Settings of networks and of training."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cdu.settings import Count, Positive, Settings
+
+
+class ModelSettings(Settings):
+    """Which network; see :mod:`cdu.models`."""
+
+    name: Literal["logistic", "mlp", "allcnn", "resnet18"]
+    hidden: tuple[Count, ...] = (32, 32)
+    activation: Literal["relu", "tanh", "softplus"] = "relu"
+    width: Positive = 1.0
+
+
+class TrainingSettings(Settings):
+    """Adam with coupled weight decay and projection onto the ball of radius C after every step."""
+
+    epochs: Count = 50
+    batch_size: Count = 128
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    radius: Positive = 10.0
