@@ -16,7 +16,7 @@ help:
 	@echo "make report      install, run the experiment 'quick' on embedded real data, build the book"
 	@echo "make test        install, run the tests"
 	@echo "make test-fast   the same without the slow ones, which run whole batches and build the book"
-	@echo "make lint        ruff and mypy"
+	@echo "make lint        ruff, mypy and the order of the rooms"
 	@echo "make batch EXPERIMENT=mnist [CORES=2] [DEVICE=auto]   run an experiment; resumes after any interruption"
 	@echo "make paper MINUTES=12 [REHEARSE=1]   the paper's networks on a GPU: as much as the time allows, the most valuable first"
 	@echo "make wheels HAVE=freeze.txt   collect what a machine without network lacks; there: make paper WHEELS=wheels"
@@ -44,6 +44,7 @@ lint: $(VENV)/test.stamp
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 
 batch: $(VENV)/report.stamp
 	cdu batch "$(EXPERIMENT)" --output "$(OUTPUT)" --device $(DEVICE) --cores $(CORES)

@@ -68,7 +68,7 @@ def test_the_dense_matrix_is_exactly_symmetric_and_does_not_depend_on_the_blocks
 def clock(monkeypatch):
     """Let every block of rows take one second."""
     ticks = count()
-    monkeypatch.setattr("cdu.curvature.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr("cdu.curvature.hessian.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
 
 
 def interrupt(monkeypatch, blocks):

@@ -19,6 +19,7 @@ from cdu.experiments.experiment import load_experiment
 from cdu.experiments.records import Metric, mark_current, mark_path, record_path, write_record
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import REVISIONS, SECTIONS, section_hash, section_settings
+from cdu.report.collection import verdicts_in_words
 from test_records import record
 
 
@@ -100,13 +101,13 @@ def test_the_plan_says_how_far_the_time_reaches(small):
 
 
 def test_the_papers_plan_has_every_section_of_its_experiments_in_their_order(monkeypatch, tmp_path):
-    monkeypatch.setattr("cdu.experiments.paper.data.at_hand", lambda name: True)
+    monkeypatch.setattr("cdu.data.download.at_hand", lambda name: True)
     stages, absent = paper.stages()
     assert not absent
     for file in paper.EXPERIMENTS:
         own = [job[2] for stage in stages for job in stage.jobs if stage.file == file]
         assert list(dict.fromkeys(own)) == list(load_experiment(file).sections)
-    monkeypatch.setattr("cdu.experiments.paper.data.at_hand", lambda name: name != "svhn")
+    monkeypatch.setattr("cdu.data.download.at_hand", lambda name: name != "svhn")
     stages, absent = paper.stages()
     assert "svhn" not in {job[0] for stage in stages for job in stage.jobs}
     assert absent == [
@@ -140,7 +141,7 @@ def test_what_became_of_every_run_is_said(small):
     executed(later, [{"ename": "RuntimeError", "evalue": "no memory", "traceback": []}])
     _, second = paper.outcomes(stages, output)
     assert (second.state, second.failed) == ("RuntimeError: no memory", True)
-    text = paper.summary(stages, output, ["svhn is missing"])
+    text = paper.summary(stages, output, ["svhn is missing"], verdicts_in_words(output))
     assert "# 1 of 2 runs are done" in text
     assert "| small, digits, seed 0, 02_training | done | 7 | 50 |" in text
     assert "svhn is missing" in text

@@ -364,7 +364,7 @@ def test_a_large_systems_refusal_names_about_the_same_eigenvalue(monkeypatch, se
         monkeypatch.setattr(exact_solver, "DENSE_EIGENVALUES", dense_up_to)
         calls = []
         monkeypatch.setattr(
-            exact, "extreme_eigenvalues", lambda *given, to=calls: to.append(1) or extreme_eigenvalues(*given)
+            exact_solver, "extreme_eigenvalues", lambda *given, to=calls: to.append(1) or extreme_eigenvalues(*given)
         )
         with pytest.raises(SolverError) as caught:
             exact(operator + damping, vector)
@@ -530,7 +530,9 @@ def test_construction_is_part_of_the_cost(monkeypatch):
     assert inverse.hvp_samples == 6 * 15
     # Every pair of clock readings is one second apart.
     ticks = count()
-    monkeypatch.setattr("cdu.curvature.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr(
+        "cdu.curvature.conjugate_gradient.time", SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    )
     plain = conjugate_gradient(operator, vector, 1e-8, preconditioner=inverse)
     solution = preconditioned_conjugate_gradient(operator, vector, generator(0), 1e-8, rank=6, samples=15)
     assert torch.equal(solution.x, plain.x)

@@ -7,11 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdu.data.download import data_root, needed_files
+from cdu.data.download import data_root, expect_known, needed_files
 from cdu.data.samples import Dataset, Samples
-from cdu.errors import CduError
-
-DATASETS = ("digits", "mnist", "cifar10", "svhn")
 
 #: Number of training images of digits; the remaining 300 of its 1,797 images are its test set.
 DIGITS_TRAIN = 1497
@@ -71,9 +68,3 @@ def _tensors(dataset: Any) -> tuple[Tensor, Tensor]:
         images = images.permute(0, 3, 1, 2)
     labels = dataset.labels if hasattr(dataset, "labels") else dataset.targets
     return images.contiguous(), torch.as_tensor(labels, dtype=torch.int64)
-
-
-def expect_known(name: str) -> None:
-    """Refuse a name that is no dataset's."""
-    if name not in DATASETS:
-        raise CduError(f"unknown dataset '{name}': known are {', '.join(DATASETS)}")

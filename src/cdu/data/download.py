@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.error import URLError
 
 from cdu import storage
-from cdu.data.datasets import DATASETS, expect_known
 from cdu.errors import CduError
+
+DATASETS = ("digits", "mnist", "cifar10", "svhn")
 
 #: MD5 of MNIST's uncompressed files; torchvision publishes those of the compressed ones only.
 MNIST_RAW_MD5 = {
@@ -21,6 +22,12 @@ MNIST_RAW_MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+
+
+def expect_known(name: str) -> None:
+    """Refuse a name that is no dataset's."""
+    if name not in DATASETS:
+        raise CduError(f"unknown dataset '{name}': known are {', '.join(DATASETS)}")
 
 
 def data_root() -> Path:

@@ -12,4 +12,4 @@ def repository() -> Path:
     for folder in (here, *here.parents):
         if (folder / "experiments").is_dir() and (folder / "notebooks").is_dir():
             return folder
-    return Path(__file__).resolve().parents[2]
+    return Path(__file__).resolve().parents[3]

@@ -14,7 +14,7 @@ import torch
 
 from cdu import clock
 from cdu.certification import Bound
-from cdu.data import datasets
+from cdu.data.download import DATASETS
 from cdu.errors import CduError, DamagedFileError
 from cdu.experiments.device import pick_device, prepare
 from cdu.experiments.experiment import DEFAULT_EXPERIMENT, load_experiment
@@ -229,8 +229,8 @@ def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = (
     if missing:
         raise CduError(f"the parameter '{missing[0]}' is missing; restore the notebook's parameters cell")
     dataset, seed = given["dataset"], given["seed"]
-    if dataset not in datasets.DATASETS:
-        raise CduError(f"unknown dataset {dataset!r}: known are {', '.join(datasets.DATASETS)}")
+    if dataset not in DATASETS:
+        raise CduError(f"unknown dataset {dataset!r}: known are {', '.join(DATASETS)}")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise CduError(f"seed = {seed!r} is not a whole number of at least 0")
     experiment = load_experiment(str(given.get("experiment") or DEFAULT_EXPERIMENT[dataset]))

@@ -94,7 +94,7 @@ def _inputs() -> str:
 
     Contents count and not times, which a checkout sets anew.
     """
-    root, package = repository(), Path(__file__).parent
+    root, package = repository(), Path(__file__).parents[1]
     found = [root / "results" / name for name in ("paper.csv", reproduced.FILE)]
     for folder in ("results", "runs"):
         for ending in ("json", "ipynb"):

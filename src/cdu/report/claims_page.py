@@ -68,7 +68,8 @@ def claims_detail(setups: list[Results]) -> str:
             )
         lines += [markdown_table(pd.DataFrame(rows)), ""]
     lines.append(
-        f"Hash of the rules (`src/cdu/claims.py`, `src/cdu/verdicts.py` and what they need): `{verdicts.rules_hash()}`."
+        "Hash of the rules (`src/cdu/report/claims.py`, `src/cdu/report/claim_rules/` and what they need): "
+        f"`{verdicts.rules_hash()}`."
     )
     return "\n".join(lines)
 

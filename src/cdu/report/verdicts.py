@@ -21,7 +21,9 @@ from cdu.report.intervals import LEVEL, holm
 
 def rules_hash() -> str:
     """The first 12 hexadecimal digits of SHA-256 over claims, rules, their statistics and the theory's statements."""
-    files = [Path(__file__).with_name(f"{name}.py") for name in ("claims", "verdicts", "intervals", "statements")]
+    here = Path(__file__).parent
+    files = [here / f"{name}.py" for name in ("claims", "evidence", "verdicts", "intervals", "theory_claims")]
+    files += sorted((here / "claim_rules").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 

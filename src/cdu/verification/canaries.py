@@ -15,7 +15,9 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from cdu.errors import CduError
@@ -141,30 +143,18 @@ def run(canaries: Sequence[Canary], output: Path, device: str = "cpu", jobs: int
 
 def _import_everything() -> None:
     """Import what sections import: a forked process has it at once."""
-    import IPython.display
-    import jupytext
-    import sklearn.linear_model
-    import sklearn.tree
-
-    from cdu import report
-    from cdu.certification import convex
-    from cdu.evaluation import audit, lira, official_code, posterior_attacks, theory_checks
-    from cdu.experiments import method_results, run
-
-    del (
-        IPython,
-        jupytext,
-        sklearn,
-        posterior_attacks,
-        audit,
-        convex,
-        official_code,
-        report,
-        run,
-        lira,
-        theory_checks,
-        method_results,
-    )
+    rooms = ("certification.convex", "evaluation", "experiments.run", "report.chapters")
+    for name in (
+        "IPython.display",
+        "jupytext",
+        "sklearn.linear_model",
+        "sklearn.tree",
+        *(f"cdu.{one}" for one in rooms),
+    ):
+        package = import_module(name)
+        if name == "cdu.evaluation":
+            for module in iter_modules(package.__path__):
+                import_module(f"{name}.{module.name}")
 
 
 def _run_here(canary: Canary, output: Path, device: str, log: Path) -> None:
