@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from cdu import clock
 from cdu.certification import Bound
@@ -87,6 +88,11 @@ class Run:
         self.metrics.append(
             Metric(metric=metric, value=number, method=method, split=split, axis=axis, point=where, note=note)
         )
+
+    def log_values(self, values: Mapping[str, float | Tensor | None], **keys: Any) -> None:
+        """Log several numbers, by the names of their metrics, with the same keys."""
+        for metric, value in values.items():
+            self.log(metric, None if value is None else float(value), **keys)
 
     def attempt(
         self,

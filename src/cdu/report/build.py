@@ -99,7 +99,7 @@ def _inputs() -> str:
     for folder in ("results", "runs"):
         for ending in ("json", "ipynb"):
             found += (root / folder).glob(f"*/*/seed-*/*.{ending}")
-    for folder, pattern in (("experiments", "*.yaml"), ("notebooks", "*.py"), ("benchmarks", "*.py")):
+    for folder, pattern in (("experiments", "*.yaml"), ("notebooks", "*.py")):
         found += (root / folder).glob(pattern)
     parts = [f"{path.relative_to(root)} {_digest(path.read_bytes())}" for path in sorted(found) if path.is_file()]
     parts += [f"{path.relative_to(package)} {_digest(path.read_bytes())}" for path in sorted(package.rglob("*.py"))]
