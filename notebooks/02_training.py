@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Training
 #
-# The original model, the model retrained without the forget set, and a second retraining with another seed: Adam,
-# then projection onto the ball ‖w‖₂ ≤ C, after every step. All later notebooks load these three.
+# The original model, the model retrained without the forget set, and a second retraining with another seed. All later
+# notebooks load these three. This one is for readers who know how a network is trained, and asks what the paper's
+# assumption of bounded weights does to training: Adam, then projection onto the ball ‖w‖₂ ≤ C, after every step.
 
 # %% tags=["parameters"]
 dataset = "digits"
@@ -12,18 +13,22 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu.evaluation.accuracy import accuracy
+from statistics import median
+
 from cdu.experiments.device import matrix_rate, training_operations
 from cdu.experiments.run import begin
 from cdu.report import chapters
 
 run = begin("02_training", globals())
 
-# %%
-import hashlib
-from statistics import median
+# %% [markdown]
+# ## Three models
+#
+# $w^*$ is trained on all of D, $\tilde w^*$ on D_r = D without D_u, from the same initial weights. The second
+# retraining starts from other weights. How far two retrainings lie apart is the yardstick for every distance.
 
-setup, recipe = run.setup, run.setup.settings.training
+# %%
+setup = run.setup
 models = {"original": setup.original, "retrain": setup.retrained, "second retraining": setup.second}
 
 # %% [markdown]
@@ -39,28 +44,24 @@ for name, trained in models.items():
             run.log(metric, row[metric], method=name, axis="epoch", point=row["epoch"])
 
 # %% [markdown]
-# ## Result and speed
+# ## Speed of the device
 #
-# The speed beside what this device reaches in a product of two large matrices, measured now: a share near one would
-# mean that nothing but arithmetic is left. Counted are products and convolutions alone.
+# The speed of training stands beside what this device reaches in a product of two large matrices, measured now. A share
+# near one would mean that nothing but arithmetic is left. Counted are products and convolutions alone.
 
 # %%
 rate = matrix_rate(setup.device)
-operations = training_operations(setup.objective(setup.original), setup.train, recipe.batch_size)
+operations = training_operations(setup.objective(setup.original), setup.train, setup.settings.training.batch_size)
 run.log("matrix_rate", rate)
 run.log("operations_per_image", operations)
 print(f"{operations / 1e6:,.3g} million operations an image; matrix products reach {rate / 1e9:,.0f} billion a second")
 
+# %% [markdown]
+# ## Result and speed
+#
+# On the same platform a training that is repeated gives the same weights, and so the same hash of them.
+
 # %%
-sets = {"forget": setup.forget, "retain": setup.retain, "test": setup.test}
-
-
-def fingerprint(trained):
-    """SHA-256 over the weights and buffers: on the same platform a training that is repeated gives the same one."""
-    tensors = [trained.w, *trained.model.buffers()]
-    return hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest()[:12]
-
-
 for name, trained in models.items():
     size = len(setup.train) if name == "original" else len(setup.retain)
     speed = size / median(row["seconds"] for row in trained.history)
@@ -69,12 +70,11 @@ for name, trained in models.items():
     run.log("images_per_second", speed, method=name)
     run.log("matrix_share", share, method=name)
     run.log("final_projected", trained.history[-1]["projected"], method=name)
-    run.log("weights_norm", trained.w.norm(), method=name, note=f"SHA-256 {fingerprint(trained)}")
-    for split, samples in sets.items():
-        run.log("accuracy", accuracy(setup.objective(trained), trained.w, samples), method=name, split=split)
+    run.log("weights_norm", trained.w.norm(), method=name, note=f"SHA-256 {trained.fingerprint}")
+    run.log_release(name, setup.as_trained(trained), setup.sets)
     print(
         f"{name}: {trained.seconds:.1f} s, {speed:,.0f} images a second, {share:.1%} of that rate; "
-        f"‖w‖₂ = {trained.w.norm():.4f}, SHA-256 of the weights {fingerprint(trained)}"
+        f"‖w‖₂ = {trained.w.norm():.4f}, SHA-256 of the weights {trained.fingerprint}"
     )
 
 # %%

@@ -16,9 +16,10 @@ device = "auto"
 from cdu import clock
 from cdu.errors import CduError
 from cdu.evaluation.lira import draw_pool, likelihood_ratio_attack, roc, scaled_logit
-from cdu.experiments.method_results import FIXED, MethodResults, scale_methods
+from cdu.experiments.method_results import FIXED, MethodResults
 from cdu.experiments.release_variants import released
 from cdu.experiments.run import begin
+from cdu.experiments.scale import scale_methods
 from cdu.models import architectures
 from cdu.models.batched_training import train_shadows
 from cdu.models.objective import Objective

@@ -22,11 +22,11 @@ from cdu.data.samples import part_of
 from cdu.errors import CduError
 from cdu.evaluation import theory_checks
 from cdu.evaluation.settings import OfficialSettings
+from cdu.experiments.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.experiments.run import begin
 from cdu.models.batchnorm import has_statistics
 from cdu.models.training import project
 from cdu.report import chapters
-from cdu.report.evidence import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.report.query import select
 from cdu.seeding import generator
 from cdu.unlearning.methods.newton import NewtonStep, right_hand_side

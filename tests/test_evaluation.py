@@ -34,6 +34,10 @@ def test_relearn_time_counts_epochs_until_the_target():
     result = relearn(objective, w, samples, 0.7 * start, settings, 0)
     assert result.epochs == len(result.losses) - 1 > 0
     assert result.losses[-1] <= 0.7 * start < min(result.losses[:-1])
+    assert (result.counted, result.note) == (result.epochs, "")
+    censored = relearn(objective, w, samples, 0.7 * start, RelearnSettings(max_epochs=result.epochs - 1), 0)
+    assert (censored.epochs, censored.counted) == (None, result.epochs)
+    assert censored.note == f"censored: > {result.epochs - 1} epochs, counted as {result.epochs}"
     # The last epoch that is allowed counts too.
     last = RelearnSettings(max_epochs=result.epochs, learning_rate=0.01)
     assert relearn(objective, w, samples, 0.7 * start, last, 0).epochs == result.epochs

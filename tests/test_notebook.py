@@ -5,6 +5,9 @@ from cdu import storage
 from cdu.errors import CduError, DamagedFileError
 from cdu.experiments.records import read_record
 from cdu.experiments.run import begin
+from cdu.unlearning.problem import UnlearningResult
+from cdu.unlearning.release import Release
+from conftest import network
 
 GIVEN = {"dataset": "digits", "seed": 0, "experiment": "", "output": "runs", "device": "cpu"}
 
@@ -104,3 +107,70 @@ def test_a_damaged_file_is_no_method_s_result(tmp_path):
 
     assert run.outcome("newton", refused, "accuracy") is None
     assert [metric.note for metric in run.metrics] == ["no step"]
+
+
+def logged(run):
+    return [(one.metric, one.method, one.split, one.axis, one.point, one.value, one.note) for one in run.metrics]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_release_is_logged_with_its_accuracy_and_its_distances(seed):
+    run = begin("03_unlearning", GIVEN)
+    objective, w, samples = network("mlp", seed)
+    parts = {"forget": samples.subset(torch.arange(5)), "test": samples}
+    release = Release(w, objective, None, UnlearningResult(w, 0.0))
+    distances = {"distance": w + 2, "distance to another network": w[1:]}
+    run.log_release("newton", release, parts, distances, axis="radius", point=5)
+    shares = [float((objective.outputs(w, one).argmax(1) == one.targets).double().mean()) for one in parts.values()]
+    length = pytest.approx(2 * len(w) ** 0.5)
+    assert logged(run) == [
+        ("accuracy", "newton", "forget", "radius", 5.0, shares[0], ""),
+        ("accuracy", "newton", "test", "radius", 5.0, shares[1], ""),
+        ("distance", "newton", "", "radius", 5.0, length, ""),
+    ]
+
+
+def test_accuracy_of_several_draws_is_their_mean():
+    run = begin("03_unlearning", GIVEN)
+    objective, w, samples = network("mlp", count=40)
+    draws = [Release(scale * w, objective, None, UnlearningResult(w, 0.0)) for scale in (1.0, -1.0, 0.0)]
+    for draw in draws:
+        run.log_release("each", draw, {"test": samples})
+    each = [one.value for one in run.metrics]
+    run.log_accuracy("all", draws, {"test": samples}, "later_accuracy")
+    assert len(set(each)) > 1
+    assert run.metrics[-1].value == pytest.approx(sum(each) / 3)
+    assert run.metrics[-1].metric == "later_accuracy"
+
+
+def test_costs_that_a_method_does_not_have_are_passed_over():
+    run = begin("03_unlearning", GIVEN)
+    update = UnlearningResult(torch.zeros(2), 3.0, hvp_samples=7, converged=False)
+    run.log_costs("newton", update, "seconds", "hvp_samples", "residual", "converged", note="stopped")
+    keys = [(one.metric, one.value, one.note) for one in run.metrics]
+    assert keys == [("seconds", 3.0, "stopped"), ("hvp_samples", 7.0, ""), ("converged", 0.0, "")]
+
+
+def test_every_point_of_a_sweep_is_kept(tmp_path):
+    seen = []
+
+    def compute(run, radius):
+        seen.append(radius)
+        run.log("norm", radius / 2, axis="radius", point=radius)
+
+    for radii in ((5, 6), (5, 6, 7)):
+        run = begin("06_ablations", GIVEN)
+        run.setup.checkpoints = tmp_path
+        run.sweep("radius", radii, lambda radius, run=run: compute(run, radius))
+        assert [one.point for one in run.metrics] == list(radii)
+    assert seen == [5, 6, 7]
+
+
+def test_a_trained_model_as_a_release_is_the_model_itself(tmp_path):
+    setup = begin("02_training", GIVEN).setup
+    setup.checkpoints = tmp_path
+    released = setup.as_trained(setup.initial)
+    assert released.certificate is None
+    assert torch.equal(released.w, setup.initial.w)
+    direct = setup.initial.model(setup.test.batch(slice(None))[0])
+    torch.testing.assert_close(released.objective.outputs(released.w, setup.test), direct)

@@ -26,6 +26,16 @@ class Relearning:
     epochs: int | None
     losses: list[float]
 
+    @property
+    def counted(self) -> int:
+        """The epochs, or one more than the largest number where the target was not reached."""
+        return len(self.losses) if self.epochs is None else self.epochs
+
+    @property
+    def note(self) -> str:
+        """Says of a censored count that it is one; empty otherwise."""
+        return "" if self.epochs is not None else f"censored: > {self.counted - 1} epochs, counted as {self.counted}"
+
 
 def relearn(
     objective: Objective, w: Tensor, forget: Samples, target: float, settings: RelearnSettings, seed: int

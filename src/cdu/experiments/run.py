@@ -3,20 +3,24 @@
 import ast
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from cdu import clock
 from cdu.certification import Bound
 from cdu.data.download import DATASETS
+from cdu.data.samples import Samples
 from cdu.errors import CduError, DamagedFileError
+from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.device import pick_device, prepare
 from cdu.experiments.experiment import DEFAULT_EXPERIMENT, load_experiment
 from cdu.experiments.records import (
@@ -39,6 +43,7 @@ from cdu.experiments.setup import Setup
 from cdu.seeding import generator
 from cdu.settings import digest
 from cdu.unlearning.problem import Method, Problem, UnlearningResult
+from cdu.unlearning.release import Release
 
 Result = TypeVar("Result")
 
@@ -93,6 +98,60 @@ class Run:
         """Log several numbers, by the names of their metrics, with the same keys."""
         for metric, value in values.items():
             self.log(metric, None if value is None else float(value), **keys)
+
+    def log_accuracy(
+        self, name: str, draws: Sequence[Release], sets: Mapping[str, Samples], metric: str = "accuracy", **keys: Any
+    ) -> None:
+        """Log the mean accuracy of several draws of one release, on every set of samples.
+
+        Args:
+            name: The method's name.
+            draws: Releases that differ in their noise alone; one is enough.
+            sets: What accuracy is taken on, by the name of the split.
+            metric: The number's name.
+            keys: As for :meth:`log`.
+        """
+        for split, samples in sets.items():
+            mean = sum(accuracy(one.objective, one.w, samples) for one in draws) / len(draws)
+            self.log(metric, mean, method=name, split=split, **keys)
+
+    def log_release(
+        self,
+        name: str,
+        release: Release,
+        sets: Mapping[str, Samples],
+        distances: Mapping[str, Tensor] | None = None,
+        **keys: Any,
+    ) -> None:
+        """Log the accuracy of a release on every set of samples, then its distances ‖w − w′‖₂ to other models.
+
+        Args:
+            name: The method's name.
+            release: What was handed out.
+            sets: As for :meth:`log_accuracy`.
+            distances: Weights w′ by the name of the number. Weights of another network have no distance and are
+                passed over.
+            keys: As for :meth:`log`.
+        """
+        self.log_accuracy(name, [release], sets, **keys)
+        for metric, other in (distances or {}).items():
+            if release.w.shape == other.shape:
+                self.log(metric, (release.w - other).norm(), method=name, **keys)
+
+    def log_costs(self, name: str, update: UnlearningResult, *metrics: str, note: str = "") -> None:
+        """Log what an update cost.
+
+        Args:
+            name: The method's name.
+            update: What the method returned.
+            metrics: Numbers of :class:`~cdu.unlearning.problem.UnlearningResult`, such as ``seconds``; one that the
+                method does not have, such as the residual of a method that solves no system, is passed over.
+            note: Stands beside the first of them.
+        """
+        for metric in metrics:
+            value = getattr(update, metric)
+            if value is not None:
+                self.log(metric, value, method=name, note=note if metric == metrics[0] else "")
 
     def attempt(
         self,
@@ -171,6 +230,17 @@ class Run:
         origin = [setup.origin(), torch.get_num_threads(), name]
         path = setup.checkpoints / "points" / f"{setup.name}-{setup.seed}-{digest([*made_by, *origin])}.json"
         self.metrics += kept_metrics(path, logged)
+
+    def sweep(self, axis: str, points: Iterable[Any], compute: Callable[[Any], None]) -> None:
+        """All points of an axis, each kept as soon as it is computed; see :meth:`point`.
+
+        Args:
+            axis: What is varied.
+            points: Its values.
+            compute: Logs what belongs to one of them.
+        """
+        for point in tqdm(points, desc=axis, unit="point"):
+            self.point(f"{axis} = {point}", partial(compute, point))
 
     def frame(self) -> pd.DataFrame:
         """The metrics so far, with the columns that :mod:`cdu.report` draws from."""

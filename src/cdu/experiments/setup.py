@@ -21,8 +21,9 @@ from cdu.models.settings import ModelSettings, TrainingSettings
 from cdu.models.training import Trained, train
 from cdu.seeding import generator
 from cdu.settings import digest
-from cdu.unlearning.problem import Problem
+from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registry import SECOND_SEED
+from cdu.unlearning.release import Release
 
 
 @dataclass
@@ -120,6 +121,15 @@ class Setup:
     def objective(self, trained: Trained) -> Objective:
         """L with the buffers of a trained model."""
         return Objective(trained.model, l2=self.l2)
+
+    def as_trained(self, trained: Trained) -> Release:
+        """A trained model as it is, as a release without noise: what yardsticks are judged by."""
+        return Release(trained.w, self.objective(trained), None, UnlearningResult(trained.w, trained.seconds))
+
+    @property
+    def sets(self) -> dict[str, Samples]:
+        """D_u, D_r and the test samples, by the name of the split."""
+        return {"forget": self.forget, "retain": self.retain, "test": self.test}
 
     def trained(
         self, samples: Samples, seed: int, label: str = "retraining", settings: TrainingSettings | None = None

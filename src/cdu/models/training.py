@@ -1,5 +1,6 @@
 """Experiments: what is run, on what, with which constants. Read from YAML, validated, hashed."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,17 @@ class Trained:
     def seconds(self) -> float:
         """Wall time of the training."""
         return sum(row["seconds"] for row in self.history)
+
+    @property
+    def projected(self) -> float:
+        """Share of all steps in which the projection was active."""
+        return sum(row["projected"] for row in self.history) / len(self.history)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights and buffers, in short: a training that is repeated on its platform gives the same."""
+        tensors = [self.w, *self.model.buffers()]
+        return hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest()[:12]
 
 
 def project(w: Tensor, radius: float) -> Tensor:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cdu.report.evidence import NETWORK, SMOOTH, Evidence, Verdict, Word
+from cdu.experiments.names import NETWORK, SMOOTH
+from cdu.report.evidence import Evidence, Verdict, Word
 from cdu.report.intervals import interval
 
 #: Largest distance between simulation and formula, in standard errors.
