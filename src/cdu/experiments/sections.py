@@ -24,6 +24,9 @@ class Section:
         by_hand: Whether no batch runs it, for the time that it takes; ``cdu section`` does.
         stands_for: Sections that are too expensive for large networks, and whose numbers it has under the same names.
             It stands for them where they were not run.
+        loads: Sections whose models, or unlearned models, it loads where those are run for the same seed.
+        priority: A batch starts first what others wait for, then what takes longest, so that all cores are busy to the
+            end.
     """
 
     blocks: tuple[str, ...] = ()
@@ -32,22 +35,26 @@ class Section:
     timed: bool = False
     by_hand: bool = False
     stands_for: tuple[str, ...] = ()
+    loads: tuple[str, ...] = ("02_training",)
+    priority: int = 0
 
+
+_UNLEARNED = ("02_training", "03_methods")
 
 #: Every section by name.
 SECTIONS = {
-    "01_theory": Section(("unlearning", "theory")),
-    "02_training": Section(),
+    "01_theory": Section(("unlearning", "theory"), priority=1),
+    "02_training": Section(loads=(), priority=4),
     "03_unlearning": Section(("unlearning",)),
-    "03_methods": Section(("unlearning", "methods"), revision=2),
-    "04_attacks": Section(("unlearning", "methods", "attack"), revision=2),
+    "03_methods": Section(("unlearning", "methods"), revision=2, priority=3),
+    "04_attacks": Section(("unlearning", "methods", "attack"), revision=2, loads=_UNLEARNED, priority=1),
     "04_shadows": Section(("unlearning", "methods", "shadows", "scale"), revision=2, by_hand=True),
-    "05_relearn": Section(("unlearning", "methods", "relearn"), revision=2),
-    "06_ablations": Section(("unlearning", "attack", "ablations")),
-    "07_sequential": Section(("unlearning", "sequential")),
+    "05_relearn": Section(("unlearning", "methods", "relearn"), revision=2, loads=_UNLEARNED),
+    "06_ablations": Section(("unlearning", "attack", "ablations"), priority=1),
+    "07_sequential": Section(("unlearning", "sequential"), priority=1),
     "08_efficiency": Section(("unlearning", "efficiency"), timed=True),
     "09_official_code": Section(("unlearning", "attack", "official")),
-    "10_audit": Section(("unlearning", "methods", "audit"), revision=2),
+    "10_audit": Section(("unlearning", "methods", "audit"), revision=2, loads=_UNLEARNED, priority=2),
     "11_scale": Section(
         ("unlearning", "attack", "relearn", "scale"),
         needs="scale",
