@@ -77,7 +77,7 @@ class System:
         return replace(self, samples=self.samples.subset(rows))
 
     def random_vectors(self, purpose: str, *shape: int) -> Tensor:
-        """Gaussian vectors, shape (*shape, p), drawn for a purpose."""
+        """Gaussian vectors as rows, shape (..., p), drawn for a purpose."""
         return torch.randn(*shape, len(self.w), generator=generator(self.seed, purpose)).to(self.w.device)
 
     def product(self, vector: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ class Run:
 
         Args:
             metric: Its name.
-            compute: One of :mod:`cdu.certification.bounds`.
+            compute: One of :mod:`cdu.certification.bounds`, or :func:`~cdu.certification.lissa.lissa_bound`.
             arguments: What it is computed from.
             keys: As for :meth:`log`.
         """
