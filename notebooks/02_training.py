@@ -24,7 +24,7 @@ run = begin("02_training", globals())
 # %% [markdown]
 # ## Three models
 #
-# $w^*$ is trained on all of D, $\tilde w^*$ on D_r = D without D_u, from the same initial weights. The second
+# w\* is trained on all of D, w̃\* on D_r, which is D without D_u, from the same initial weights. The second
 # retraining starts from other weights. How far two retrainings lie apart is the yardstick for every distance.
 
 # %%

@@ -32,8 +32,8 @@ costs = ("seconds", "hvp_samples", "gradient_samples", "residual", "converged")
 # %% [markdown]
 # ## Every method, without noise
 #
-# The step solves one linear system: $\tilde w = w^* - (H + \lambda I)^{-1} \nabla L(w^*, D_r)$ with the Hessian H on
-# D_r. A method that cannot run says why, and its row stays.
+# The step solves one linear system: w̃ = w\* − (H + λI)⁻¹ ∇L(w\*, D_r), with the Hessian H taken on D_r. A method that
+# cannot run says why, and its row stays.
 
 # %%
 updates = {}

@@ -10,7 +10,7 @@ from cdu.errors import CduError
 from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.setup import Setup
-from cdu.experiments.tuning import Trial, best, candidates, tune
+from cdu.experiments.tuning import Trial, best, candidates, last_of_grid, tune
 from cdu.seeding import generator
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.retrain import Retrain
@@ -212,3 +212,10 @@ def test_every_method_has_a_search_space_that_builds_it_and_as_many_points_as_tr
         for method, space in spaces.items():
             for values in candidates(space, 10**6, generator(0)):
                 assert callable(build(method, values, 1.0, 1e-5)), method
+
+
+def test_the_last_of_a_grid_is_its_last_candidate_and_words_name_every_constant():
+    space = {"epochs": (1, 2, 5), "solver": "exact", "learning_rate": [0.1, 0.01]}
+    values = last_of_grid(space)
+    assert values == {"epochs": 5, "solver": "exact", "learning_rate": 0.01}
+    assert Trial(values, None).words == "epochs = 5, solver = exact, learning_rate = 0.01"

@@ -1,10 +1,12 @@
 """What a certificate compares a release with: for every certified method the run that never saw the forget set."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from cdu.certification import Bound
+from cdu.certification.amplification import coupled_distance
 from cdu.curvature.minimise import kronecker_preconditioner, minimise
 from cdu.errors import CduError
 from cdu.models.training import project
@@ -17,6 +19,7 @@ from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.methods.rewind import Rewind, RewindLinear, descend
 from cdu.unlearning.problem import Method, Problem, UnlearningResult
+from cdu.unlearning.release import distance_bound, projected
 
 
 def reference(
@@ -60,6 +63,47 @@ def reference(
         inverse = kronecker_preconditioner(task.objective, rough, task.retain)
         return replace(update, w=minimise(task.objective, task.retain, rough, TOLERANCE, inverse).w)
     raise CduError(f"{type(method).__name__} has no certificate, so there is nothing to compare its release with")
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a release and its reference lie apart before the noise that is added last.
+
+    Attributes:
+        measured: ‖w − w′‖₂ of the two, in float64.
+        certified: What the certificate allows, rounding included.
+        bound: What the certificate rests on.
+    """
+
+    measured: float
+    certified: float
+    bound: Bound
+
+
+def distance(problem: Problem, update: UnlearningResult, own: UnlearningResult) -> Distance:
+    """Measure the distance that a certificate speaks of.
+
+    Where noise comes last, Δ is about both ends after projection. A method that adds noise on the way is run twice with
+    the same noise; for that distance a bound of the same proof holds
+    (:func:`~cdu.certification.amplification.coupled_distance`).
+
+    Args:
+        problem: What was to be unlearned.
+        update: What a method returned.
+        own: Its :func:`reference`, with the same noise on the way.
+
+    Raises:
+        CduError: Nothing bounds the distance; see :func:`~cdu.unlearning.release.distance_bound`.
+    """
+    if update.certificate is None:
+        bound = distance_bound(problem, update)
+        certified, ends = bound.sensitivity, [projected(problem, one) for one in (update, own)]
+    elif update.bound is None:
+        raise CduError("the update has a certificate and no bound that it rests on; give it the one of its proof")
+    else:
+        bound = update.bound
+        certified, ends = coupled_distance(bound), [update.w, own.w]
+    return Distance((ends[0].double() - ends[1].double()).norm().item(), certified, bound)
 
 
 def noiseless_difference(method: Method, problem: Problem) -> Tensor:
