@@ -94,6 +94,11 @@ class Run:
             Metric(metric=metric, value=number, method=method, split=split, axis=axis, point=where, note=note)
         )
 
+    def values(self, metric: str, **keys: Any) -> list[float | None]:
+        """The values logged so far of a metric, with the keys of :meth:`log` that are given."""
+        wanted = {"metric": metric, **keys}
+        return [one.value for one in self.metrics if all(getattr(one, key) == own for key, own in wanted.items())]
+
     def log_accuracy(
         self, name: str, draws: Sequence[Release], sets: Mapping[str, Samples], metric: str = "accuracy", **keys: Any
     ) -> None:
