@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
@@ -142,5 +143,5 @@ class Chain:
     def _sets(self, request: Request) -> dict[str, Samples]:
         return {"forget": request.gone, "retain": request.retain, "test": self.run.setup.test}
 
-    def _where(self, request: Request) -> dict[str, str | int]:
+    def _where(self, request: Request) -> dict[str, Any]:
         return {"axis": self.axis, "point": request.number}
