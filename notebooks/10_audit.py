@@ -83,8 +83,8 @@ run.log("planted_distance", difference(problem, update, own).norm() / bound.valu
 # five.
 
 # %%
-FACTORS = {"right": 1, "1.5 times too little": 1.5, "2 times too little": 2, "3 times too little": 3}
-for words, factor in {**FACTORS, "ten times too little": 10}.items():
+little = {f"{factor:g} times too little": factor for factor in (1.5, 2, 3)}
+for words, factor in {"right": 1, **little, "ten times too little": 10}.items():
     sigma = right / factor
     note = f"ε of this noise for Δ: {certify(bound, sigma, delta).epsilon:.4g}"
     drawn = trials.last_noise if factor in (1, 10) else trials.along_difference

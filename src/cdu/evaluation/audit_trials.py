@@ -1,4 +1,4 @@
-"""The trials of an audit: what an adversary sees of a release and of its reference, with noise drawn again and again."""
+"""The trials of an audit: what an adversary sees of a release and of its reference, the noise drawn anew each time."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -41,7 +41,7 @@ def log_audit(run: Run, name: str, split: str, views: Views, certified: float, n
     """
     for view, (release, fresh) in views.items():
         result = audit(release, fresh, run.setup.settings.unlearning.delta)
-        where = {"method": name, "split": f"{split}, {view}"}
+        where: dict[str, Any] = {"method": name, "split": f"{split}, {view}"}
         run.log("audit_epsilon", result.epsilon, **where, note=note)
         run.log("audit_gaussian", result.gaussian_epsilon, **where)
         for metric in _LOGGED:
