@@ -14,6 +14,7 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 from conftest import network
 
 SETTINGS = AuditSettings(trials=4000, estimated=400, runs=40)
+FEW = AuditSettings(trials=40, estimated=40)
 SIGMA = 0.3
 
 
@@ -77,12 +78,12 @@ def test_along_the_known_direction_two_gaussians_are_as_far_apart_as_the_models(
 
 def test_every_set_of_trials_has_noise_of_its_own_that_the_seed_tells():
     problem, update, own = deletion()
-    first, again = Trials(SETTINGS, 3), Trials(SETTINGS, 3)
+    first, again = Trials(FEW, 3), Trials(FEW, 3)
     views = [first.last_noise(problem, update, own, SIGMA) for _ in range(2)]
     assert not torch.equal(views[0]["weights"][0], views[1]["weights"][0])
     repeated = again.last_noise(problem, update, own, SIGMA)
     assert all(torch.equal(a, b) for name in repeated for a, b in zip(repeated[name], views[0][name], strict=True))
-    other = Trials(SETTINGS, 4).last_noise(problem, update, own, SIGMA)
+    other = Trials(FEW, 4).last_noise(problem, update, own, SIGMA)
     assert not torch.equal(other["weights"][0], repeated["weights"][0])
 
 

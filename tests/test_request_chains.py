@@ -103,7 +103,7 @@ class Refusing:
     def __call__(self, problem, generator):
         if len(problem.retain) < self.enough:
             raise CduError("no more")
-        return UnlearningResult(problem.w_star, 0.0)
+        return UnlearningResult(problem.w_star, 0.0, residual=0.0)
 
 
 def test_a_refused_request_leaves_its_reason_and_no_time(run):

@@ -24,7 +24,9 @@ def setup(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shadows(setup):
-    return ShadowModels(setup)
+    models = ShadowModels(setup)
+    models.trained()
+    return models
 
 
 def contents(samples):
