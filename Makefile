@@ -110,7 +110,7 @@ reference: $(VENV)/report.stamp
 	cdu reference "$(EXPERIMENT)"
 
 clean:
-	rm -rf _build book/_generated book/runs
+	rm -rf _build book/_generated book/runs book/api
 
 $(VENV)/python.stamp:
 	@found=; for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from benchmarks.clock import operations
 from cdu import storage
 from cdu.data.samples import Dataset, Samples
+from cdu.evaluation.timing import operations
 from cdu.experiments.device import channels_last, matrix_rate, pick_device, training_operations
 from cdu.models import architectures, precision
 from cdu.models.cuda_graph import replayed

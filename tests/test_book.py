@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS
+from cdu.report.api_pages import PACKAGE, api_pages
 
 pytestmark = pytest.mark.slow
 
@@ -38,41 +40,19 @@ def built_book(environment, tmp_path_factory):
     return copy / "_build" / "html"
 
 
-PAGES = [
-    "index",
-    "claims",
-    "theory",
-    "theory-noise",
-    "theory-newton",
-    "theory-bound",
-    "theory-lissa",
-    "theory-requests",
-    "theory-control",
-    "training",
-    "unlearning",
-    "attacks",
-    "attacks-shadows",
-    "relearn",
-    "audit",
-    "audit-power",
-    "ablations",
-    "ablations-noise",
-    "ablations-setup",
-    "ablations-lissa",
-    "efficiency",
-    "efficiency-solvers",
-    "efficiency-peers",
-    "efficiency-scaling",
-    "efficiency-retraining",
-    "scale",
-    "scale-bound",
-    "scale-sweeps",
-    "related",
-    "runs",
-    "setups",
-    "provenance",
-    "api",
-]
+def pages(block):
+    """All pages that a block of the contents names; a pattern stands for the generated pages that fit it."""
+    if isinstance(block, dict):
+        yield from (block[key] for key in ("root", "file") if key in block)
+        for value in block.values():
+            yield from pages(value)
+    elif isinstance(block, list):
+        for value in block:
+            yield from pages(value)
+
+
+CONTENTS = yaml.safe_load((repository() / "book" / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [*pages(CONTENTS), *(f"api/{name}" for name in api_pages())]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -96,6 +76,28 @@ def test_the_book_shows_the_references_of_both_experiments_and_their_runs(built_
                 # No batch makes these, so that an experiment may have references without them.
                 continue
             assert (built_book / "runs" / f"{dataset}-{experiment}-seed-{first}-{section}.html").exists()
+
+
+@pytest.mark.skipif(
+    "CDU_BOOK" not in os.environ, reason="CDU_BOOK names no book that was built after a batch of 'quick'"
+)
+def test_every_run_of_the_batch_has_a_page(built_book):
+    jobs = load_experiment("quick").jobs()
+    missing = [job for job in jobs if not (built_book / "runs" / "{}-quick-seed-{}-{}.html".format(*job)).exists()]
+    assert missing == []
+
+
+def test_the_contents_name_every_page_that_is_there():
+    there = {path.stem for path in (repository() / "book").glob("*.md")}
+    assert there == set(pages(CONTENTS))
+
+
+def test_every_module_is_in_the_reference():
+    named = {
+        line.removeprefix("## ") for page in api_pages().values() for line in page.splitlines() if line[:3] == "## "
+    }
+    modules = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith("__")]
+    assert named == {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in modules}
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium is installed")

@@ -6,7 +6,7 @@ import yaml
 from cdu.errors import CduError
 from cdu.experiments.experiment import available_experiments, load_experiment
 from cdu.experiments.repository import repository
-from cdu.experiments.sections import OPTIONAL, SECTIONS, section_hash, section_settings
+from cdu.experiments.sections import COMMON, OPTIONAL, SECTIONS, section_hash, section_settings
 
 
 def test_every_experiment_is_valid_and_every_section_has_a_notebook():
@@ -164,6 +164,6 @@ def test_shadow_models_depend_on_the_block_of_large_networks_where_there_is_one(
     after = before.model_copy(update={"scale": part})
     same = {name: section_hash(before, "digits", name) == section_hash(after, "digits", name) for name in SECTIONS}
     assert same == {name: name not in {"04_shadows", "11_scale"} for name in SECTIONS}
-    assert set(section_settings(before, "04_shadows")) == set(SECTIONS["04_shadows"])
+    assert set(section_settings(before, "04_shadows")) == {*COMMON, *SECTIONS["04_shadows"].blocks}
     small = section_settings(load_experiment("quick").settings("digits"), "04_shadows")
-    assert set(small) == set(SECTIONS["04_shadows"]) - {"scale"}
+    assert set(small) == {*COMMON, *SECTIONS["04_shadows"].blocks} - {"scale"}

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from cdu.experiments.names import NETWORK, SMOOTH
 from cdu.report.assumptions import ASSUMPTIONS, COLUMNS, Facts, convex_cells, large_cells, ledger, network_cells
-from cdu.report.evidence import NETWORK, SMOOTH
 from cdu.report.theory_claims import SECTION
 
 SEEDS = range(3)

@@ -247,7 +247,7 @@ def test_a_rehearsal_has_every_section_and_every_name_of_its_experiment(file, tm
     assert wanted.scale is not None
     assert set(settings.scale.methods) == set(wanted.scale.methods)
     for section in real.sections:
-        assert {name for name in SECTIONS[section] if getattr(settings, name) is None} == set()
+        assert {name for name in SECTIONS[section].blocks if getattr(settings, name) is None} == set()
 
 
 @pytest.mark.slow  # It runs a batch twice.

@@ -11,7 +11,7 @@ from cdu.errors import CduError
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.records import read_record, record_path, write_record
 from cdu.experiments.repository import repository
-from cdu.experiments.sections import BENCHMARKS, BY_HAND, OPTIONAL, REVISIONS, SECTIONS, section_hash
+from cdu.experiments.sections import BENCHMARKS, BY_HAND, COMMON, OPTIONAL, REVISIONS, SECTIONS, section_hash
 from cdu.report import collection, section_page
 from test_records import record
 
@@ -34,7 +34,7 @@ def batch(tmp_path, monkeypatch):
             update={
                 "seed": seed,
                 "section": section,
-                "settings": settings.model_dump(mode="json", include=set(SECTIONS[section])),
+                "settings": settings.model_dump(mode="json", include={*COMMON, *SECTIONS[section].blocks}),
                 "config_hash": section_hash(settings, "digits", section),
                 "revision": REVISIONS[section],
             }

@@ -11,6 +11,7 @@ from cdu.experiments import changelog, sections
 from cdu.experiments.changelog import Entry
 from cdu.experiments.records import UNREACHED, Metric, record_path, write_record
 from cdu.experiments.repository import repository
+from cdu.experiments.sections import STAND_INS
 from cdu.report import (
     assumptions,
     build,
@@ -679,7 +680,7 @@ def test_of_a_number_that_two_sections_have_the_first_ones_counts_and_their_own_
     assert rows.loc["original", "value"] == 25.0
     assert rows.loc["newton", "value"] == 24.5
     assert rows.loc["lissa", "value"] == 23.9
-    stood_for = {name for name, others in collection.STAND_INS.items() if others != ("11_sweeps",)}
+    stood_for = {name for name, others in STAND_INS.items() if others != ("11_sweeps",)}
     assert set(setup.metrics["section"]) == {"11_scale", "11_bound", *stood_for}
     own = combined.model_copy(update={"section": "03_unlearning", "metrics": combined.metrics[1:]})
     rows = setup_of(tmp_path, own).metrics

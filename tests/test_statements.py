@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from cdu.report.evidence import NETWORK, SMOOTH
+from cdu.experiments.names import NETWORK, SMOOTH
 from cdu.report.theory_claims import (
     DELETIONS,
     SAME_STEP,

@@ -10,7 +10,7 @@ from cdu.data.samples import Samples, part_of
 from cdu.errors import CduError
 from cdu.evaluation.theory_checks import hessian_lipschitz, spectrum_ends
 from cdu.experiments.experiment import load_experiment
-from cdu.experiments.method_results import scale_methods
+from cdu.experiments.scale import scale_methods
 from cdu.experiments.settings import ScaleSettings
 from cdu.models import architectures
 from cdu.models.objective import Objective, parameter_vector

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cdu.experiments.names import AUTHORS
 from cdu.report import evidence, verdicts
 from cdu.report.claim_rules.forgetting import shadows
 from cdu.report.claims import CIFAR_ALLCNN, CLAIMS, MNIST_MLP, Place
-from cdu.report.evidence import AUTHORS, NOTHING, RELEASED, Verdict, Word
+from cdu.report.evidence import NOTHING, RELEASED, Verdict, Word
 from cdu.report.intervals import LEVEL, interval
 from cdu.report.verdicts import decide, decide_all, together
 

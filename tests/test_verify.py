@@ -16,7 +16,7 @@ from cdu.errors import CduError
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.records import Metric, read_record, record_path, write_record
 from cdu.experiments.repository import repository
-from cdu.experiments.sections import REVISIONS, SECTIONS, section_hash
+from cdu.experiments.sections import COMMON, REVISIONS, SECTIONS, section_hash
 from cdu.verification import kinds, verify
 from cdu.verification.comparison import MEAN, Batch, Difference, Place, Undefined, compare, means, numbers, undefined
 from cdu.verification.kinds import Key, Kind
@@ -380,7 +380,7 @@ def project(tmp_path, monkeypatch):
             update={
                 "seed": seed,
                 "section": section,
-                "settings": chosen.model_dump(mode="json", include=set(SECTIONS[section])),
+                "settings": chosen.model_dump(mode="json", include={*COMMON, *SECTIONS[section].blocks}),
                 "config_hash": section_hash(chosen, "digits", section),
                 "revision": REVISIONS[section],
             }

@@ -2,11 +2,9 @@
 
 import math
 import os
-import re
-import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -279,63 +277,10 @@ def reference(
     source: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
 ) -> None:
     """Promote an experiment's records from runs/ to results/, with each section's first seed as executed exemplar."""
-    from cdu.experiments.records import read_record, record_path
+    from cdu.experiments.promotion import promote
 
-    loaded = load_experiment(experiment)
-    if section and section not in SECTIONS:
-        raise CduError(f"unknown section '{section}': known are {', '.join(SECTIONS)}")
-    everything = [*loaded.jobs(), *loaded.benchmarks(), *loaded.by_hand()]
-    jobs = [job for job in everything if section == job[2]] if section else loaded.jobs()
-    jobs = [job for job in jobs if dataset in ("", job[0]) and (not seeds or job[1] in seeds)]
-    if not jobs:
-        raise CduError(
-            f"'{loaded.name}' has no run of section '{section or 'any'}', dataset '{dataset or 'any'}' and seed "
-            f"{', '.join(map(str, seeds or [])) or 'any'}; its datasets are {', '.join(loaded.datasets)}"
-        )
-    paths = {job: record_path(repository() / source, loaded.name, *job) for job in jobs}
-    missing = [path for path in paths.values() if not path.exists()]
-    if missing:
-        raise CduError(
-            f"{len(missing)} of {len(paths)} records are missing, the first is {missing[0]}; "
-            f"run 'make batch EXPERIMENT={loaded.name}' to its end; nothing was promoted"
-        )
-    for (of, seed, name), path in paths.items():
-        record = read_record(path)
-        if seed == loaded.seeds_of(name)[0] and not path.with_suffix(".ipynb").exists():
-            raise CduError(
-                f"{path.with_suffix('.ipynb')} is missing, the executed notebook that goes with the record; delete the "
-                "record and run the batch again; nothing was promoted"
-            )
-        if record.revision != REVISIONS[name]:
-            raise CduError(
-                f"{path} is of revision {record.revision} of its numbers, expected {REVISIONS[name]}; run the batch "
-                "again; nothing was promoted"
-            )
-        if record.config_hash != section_hash(loaded.settings(of), of, name):
-            raise CduError(f"{path} was made with other settings; run the batch again; nothing was promoted")
-        if record.dirty:
-            raise CduError(
-                f"{path} was made from a working tree with uncommitted changes; commit, delete it and run the batch "
-                "again; nothing was promoted"
-            )
-    wanted = {record_path(repository() / "results", loaded.name, *job) for job in everything}
-    for old in (repository() / "results" / loaded.name).glob(f"{dataset or '*'}/seed-*/{section or '*'}.json"):
-        # A seed that the experiment no longer has would be counted among the others.
-        if old not in wanted:
-            old.unlink()
-            old.with_suffix(".ipynb").unlink(missing_ok=True)
-    for (of, seed, name), path in paths.items():
-        target = record_path(repository() / "results", loaded.name, of, seed, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        if seed == loaded.seeds_of(name)[0]:
-            _write_exemplar(path.with_suffix(".ipynb"), target.with_suffix(".ipynb"))
-    typer.echo(f"{len(paths)} records of '{loaded.name}' are now under results/{loaded.name}")
-    beside = {job[::2] for job in jobs}
-    for of, seed, name in everything:
-        kept = record_path(repository() / "results", loaded.name, of, seed, name)
-        if (of, seed, name) not in paths and (of, name) in beside and kept.exists():
-            typer.echo(f"seed {seed} of {name} on {of} is as it was, from commit {read_record(kept).commit[:10]}")
+    for sentence in promote(load_experiment(experiment), repository() / source, section, dataset, seeds or ()):
+        typer.echo(sentence)
 
 
 @app.command()
@@ -397,20 +342,6 @@ def canaries(
         typer.echo(f"cdu: {complaint}", err=True)
     if complaints:
         raise SystemExit(1)
-
-
-def _write_exemplar(executed: Path, target: Path) -> None:
-    """Copy an executed notebook without progress bars, and without what names paths of a machine."""
-    import nbformat
-
-    content: Any = nbformat.read(executed, as_version=4)
-    content.metadata.pop("papermill", None)
-    for cell in content.cells:
-        cell.metadata.pop("papermill", None)
-        if cell.cell_type == "code":
-            cell.source = re.sub(r"(?m)^official = .+$", 'official = ""  # the path of a clone', cell.source)
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    nbformat.write(content, target)
 
 
 @app.command("experiments")

@@ -5,10 +5,7 @@ Notation of the paper: Δ (``sensitivity``) bounds ‖w̃ − w̃*‖₂; adding
 
 from cdu.certification.bounds import (
     Bound,
-    LissaForm,
     budget_bound,
-    lissa_bound,
-    lissa_depth,
     newton_bound,
     residual_bound,
     sequential_bound,
@@ -25,6 +22,7 @@ from cdu.certification.gaussian import (
     gaussian_sigma,
     naive_epsilon,
 )
+from cdu.certification.lissa import LissaForm, lissa_bound, lissa_depth
 
 __all__ = [
     "Bound", "Certificate", "LissaForm", "budget_bound", "certify", "certify_by_projection", "classical_epsilon",

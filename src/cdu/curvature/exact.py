@@ -33,7 +33,7 @@ def exact(
         vector: v, shape (p,).
         limit: The largest p for which the p×p matrix is built.
         path: Where the matrix H is kept while and after it is built; see
-        :meth:`~cdu.curvature.hessian.Hessian.timed_dense`.
+            :meth:`~cdu.curvature.hessian.Hessian.timed_dense`.
         indefinite: What to do where H + λI is not positive definite: ``refuse``, since the Newton step is undefined
             there, or ``solve`` the system, which has a solution all the same, and say so in the solution's note.
 

@@ -1,1 +1,1 @@
-"""Evaluation: accuracy, relearn time, attacks, audits, checks of the theory and of the official code."""
+"""Evaluation: accuracy, relearn time, attacks, audits, timings, checks of the theory and of the official code."""

@@ -1,4 +1,4 @@
-"""Settings of relearning, attacks, audits, and of the checks of the theory and the official code."""
+"""Settings of relearning, attacks, audits, timings, and of the checks of the theory and the official code."""
 
 from typing import Annotated, Literal
 
@@ -143,3 +143,48 @@ class OfficialSettings(Settings):
     network_samples: Count = 2000
     network_epochs: Count = 10
     check_repeats: Count = 2
+
+
+class EfficiencySettings(Settings):
+    """Timings of the solvers against each other and against peers.
+
+    Attributes:
+        repetitions: Repetitions of every timing, in turns; the median counts.
+        dampings: The λ at which systems are solved.
+        peer_dampings: The λ among them at which curvlinops takes part.
+        tolerances: Relative residuals to reach.
+        lissa_depths: Depths at which LiSSA's error is taken, up to the one at which it is given up.
+        neumann_terms: Terms of curvlinops' Neumann series, ascending, as far as the smallest tolerance needs.
+        lissa_steps: Steps of LiSSA that are timed against the authors'.
+        authors_batches: Batch sizes of that.
+        authors_repeats: Numbers of repeats of that.
+        sizes: Training samples, for the scaling in n.
+        widths: Widths of the MLP's hidden layers, for the scaling in p.
+        filters: Widths of the AllCNN, for the scaling in p; none where a dataset's images are too small.
+        filter_samples: Samples of that.
+        epochs: Numbers of epochs after which retraining is looked at.
+        probes: Random vectors behind the spectrum's density.
+        lanczos_steps: Lanczos steps for each.
+        exact: Whether the exact inverse is computed.
+        exact_samples: Samples of the system that it is compared on; all when None, which takes three quarters of an
+            hour on MNIST with two cores.
+    """
+
+    repetitions: Annotated[int, Field(ge=3)] = 5
+    dampings: tuple[Positive, ...] = (10.0, 1.0, 0.15)
+    peer_dampings: tuple[Positive, ...] = (10.0, 1.0)
+    tolerances: tuple[Positive, ...] = (1e-1, 1e-2, 1e-3)
+    lissa_depths: tuple[Count, ...] = (10, 30, 100, 300)
+    neumann_terms: tuple[Count, ...] = (10, 30, 100)
+    lissa_steps: Annotated[int, Field(ge=10)] = 100
+    authors_batches: tuple[Count, ...] = (10, 128)
+    authors_repeats: tuple[Count, ...] = (1, 10)
+    sizes: tuple[Count, ...] = (1000, 4000, 15000, 60000)
+    widths: tuple[Count, ...] = (8, 32, 128)
+    filters: tuple[Positive, ...] = ()
+    filter_samples: Count = 5000
+    epochs: tuple[Count, ...] = (1, 2, 5, 10, 20)
+    probes: Count = 5
+    lanczos_steps: Count = 60
+    exact: bool = True
+    exact_samples: Count | None = None

@@ -12,19 +12,14 @@ from cdu import storage
 from cdu.certification import Bound, Certificate
 from cdu.errors import CduError
 from cdu.experiments.sections import REVISIONS
-from cdu.experiments.settings import ScaleSettings
 from cdu.experiments.setup import Rehearsal, Setup
 from cdu.experiments.tuning import Trial, best, tune
 from cdu.seeding import generator
 from cdu.settings import Value, digest
 from cdu.unlearning.methods.fixed_features import FixedFeatures, linear_model
-from cdu.unlearning.methods.original import Original
-from cdu.unlearning.methods.retrain import Retrain
-from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
 from cdu.unlearning.problem import Method, Problem, UnlearningResult
-from cdu.unlearning.registry import SECOND_SEED, build, methods
+from cdu.unlearning.registry import build, methods
 from cdu.unlearning.release import Release, publish, publish_at
-from cdu.unlearning.settings import UnlearningSettings
 
 #: Methods that stand beside those whose hyper-parameters are chosen: yardsticks, and the paper's own constants.
 FIXED = ("original", "retrain", "second retraining", "newton", "newton, lissa")
@@ -187,30 +182,3 @@ def _read_trials(path: Path) -> list[Trial]:
         return [Trial(**row) for row in storage.read_json(path, again)]
     except TypeError as error:
         raise storage.unreadable(path, error, again) from error
-
-
-def scale_methods(unlearning: UnlearningSettings, scale: ScaleSettings, seed: int) -> dict[str, Method]:
-    """The methods on a network for which no hyper-parameters are searched, by the name they have in tables.
-
-    The yardsticks come first. Then comes the Newton step over part of D_r at every λ that has a name in the experiment,
-    called *newton* at the default λ and *newton, λ = …* at the others. Last are the methods of ``scale.methods`` with
-    the hyper-parameters that are given there.
-
-    Args:
-        unlearning: λ, and ε and δ for methods that add noise of their own.
-        scale: The part of D_r, and the further methods.
-        seed: Seed that the original model was trained with.
-
-    Raises:
-        CduError: ``scale.methods`` names an unknown method, or hyper-parameters that a method does not take.
-    """
-    default = unlearning.dampings[unlearning.default].value
-    others = sorted({named.value for named in unlearning.dampings.values()} - {default})
-    dampings = {"newton": default, **{f"newton, λ = {value:g}": value for value in others}}
-    return {
-        "original": Original(),
-        "retrain": Retrain(),
-        "second retraining": Retrain(seed + SECOND_SEED),
-        **{name: SubsampledNewton(value, scale.hessian_samples) for name, value in dampings.items()},
-        **{name: build(name, values, unlearning.epsilon, unlearning.delta) for name, values in scale.methods.items()},
-    }

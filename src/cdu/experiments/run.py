@@ -99,6 +99,11 @@ class Run:
         wanted = {"metric": metric, **keys}
         return [one.value for one in self.metrics if all(getattr(one, key) == own for key, own in wanted.items())]
 
+    def log_values(self, values: Mapping[str, float | Tensor | None], **keys: Any) -> None:
+        """Log several numbers, by the names of their metrics, with the same keys."""
+        for metric, value in values.items():
+            self.log(metric, None if value is None else float(value), **keys)
+
     def log_accuracy(
         self, name: str, draws: Sequence[Release], sets: Mapping[str, Samples], metric: str = "accuracy", **keys: Any
     ) -> None:
@@ -191,7 +196,7 @@ class Run:
 
         Args:
             metric: Its name.
-            compute: One of :mod:`cdu.certification.bounds`.
+            compute: One of :mod:`cdu.certification.bounds`, or :func:`~cdu.certification.lissa.lissa_bound`.
             arguments: What it is computed from.
             keys: As for :meth:`log`.
         """

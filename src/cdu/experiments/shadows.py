@@ -14,8 +14,9 @@ from cdu import clock
 from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.evaluation.lira import draw_pool, scaled_logit
-from cdu.experiments.method_results import FIXED, MethodResults, scale_methods
+from cdu.experiments.method_results import FIXED, MethodResults
 from cdu.experiments.release_variants import released
+from cdu.experiments.scale import scale_methods
 from cdu.experiments.sections import REVISIONS
 from cdu.experiments.setup import Setup
 from cdu.models import architectures

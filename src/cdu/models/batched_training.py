@@ -29,9 +29,6 @@ from cdu.settings import digest
 CACHE_BYTES = 2**22
 
 
-# --- training ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Shadows:
     """S trained networks of one architecture.
@@ -127,9 +124,8 @@ def train_batched(
     """Train S networks of one architecture at once, each on its own samples, with the recipe of :func:`train`.
 
     Every network sees the batches that :func:`cdu.models.training.train` would draw for its seed, has an Adam of its
-    own and
-    is projected onto the ball by itself; only the arithmetic is shared. So the result is that of S single trainings,
-    up to the order of additions.
+    own and is projected onto the ball by itself; only the arithmetic is shared. So the result is that of S single
+    trainings, up to the order of additions.
 
     Args:
         models: S initialised modules without buffers, on the device of the samples.

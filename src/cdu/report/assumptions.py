@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from cdu.report.evidence import NETWORK, SMOOTH
+from cdu.experiments.names import NETWORK, SMOOTH
 from cdu.report.theory_claims import SECTION
 
 State = Literal["holds", "violated", "unknown"]

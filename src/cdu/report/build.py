@@ -14,6 +14,7 @@ from cdu.errors import CduError
 from cdu.experiments import reproduced
 from cdu.experiments.repository import repository
 from cdu.report import chapters
+from cdu.report.api_pages import api_pages
 from cdu.report.claims_page import claims_detail, claims_table, family_in_words, shadowed_in_words
 from cdu.report.collection import Results, collect
 from cdu.report.front_page import audited_table, compute_table, starts_table, worth_table
@@ -27,7 +28,7 @@ from cdu.report.theory_page import control_table, ledger_tables, statements_tabl
 
 
 def build(book: Path) -> None:
-    """Write everything that the book includes: ``_generated/`` and the executed notebooks under ``runs/``.
+    """Write what the book includes: ``_generated/``, executed notebooks in ``runs/``, the reference in ``api/``.
 
     Files whose content did not change are left alone, so that the book is rebuilt incrementally. Where nothing that
     the files are made from changed since they were written, and neither did they, nothing is made again.
@@ -36,7 +37,7 @@ def build(book: Path) -> None:
         book: The book's folder.
     """
     inputs = _inputs()
-    folders = [book / "_generated", book / "runs"]
+    folders = [book / "_generated", book / "runs", book / "api"]
     if _up_to_date(book, inputs, folders):
         return
     setups = collect(repository())
@@ -73,6 +74,7 @@ def build(book: Path) -> None:
     known = reproduced.read(repository() / "results")
     files[book / "_generated" / "provenance.md"] = provenance_tables(setups, known).encode()
     files[book / "_generated" / "platforms.md"] = platforms_table(known).encode()
+    files |= {book / "api" / f"{name}.md": content.encode() for name, content in api_pages().items()}
     outputs = {str(path.relative_to(book)): _digest(content) for path, content in files.items()}
     files[book / _MADE_FROM] = json.dumps({"inputs": inputs, "outputs": outputs}, indent=1).encode()
     _synchronise(files, folders)
@@ -99,7 +101,7 @@ def _inputs() -> str:
     for folder in ("results", "runs"):
         for ending in ("json", "ipynb"):
             found += (root / folder).glob(f"*/*/seed-*/*.{ending}")
-    for folder, pattern in (("experiments", "*.yaml"), ("notebooks", "*.py"), ("benchmarks", "*.py")):
+    for folder, pattern in (("experiments", "*.yaml"), ("notebooks", "*.py")):
         found += (root / folder).glob(pattern)
     parts = [f"{path.relative_to(root)} {_digest(path.read_bytes())}" for path in sorted(found) if path.is_file()]
     parts += [f"{path.relative_to(package)} {_digest(path.read_bytes())}" for path in sorted(package.rglob("*.py"))]

@@ -1,9 +1,8 @@
 """The paper's claims, and for each the test that decides it here, in words, with its thresholds.
 
 A claim with two halves, or about several solvers or noises, has a test for each. :mod:`cdu.report.verdicts` carries
-the tests
-out. Thresholds for differences in accuracy, AUC and relearn time are those of the first version, before any run. All
-tests were rewritten when their results were known: ``CHANGELOG.md`` says what changed, and which words.
+the tests out. Thresholds for differences in accuracy, AUC and relearn time are those of the first version, before any
+run. All tests were rewritten when their results were known: ``CHANGELOG.md`` says what changed, and which words.
 """
 
 from dataclasses import dataclass

@@ -11,24 +11,12 @@ import pandas as pd
 from cdu.errors import CduError
 from cdu.experiments.experiment import DEFAULT_EXPERIMENT, load_experiment
 from cdu.experiments.records import Record, read_record
-from cdu.experiments.sections import REVISIONS, SECTIONS, section_hash
+from cdu.experiments.sections import REVISIONS, SECTIONS, STAND_INS, section_hash
 from cdu.experiments.settings import DatasetSettings
 from cdu.report import evidence, verdicts
 from cdu.report.claims import CLAIMS, Place
 
 TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
-
-#: Sections that are too expensive for large networks, and those that have numbers of theirs under the same names. They
-#: stand for them where they were not run; of a number that several have, the first one's counts.
-STAND_INS = {
-    "01_theory": ("11_bound",),
-    "03_unlearning": ("11_scale", "11_bound"),
-    "04_attacks": ("11_scale",),
-    "05_relearn": ("11_scale",),
-    "06_ablations": ("11_sweeps",),
-    "07_sequential": ("11_sweeps",),
-    "08_efficiency": ("11_bound",),
-}
 
 #: What tells a number from the others of a section's records.
 _KEYS = ["seed", "metric", "method", "split", "axis", "point"]

@@ -23,15 +23,8 @@ TIE = 1e-12
 #: The released model of the paper's method, and the yardstick that did nothing but received the same noise.
 RELEASED, NOTHING = "newton + noise", "original + noise"
 
-#: The step by conjugate gradient at the experiment's λ, by LiSSA there, and by LiSSA with the authors' constants.
-STEP, LISSA, AUTHORS = "newton", "newton, lissa", "newton, λ code, lissa"
-
-#: The network of an experiment, and its twin with a smooth activation, in the theory section.
-NETWORK, SMOOTH = "network", "smooth network"
-
-#: How the names of a step or network end where the step has the gradient over D_u, and where BatchNorm's statistics
-#: were taken anew over D_r first.
-FORGET_FORM, ANEW = ", forget gradient", ", statistics of D_r first"
+#: The step by conjugate gradient at the experiment's λ, and by LiSSA there.
+STEP, LISSA = "newton", "newton, lissa"
 
 
 @dataclass(frozen=True)

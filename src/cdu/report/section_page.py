@@ -8,11 +8,11 @@ import pandas as pd
 from cdu.experiments import changelog
 from cdu.experiments.records import UNREACHED, Record
 from cdu.experiments.repository import repository
-from cdu.experiments.sections import BENCHMARKS, REVISIONS
+from cdu.experiments.sections import BENCHMARKS, REVISIONS, STAND_INS
 from cdu.report import evidence, theory_claims
 from cdu.report.chapters import PAGES, figure, shows_verdicts, tables
 from cdu.report.claims import CLAIMS, Claim
-from cdu.report.collection import STAND_INS, Results, Shown, outdated
+from cdu.report.collection import Results, Shown, outdated
 from cdu.report.markup import LOOKS, machine_in_words, markdown_table, page_name, plain_text, seeds_in_words, svg
 from cdu.report.query import select
 from cdu.report.tables import plus_minus

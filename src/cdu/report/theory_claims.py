@@ -1,9 +1,8 @@
-"""The statements of the theory, and for each the numeric check that decides it. Written before the results.
+"""The claims of the theory, and for each the numeric check that decides it. Written before the results.
 
 Where :mod:`cdu.report.verdicts` asks whether the paper's claims hold of its method, this module asks whether its
-formulas hold
-of anything: of problems whose constants are known, of a network with a smooth activation, and of the ReLU network. The
-file's hash is in every record, with that of the claims.
+formulas hold of anything: of problems whose constants are known, of a network with a smooth activation, and of the
+ReLU network.
 """
 
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cdu.report.evidence import NETWORK, SMOOTH, Evidence, Verdict, Word
+from cdu.experiments.names import NETWORK, SMOOTH
+from cdu.report.evidence import Evidence, Verdict, Word
 from cdu.report.intervals import interval
 
 #: Largest distance between simulation and formula, in standard errors.

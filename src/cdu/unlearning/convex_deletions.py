@@ -13,7 +13,8 @@ from cdu.checks import expect
 from cdu.curvature.minimise import newton_direction
 from cdu.curvature.solution import Preconditioner
 from cdu.data.samples import Samples, expect_disjoint, expect_finite
-from cdu.models.objective import Objective, expect_mean
+from cdu.models.objective import Objective
+from cdu.models.objective_checks import expect_mean
 
 # --- deletion ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cdu.certification import Bound, Certificate
 from cdu.checks import expect
 from cdu.data.samples import Samples, expect_disjoint, expect_finite
-from cdu.models.objective import Objective, expect_mean, expect_plain_backward
+from cdu.models.objective import Objective
+from cdu.models.objective_checks import expect_mean, expect_plain_backward
 from cdu.models.settings import TrainingSettings
 from cdu.models.training import Trained
 from cdu.unlearning.noise import expect_noise_shows

@@ -71,8 +71,7 @@ def release(
 
     Raises:
         CduError: No method could answer (:func:`~cdu.unlearning.problem.expect_answerable`), σ was given to a method
-        with
-            noise of its own, or δ of that method's certificate is too large; or as for :func:`publish`.
+            with noise of its own, or δ of that method's certificate is too large; or as for :func:`publish`.
     """
     expect_answerable(problem, sigma, delta)
     if unsafe_seed is None:

@@ -40,7 +40,8 @@ class Difference:
     Attributes:
         place: Of which run.
         kind: How it is compared: a :class:`cdu.verification.kinds.Kind`, :data:`cdu.verification.kinds.BITWISE` or
-        :data:`MEAN`. key: Which number.
+            :data:`MEAN`.
+        key: Which number.
         reference: The committed value; None where it has none.
         value: The run's; None where it has none.
         size: How far apart they are, on the scale of the tolerance: infinite where one is not there.

@@ -147,7 +147,7 @@ def rate(every: Seeds, draws: int, spread: bool = False) -> dict[str, object]:
         every: All records.
         draws: How many.
         spread: Whether the seeds that are on neither side tell the spread, as those of
-        :mod:`cdu.verification.spreads` do.
+            :mod:`cdu.verification.spreads` do.
     """
     rules: Counter[str] = Counter()
     raised = 0

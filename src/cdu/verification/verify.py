@@ -1,11 +1,10 @@
 """Does a batch give the committed numbers again? Bit for bit on the same platform; elsewhere by kinds of numbers.
 
 On another platform numbers are of three kinds (:mod:`cdu.verification.kinds`). Exact and continuous ones are compared
-one by one.
-Chaotic ones are compared as a reader uses them: by their means over seeds (:mod:`cdu.verification.chaotic`), all of
-an experiment
-together, so that a batch in which nothing is wrong raises an alarm at most once in a hundred times even if its platform
-moves every trained network as far as another seed would. So are the verdicts (:mod:`cdu.verification.words`).
+one by one. Chaotic ones are compared as a reader uses them: by their means over seeds
+(:mod:`cdu.verification.chaotic`), all of an experiment together. So a batch in which nothing is wrong raises an alarm
+at most once in a hundred times, even if its platform moves every trained network as far as another seed would. The
+verdicts are compared too (:mod:`cdu.verification.words`).
 ``python -m cdu.verification.false_alarms`` counts the alarms between sets of seeds.
 """
 

@@ -3,11 +3,11 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cdu.experiments.names import ANEW
 from cdu.experiments.records import UNREACHED
 from cdu.report import query
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import draw_dots, figure_of
-from cdu.report.evidence import ANEW
 from cdu.report.query import of_seeds, select, without_other_steps, without_useless_noise
 from cdu.report.tables import (
     COST,

@@ -3,9 +3,9 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cdu.experiments.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, draw_bound_or_error, figure_of
-from cdu.report.evidence import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.report.query import select
 from cdu.report.tables import Column, along, cell_of, rounded, table
 

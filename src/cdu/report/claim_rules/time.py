@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pandas as pd
 
+from cdu.experiments.names import AUTHORS
 from cdu.report.claims import FAST, SMALLEST_EFFECT, SMALLEST_SPEEDUP, SOLVED_RESIDUAL
 from cdu.report.evidence import (
-    AUTHORS,
     NOTHING_MEASURED,
     STEP,
     Evidence,

@@ -45,6 +45,11 @@ def in_memory(samples: Samples) -> TensorDataset:
     return TensorDataset(*samples.batch(slice(None)))
 
 
+def sources(samples: Samples) -> dict[str, Dataset[Any]]:
+    """The samples as the authors' code is given them, by the name that its timings then have."""
+    return {"authors": Images(samples), "authors, data in memory": in_memory(samples)}
+
+
 class Authors:
     """The authors' functions, loaded from a clone of their repository.
 
@@ -136,16 +141,19 @@ class Curvlinops:
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """(H + λI)v."""
-        return self.operator @ vector
+        image: Tensor = self.operator @ vector
+        return image
 
     def conjugate_gradient(self, vector: Tensor, tolerance: float) -> Tensor:
         """Its inverse by conjugate gradient, which takes at least ten steps."""
         inverse = self._library.CGInverseLinearOperator(
             self.operator, tolerance=tolerance, eps=0, max_iter=500, max_tridiag_iter=0
         )
-        return inverse @ vector
+        solution: Tensor = inverse @ vector
+        return solution
 
     def neumann(self, vector: Tensor, terms: int, scale: float) -> Tensor:
         """Its inverse by the Neumann series of full-data products."""
         inverse = self._library.NeumannInverseLinearOperator(self.operator, num_terms=terms, scale=scale)
-        return inverse @ vector
+        solution: Tensor = inverse @ vector
+        return solution

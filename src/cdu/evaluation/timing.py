@@ -1,19 +1,21 @@
-"""Clocks: timings in turns, the machine's matrix rate, floating-point operations, peak memory."""
+"""Timings: programs in turns, the machine's matrix rate, floating-point operations, peak memory."""
 
 import ctypes
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 Program = Callable[[], Any]
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,15 @@ class Timing:
     high: float
     result: Any
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Median, shortest and longest by the names that they have in records."""
+        return {"seconds": self.seconds, "seconds_low": self.low, "seconds_high": self.high}
+
 
 def in_turns(
-    programs: dict[str, Program], repetitions: int, device: torch.device, warm: bool = True
-) -> dict[str, Timing]:
+    programs: Mapping[Name, Program], repetitions: int, device: torch.device, warm: bool = True
+) -> dict[Name, Timing]:
     """Time programs one after another, round by round, so that a slow minute of the machine hits all of them.
 
     A program whose result says its own ``seconds``, as our solvers' do, is believed: theirs leave out the check of the
@@ -47,8 +54,8 @@ def in_turns(
         device: What to wait for before the clock is read.
         warm: Run each once before, untimed.
     """
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    results: dict[str, Any] = {}
+    times: dict[Name, list[float]] = {name: [] for name in programs}
+    results: dict[Name, Any] = {}
     turns = [name for _ in range(repetitions + warm) for name in programs]
     for turn, name in enumerate(tqdm(turns, desc="timing", leave=False)):
         if turn % len(programs) == 0:

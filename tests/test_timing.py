@@ -1,4 +1,3 @@
-import sys
 import time
 
 import pytest
@@ -8,12 +7,9 @@ from cdu.curvature.conjugate_gradient import conjugate_gradient
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.lissa import lissa
 from cdu.errors import CduError
-from cdu.experiments.repository import repository
+from cdu.evaluation import peers, timing
 from cdu.seeding import generator
 from conftest import network
-
-sys.path.append(str(repository()))
-from benchmarks import clock, peers
 
 CPU = torch.device("cpu")
 
@@ -32,7 +28,7 @@ def test_programs_take_turns_and_the_median_counts():
         time.sleep(next(waits))
         return 2
 
-    found = clock.in_turns({"slow": slow, "uneven": uneven}, 4, CPU)
+    found = timing.in_turns({"slow": slow, "uneven": uneven}, 4, CPU)
     assert calls == ["slow", "uneven"] * 5
     assert (found["slow"].result, found["uneven"].result) == (1, 2)
     assert found["slow"].low <= found["slow"].seconds <= found["slow"].high
@@ -42,13 +38,13 @@ def test_programs_take_turns_and_the_median_counts():
 
 def test_operations_of_a_matrix_product_and_its_derivatives():
     left, right = torch.randn(5, 7), torch.randn(7, 11, requires_grad=True)
-    assert clock.operations(lambda: left @ right) == 2 * 5 * 7 * 11
-    assert clock.operations(lambda: torch.autograd.grad((left @ right).sum(), right)) == 2 * 2 * 5 * 7 * 11
+    assert timing.operations(lambda: left @ right) == 2 * 5 * 7 * 11
+    assert timing.operations(lambda: torch.autograd.grad((left @ right).sum(), right)) == 2 * 2 * 5 * 7 * 11
 
 
 def test_peak_memory_is_that_of_the_program():
     size = 64 * 2**20
-    _, peak = clock.single_run(lambda: torch.ones(size // 4), CPU)
+    _, peak = timing.single_run(lambda: torch.ones(size // 4), CPU)
     if peak is None:
         pytest.skip("this system does not tell peak memory")
     assert 0.98 * size <= peak < 1.5 * size
