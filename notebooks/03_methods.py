@@ -22,7 +22,7 @@ from cdu.report import chapters
 from cdu.seeding import generator
 from cdu.unlearning.problem import UnlearningResult
 from cdu.unlearning.references import reference
-from cdu.unlearning.registry import CERTIFIED, L2_IN_ADVANCE, build
+from cdu.unlearning.registry import build, certified_among, traits
 from cdu.unlearning.release import distance_bound, post_process, publish, publish_at
 
 run = begin("03_methods", globals())
@@ -97,10 +97,10 @@ for name in tqdm(unlearned.names, desc="unlearning", unit="method"):
     if update is None:
         continue
     updates[name] = update
-    # Without noise output perturbation is the original, whose row stands already.
-    if update.certificate is None and name != "output perturbation":
+    # What another row shows already, such as output perturbation without noise, needs no second.
+    if update.certificate is None and not traits(name).without_noise:
         evaluate(name, publish(problem, update, generator(seed, "noise")))
-    if name in CERTIFIED:
+    if traits(name).certified:
         evaluate(f"{name}, ε = {epsilon:g}", publish_at(problem, update, generator(seed, "noise"), epsilon, delta))
 
 # %% [markdown]
@@ -112,12 +112,12 @@ for name in tqdm(unlearned.names, desc="unlearning", unit="method"):
 def in_advance(name):
     space = settings.methods.spaces[name]
     last = {axis: value if isinstance(value, int | float | str) else value[-1] for axis, value in space.items()}
-    method = build(name, {**last, "l2": L2_IN_ADVANCE[name]}, epsilon, delta)
+    method = build(name, {**last, "l2": traits(name).l2_in_advance}, epsilon, delta)
     return method, method(problem, generator(seed, name))
 
 
 advance = {}
-for name in [name for name in L2_IN_ADVANCE if name in settings.methods.spaces]:
+for name in [name for name in settings.methods.spaces if traits(name).l2_in_advance is not None]:
     label = f"{name}, l2 in advance"
     found = run.outcome(f"{label}, ε = {epsilon:g}", partial(in_advance, name), "accuracy")
     if found is not None:
@@ -154,7 +154,7 @@ def measure(name, method, update):
 
 
 chosen = {
-    name: (build(name, unlearned.chosen(name), epsilon, delta), updates[name]) for name in CERTIFIED if name in updates
+    name: (build(name, unlearned.chosen(name), epsilon, delta), updates[name]) for name in certified_among(updates)
 }
 for name, (method, update) in tqdm({**chosen, **advance}.items(), desc="references", unit="method"):
     run.outcome(name, partial(measure, name, method, update), "distance_ratio")
@@ -184,8 +184,7 @@ starts_of = {name: UnlearningResult(w, 0.0, model=fresh.model) for name, w in st
 starts_of["original"] = UnlearningResult(problem.w_star, 0.0)
 for name, update in starts_of.items():
     follow(name, publish(problem, update, generator(seed, "noise")), "no noise")
-certified = [name for name in CERTIFIED if name in updates]
-for name in tqdm(certified, desc="epochs after the noise", unit="method"):
+for name in tqdm(certified_among(updates), desc="epochs after the noise", unit="method"):
     for wanted in settings.methods.epsilons:
         update = updates[name]
         if update.certificate is not None and wanted != epsilon:

@@ -16,7 +16,7 @@ device = "auto"
 from cdu import clock
 from cdu.errors import CduError
 from cdu.evaluation.lira import draw_pool, likelihood_ratio_attack, roc, scaled_logit
-from cdu.experiments.method_results import FIXED, MethodResults, scale_methods
+from cdu.experiments.method_results import MethodResults, scale_methods
 from cdu.experiments.release_variants import released
 from cdu.experiments.run import begin
 from cdu.models import architectures
@@ -27,8 +27,9 @@ from cdu.report import chapters
 from cdu.seeding import generator
 from cdu.settings import digest
 from cdu.storage import kept_tensors
+from cdu.unlearning.names import FIXED
 from cdu.unlearning.problem import Problem
-from cdu.unlearning.registry import SECOND_SEED, build, methods
+from cdu.unlearning.registry import SECOND_SEED, build, methods, traits
 
 run = begin("04_shadows", globals())
 
@@ -45,9 +46,6 @@ wanted, recipe, noise, scale = settings.shadows, settings.training, settings.unl
 # With a block `scale` the methods' constants are given there, and nothing is chosen for the original model.
 searched = MethodResults(setup) if scale is None else None
 known = tuple(scale_methods(noise, scale, seed)) if searched is None else searched.names
-
-#: Methods that do not start from the original model but train one of their own.
-OWN_MODEL = ("rewind, linear", "certified removal", "Langevin, linear")
 
 chosen = wanted.methods or known
 unknown = set(chosen) - set(known)
@@ -211,8 +209,8 @@ levels = list(dict.fromkeys([*wanted.levels, *grid]))
 for label, values in tqdm(phi.items(), desc="attacking", unit="model"):
     worlds = {"never trained": (values, ~inside)}
     counterpart = "retrain + noise" if label.endswith("+ noise") else "retrain"
-    alike = counterpart in phi and label not in {counterpart, "rewind"}
-    if alike and not label.startswith(OWN_MODEL) and "ε = " not in label:
+    alike = counterpart in phi and label != counterpart and not traits(label).own_model
+    if alike and "ε = " not in label:
         worlds["retrained"] = (phi[counterpart], inside)
     for world, (outside, others) in worlds.items():
         attack = likelihood_ratio_attack(values, inside, outside, others)

@@ -24,7 +24,7 @@ from cdu.models.training import project
 from cdu.report import chapters
 from cdu.seeding import generator, seed_for
 from cdu.unlearning.references import noiseless_difference, reference
-from cdu.unlearning.registry import CERTIFIED, build
+from cdu.unlearning.registry import build, certified_among
 from cdu.unlearning.release import distance_bound, publish, publish_at, trials
 
 run = begin("10_audit", globals())
@@ -189,7 +189,7 @@ drawn = []
 kinds = ("random", *settings.audit.forget)
 for kind in kinds:
     problem = variant(kind).problem()
-    for name in tqdm([name for name in CERTIFIED if name in settings.methods.spaces], desc=kind, unit="method"):
+    for name in tqdm(certified_among(settings.methods.spaces), desc=kind, unit="method"):
         run.outcome(name, partial(examine, name, kind, problem), "audit_epsilon", split=kind)
 
 # %% [markdown]

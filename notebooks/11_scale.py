@@ -27,6 +27,7 @@ from cdu.report import chapters
 from cdu.seeding import generator, seed_for
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
+from cdu.unlearning.names import NOISED
 from cdu.unlearning.release import publish, recalibrated
 
 run = begin("11_scale", globals())
@@ -113,7 +114,6 @@ newton = {name: method for name, method in methods.items() if isinstance(method,
 distance = certification.trivial_bound(problem.radius).value
 needed = certification.gaussian_sigma(unlearning.epsilon, unlearning.delta, distance)
 noises = {"noise": unlearning.sigma, f"noise for ε = {unlearning.epsilon:g}": needed}
-NOISED = ("original", "newton", "retrain")
 
 candidates = draw_candidates(setup.forget, setup.test, seed_for(seed, "attack samples"))
 before = candidates.posteriors(problem.objective, original.w)

@@ -11,15 +11,17 @@ from cdu.errors import CduError
 from cdu.evaluation.relearning import trainable
 from cdu.experiments import method_results, sections
 from cdu.experiments.experiment import load_experiment
-from cdu.experiments.method_results import FIXED, MethodResults
+from cdu.experiments.method_results import MethodResults
 from cdu.experiments.setup import Setup
 from cdu.models.objective import Objective
 from cdu.models.settings import ModelSettings
 from cdu.seeding import generator
 from cdu.unlearning.methods.fixed_features import FixedFeatures, LinearTask, linear_model
+from cdu.unlearning.names import FIXED
 from cdu.unlearning.problem import UnlearningResult
 from cdu.unlearning.references import reference
-from cdu.unlearning.registry import CERTIFIED, TUNED, build
+from cdu.unlearning.registration import REGISTERED
+from cdu.unlearning.registry import build, certified_among
 from cdu.unlearning.release import publish
 from conftest import random_samples
 
@@ -66,7 +68,7 @@ def made(folder):
     return {name: update for name, update in computed.items() if name in table.names}
 
 
-@pytest.mark.parametrize("name", [*FIXED, *TUNED])
+@pytest.mark.parametrize("name", [*FIXED, *REGISTERED])
 def test_what_is_read_again_is_what_was_computed(folder, made, name):
     table = MethodResults(setup(folder))
     found, computed = table.update(name), made[name]
@@ -143,7 +145,7 @@ def certified(folder, name):
     return build(name, table.chosen(name), EPSILON, DELTA)
 
 
-@pytest.mark.parametrize("name", CERTIFIED)
+@pytest.mark.parametrize("name", certified_among(REGISTERED))
 def test_a_reference_never_sees_the_forget_set(folder, made, problem, name):
     """Other weights, images and labels of D_u change the release, but never its reference."""
     method = certified(folder, name)

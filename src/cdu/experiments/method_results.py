@@ -18,16 +18,12 @@ from cdu.experiments.tuning import Trial, best, tune
 from cdu.seeding import generator
 from cdu.settings import Value, digest
 from cdu.unlearning.methods.fixed_features import FixedFeatures, linear_model
-from cdu.unlearning.methods.original import Original
-from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
+from cdu.unlearning.names import FIXED
 from cdu.unlearning.problem import Method, Problem, UnlearningResult
-from cdu.unlearning.registry import SECOND_SEED, build, methods
+from cdu.unlearning.registry import build, methods, yardsticks
 from cdu.unlearning.release import Release, publish, publish_at
 from cdu.unlearning.settings import UnlearningSettings
-
-#: Methods that stand beside those whose hyper-parameters are chosen: yardsticks, and the paper's own constants.
-FIXED = ("original", "retrain", "second retraining", "newton", "newton, lissa")
 
 #: Fields of an update that are kept as they are; the others are tensors, modules and models of their own.
 _PLAIN = tuple(
@@ -57,7 +53,7 @@ class MethodResults:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All methods: those of :data:`FIXED`, then those of the experiment's search spaces."""
+        """All methods: those of :data:`~cdu.unlearning.names.FIXED`, then those of the experiment's search spaces."""
         return (*FIXED, *self.setup.settings.methods.spaces)
 
     @cached_property
@@ -208,9 +204,7 @@ def scale_methods(unlearning: UnlearningSettings, scale: ScaleSettings, seed: in
     others = sorted({named.value for named in unlearning.dampings.values()} - {default})
     dampings = {"newton": default, **{f"newton, λ = {value:g}": value for value in others}}
     return {
-        "original": Original(),
-        "retrain": Retrain(),
-        "second retraining": Retrain(seed + SECOND_SEED),
+        **yardsticks(seed),
         **{name: SubsampledNewton(value, scale.hessian_samples) for name, value in dampings.items()},
         **{name: build(name, values, unlearning.epsilon, unlearning.delta) for name, values in scale.methods.items()},
     }

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -93,10 +93,34 @@ class UnlearningResult:
 
 
 class Method(Protocol):
-    """An unlearning method: from a problem and a generator to an update."""
+    """An unlearning method: from a problem and a generator to a result."""
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Unlearn."""
+        ...
+
+
+@runtime_checkable
+class CertifiedMethod(Method, Protocol):
+    """A method that noise certifies, and so one that says what its release is compared with."""
+
+    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
+        """The run that never saw the forget set, before the noise that is added last.
+
+        Args:
+            problem: What the method was run on.
+            result: What it returned.
+            generator: Draws the noise of methods that add it on the way.
+        """
+        ...
+
+
+@runtime_checkable
+class NoisyMethod(CertifiedMethod, Protocol):
+    """A certified method that adds noise of its own on the way."""
+
+    def noiseless_difference(self, problem: Problem) -> Tensor:
+        """The direction in which release and reference lie apart without that noise, roughly, shape (p,)."""
         ...
 
 
