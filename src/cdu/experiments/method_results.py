@@ -104,7 +104,7 @@ class MethodResults:
         else:
             constants = self.chosen(name, epsilon)
             method = build(name, constants, wanted, delta)
-        path = self._path(".safetensors", "update", name, constants, wanted, delta)
+        path = self._path(".safetensors", "result", name, constants, wanted, delta)
         return storage.kept(path, lambda: method(self.problem, generator(seed, name)), _write, self._read)
 
     def release(self, name: str, noisy: bool = False) -> Release:

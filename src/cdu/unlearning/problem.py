@@ -71,7 +71,8 @@ class UnlearningResult:
         rounding: How far rounding may have taken ``w`` from what that proof is about, proven; None where no proof is
             known, so that no certificate rests on ``bound``.
         certificate: What the method's own noise guarantees; None where it adds none. No further noise is then added.
-        excuse: Why there is no certificate whatever the noise, e.g. "training assumption violated"; empty otherwise.
+        no_certificate_reason: Reason for no certificate whatever the noise, e.g. "training assumption violated"; empty
+            otherwise.
         training_seconds: Wall time of training on D as the method's proof needs it; not part of ``seconds``.
         note: What else a reader should know, in words.
     """
@@ -87,7 +88,7 @@ class UnlearningResult:
     bound: Bound | None = None
     rounding: float | None = None
     certificate: Certificate | None = None
-    excuse: str = ""
+    no_certificate_reason: str = ""
     training_seconds: float = 0.0
     note: str = ""
 

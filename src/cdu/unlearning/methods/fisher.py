@@ -115,5 +115,6 @@ class FisherForgetting:
             scrubbed,
             seconds,
             gradient_samples=len(chosen) * classes,
-            excuse="not a certified method: its noise has the shape that D_r gives it, and no ε is proved for it",
+            no_certificate_reason="not a certified method: its noise has the shape that D_r gives it, and no ε is "
+            "proved for it",
         )
