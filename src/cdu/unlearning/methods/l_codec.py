@@ -230,8 +230,8 @@ class LCodec:
             gradient_samples=len(forget),
             residual=solution.residual,
             converged=solution.converged,
-            no_certificate_reason="not a certified method: no bound on the distance to the retrained model is proved for "
-            "its step",
+            no_certificate_reason="not a certified method: no bound on the distance to the retrained model is proved "
+            "for its step",
             note=f"{len(chosen)} of {len(units)} units chosen, {int(mask.sum())} of {len(w)} weights",
         )
 

@@ -189,8 +189,8 @@ class LangevinAdam:
             w,
             time.perf_counter() - begin,
             gradient_samples=self.steps * len(problem.retain),
-            no_certificate_reason="training assumption violated: the proof needs noisy gradient descent as training, this "
-            "model was trained with Adam",
+            no_certificate_reason="training assumption violated: the proof needs noisy gradient descent as training, "
+            "this model was trained with Adam",
         )
 
 

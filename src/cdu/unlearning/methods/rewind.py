@@ -196,8 +196,8 @@ class RewindAdam:
             for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
                 learner.step(learner.loss(inputs, targets))
         return learner.update(
-            no_certificate_reason="training assumption violated: the proof is for plain gradient descent, this model was "
-            "trained with Adam"
+            no_certificate_reason="training assumption violated: the proof is for plain gradient descent, this model "
+            "was trained with Adam"
         )
 
 
