@@ -25,7 +25,7 @@ from cdu.report import chapters
 from cdu.seeding import generator
 from cdu.unlearning.problem import UnlearningResult
 from cdu.unlearning.references import distance, reference
-from cdu.unlearning.registry import CERTIFIED, L2_IN_ADVANCE, build
+from cdu.unlearning.registry import build, certified_among, traits
 from cdu.unlearning.release import post_process, publish, publish_at
 
 run = begin("03_methods", globals())
@@ -63,8 +63,8 @@ for name in tqdm(settings.methods.spaces, desc="choosing hyper-parameters", unit
 # %% [markdown]
 # ## One run of each
 #
-# A method that cannot run says why, and its row stays. Rows that end in ε carry the noise that certifies it. Without
-# noise output perturbation is the original, whose row stands already.
+# A method that cannot run says why, and its row stays. Rows that end in ε carry the noise that certifies it. What
+# another row shows already, such as output perturbation without noise, needs no second.
 
 
 # %%
@@ -73,8 +73,7 @@ def evaluate(name, released):
     run.log_release(name, released, setup.sets, {"distance_to_retrained": retrained})
     run.log("certified", released.certificate is not None, method=name, note=released.promise)
     if released.certificate is not None:
-        run.log("epsilon", released.certificate.epsilon, method=name)
-        run.log("sigma", released.certificate.sigma, method=name)
+        run.log_values({"epsilon": released.certificate.epsilon, "sigma": released.certificate.sigma}, method=name)
     costs = ("seconds", "training_seconds", "hvp_samples", "gradient_samples")
     run.log_costs(name, released.update, *costs, note=released.update.note)
 
@@ -85,11 +84,11 @@ for name in tqdm(unlearned.names, desc="unlearning", unit="method"):
     if update is None:
         continue
     updates[name] = update
-    if update.certificate is None and name != "output perturbation":
+    if update.certificate is None and not traits(name).without_noise:
         evaluate(name, publish(problem, update, generator(seed, "noise")))
-    if name in CERTIFIED:
+    if traits(name).certified:
         evaluate(f"{name}, ε = {epsilon:g}", publish_at(problem, update, generator(seed, "noise"), epsilon, delta))
-certified = [name for name in CERTIFIED if name in updates]
+certified = certified_among(updates)
 runs = {name: (build(name, unlearned.chosen(name), epsilon, delta), updates[name]) for name in certified}
 
 # %% [markdown]
@@ -102,11 +101,12 @@ runs = {name: (build(name, unlearned.chosen(name), epsilon, delta), updates[name
 # %%
 def in_advance(name):
     """The method with constants that were fixed before the request, and what it returns."""
-    method = build(name, {**last_of_grid(settings.methods.spaces[name]), "l2": L2_IN_ADVANCE[name]}, epsilon, delta)
+    constants = {**last_of_grid(settings.methods.spaces[name]), "l2": traits(name).l2_in_advance}
+    method = build(name, constants, epsilon, delta)
     return method, method(problem, generator(seed, name))
 
 
-for name in [name for name in L2_IN_ADVANCE if name in settings.methods.spaces]:
+for name in [name for name in settings.methods.spaces if traits(name).l2_in_advance is not None]:
     label = f"{name}, l2 in advance"
     found = run.outcome(f"{label}, ε = {epsilon:g}", partial(in_advance, name), "accuracy")
     if found is not None:
@@ -128,8 +128,8 @@ def measure(name, method, update):
     found = distance(problem, update, own)
     run.log("measured_distance", found.measured, method=name)
     run.log("certified_distance", found.certified, method=name, note=found.bound.arithmetic)
-    run.log("rounding", found.bound.rounding, method=name)
-    run.log("distance_ratio", found.measured / found.certified, method=name)
+    ratio = found.measured / found.certified
+    run.log_values({"rounding": found.bound.rounding, "distance_ratio": ratio}, method=name)
     print(f"{name}: {found.measured:.3g} measured, {found.certified:.3g} certified ({found.bound.arithmetic})")
 
 

@@ -44,9 +44,7 @@ run = begin("06_ablations", globals())
 setup, grid = run.setup, run.setup.settings.ablations
 problem, unlearning = setup.problem(), setup.settings.unlearning
 default, delta = unlearning.dampings[unlearning.default], unlearning.delta
-run.log("sigma", unlearning.sigma)
-run.log("delta", delta)
-run.log("epsilon_wanted", unlearning.epsilon)
+run.log_values({"sigma": unlearning.sigma, "delta": delta, "epsilon_wanted": unlearning.epsilon})
 
 
 def judge(axis, point, changed, damping=default.value):
@@ -127,8 +125,8 @@ for name, update in updates.items():
     found = run.outcome(name, partial(crossing, grid.sigmas, values, noiseless - 0.01), "sigma_one_point")
     run.log("accuracy", noiseless, method=name, split="test, no noise")
     if found is not None and found < grid.sigmas[-1]:
-        run.log("sigma_one_point", found, method=name)
-        run.log("epsilon_one_point", gaussian_epsilon(found, delta, sensitivity), method=name)
+        certified = gaussian_epsilon(found, delta, sensitivity)
+        run.log_values({"sigma_one_point": found, "epsilon_one_point": certified}, method=name)
         print(f"{name}: one point is lost at σ = {found:.3g}")
 
 # %% [markdown]
@@ -177,8 +175,8 @@ def estimate(name, axis, point, **changes):
     chosen = {**default.lissa.model_dump(), **changes, "generator": generator(seed, axis, point)}
     found = run.outcome(name, partial(lissa, operator, gradient, **chosen), "residual", axis=axis, point=point)
     if found is not None:
-        run.log("residual", found.residual, method=name, axis=axis, point=point)
-        run.log("step_error", (found.x - target).norm() / target.norm(), method=name, axis=axis, point=point)
+        errors = {"residual": found.residual, "step_error": (found.x - target).norm() / target.norm()}
+        run.log_values(errors, method=name, axis=axis, point=point)
 
 
 for batch in (10, 128):

@@ -30,10 +30,8 @@ run = begin("07_sequential", globals())
 setup, plan, unlearning = run.setup, run.setup.settings.sequential, run.setup.settings.unlearning
 problem, damping = setup.problem(), unlearning.dampings[unlearning.default].value
 trivial = trivial_bound(problem.radius)
-run.log("trivial_bound", trivial.value)
-run.log("sigma", unlearning.sigma)
-run.log("delta", unlearning.delta)
-run.log("epsilon_wanted", unlearning.epsilon)
+run.log_values({"trivial_bound": trivial.value, "sigma": unlearning.sigma})
+run.log_values({"delta": unlearning.delta, "epsilon_wanted": unlearning.epsilon})
 
 # %% [markdown]
 # ## 1. What k releases certify together
@@ -123,8 +121,8 @@ def log_bound(early, target, **where):
     smallest = extreme_eigenvalues(hessian.__matmul__, w, stream, 1e-2, 20)[0].value
     segment = segment_constants(objective, w, target.w, setup.retain, stream, 2)
     gradient = setup.objective(target).gradient(target.w, setup.retain).norm().item()
-    run.log("lambda_min", smallest, method="original", **where)
-    run.log("hessian_lipschitz", segment.hessian_lipschitz, method="original", **where)
+    curvature = {"lambda_min": smallest, "hessian_lipschitz": segment.hessian_lipschitz}
+    run.log_values(curvature, method="original", **where)
     run.log("gradient_retrained", gradient, method="retrain", **where)
     run.log("gradient_original", objective.gradient(w, setup.train).norm(), method="original", **where)
     facts = (problem.radius, segment.hessian_lipschitz, damping, smallest, gradient)

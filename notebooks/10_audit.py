@@ -29,7 +29,7 @@ from cdu.experiments.run import begin
 from cdu.models.training import project
 from cdu.report import chapters
 from cdu.seeding import generator
-from cdu.unlearning.registry import CERTIFIED, build
+from cdu.unlearning.registry import build, certified_among
 from cdu.unlearning.release import distance_bound, publish_at
 
 run = begin("10_audit", globals())
@@ -55,7 +55,7 @@ unlearned, trials = MethodResults(setup), Trials(settings.audit, seed)
 # (ε, δ) guarantee has t ≤ e^ε f + δ, so that ε ≥ ln((t − δ)/f): that is what the trials are asked for.
 
 # %%
-certified = [name for name in CERTIFIED if name in settings.methods.spaces]
+certified = certified_among(settings.methods.spaces)
 for kind in ("random", *settings.audit.forget):
     problem = with_forget_set(setup, kind).problem()
     for name in tqdm(certified, desc=kind, unit="method"):
@@ -125,8 +125,8 @@ for distance in DISTANCES:
     for factor in (1, 1.5, 2, 3, 10):
         where = {"method": "simulated", "split": distance, "axis": "times too little", "point": factor}
         mu, found = simulated(run, next(iter(STRATEGIES)), distance, factor)
-        run.log("simulated_epsilon", gaussian_epsilon(1.0, delta, mu), **where)
-        run.log("simulated_trials", settings.audit.trials, **where)
+        simulation = {"simulated_epsilon": gaussian_epsilon(1.0, delta, mu), "simulated_trials": settings.audit.trials}
+        run.log_values(simulation, **where)
         log_share(run, "detected", found.detected, **where)
         print(f"noise {factor:g} times smaller at {distance}: contradicted in {found.detected} of {found.seeds} audits")
 

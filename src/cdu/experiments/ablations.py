@@ -49,8 +49,7 @@ def log_bound_constants(run: Run) -> None:
     smallest, largest = extreme_eigenvalues(hessian.__matmul__, original.w, generator(setup.seed, "lanczos"))
     draws = generator(setup.seed, "segment")
     segment = segment_constants(objective, original.w, retrained.w, setup.retain, draws)
-    run.log("lambda_min", smallest.value)
-    run.log("lambda_max", largest.value)
+    run.log_values({"lambda_min": smallest.value, "lambda_max": largest.value})
     run.log("hessian_lipschitz", segment.hessian_lipschitz)
     run.log("gradient_retrained", setup.objective(retrained).gradient(retrained.w, setup.retain).norm())
 
@@ -83,6 +82,5 @@ def log_deletion(run: Run, setup: Setup, damping: float, axis: str, point: float
         view = OriginalAndRelease(before, after, candidates.members)
         attack = membership_attack(view, run.setup.settings.attack.folds, seed, strata=candidates.classes)
         run.log("auc", attack.auc, method=name, **keys)
-    run.log("norm", setup.original.w.norm(), **keys)
-    run.log("projected", setup.original.projected_share, **keys)
-    run.log("trivial_bound", 2 * setup.settings.training.radius, **keys)
+    training = {"norm": setup.original.w.norm(), "projected": setup.original.projected_share}
+    run.log_values({**training, "trivial_bound": 2 * setup.settings.training.radius}, **keys)

@@ -44,10 +44,9 @@ def log_audit(run: Run, name: str, split: str, views: Views, certified: float, n
         where: dict[str, Any] = {"method": name, "split": f"{split}, {view}"}
         run.log("audit_epsilon", result.epsilon, **where, note=note)
         run.log("audit_gaussian", result.gaussian_epsilon, **where)
-        for metric in _LOGGED:
-            # An end of the interval is infinite where all trials lie on one side of the threshold.
-            if math.isfinite(getattr(result, metric)):
-                run.log(metric, getattr(result, metric), **where)
+        # An end of the interval is infinite where all trials lie on one side of the threshold.
+        values = {metric: getattr(result, metric) for metric in _LOGGED}
+        run.log_values({metric: value for metric, value in values.items() if math.isfinite(value)}, **where)
         run.log("certified_epsilon", certified, **where)
         run.log("contradicted", result.contradicts(certified), **where)
         verdict = "CONTRADICTED" if result.contradicts(certified) else "consistent"
@@ -82,7 +81,9 @@ def log_method(run: Run, unlearned: MethodResults, trials: Trials, name: str, sp
     own = reference(method, problem, update, generator(seed, "reference", name))
     certificate = publish_at(problem, update, generator(seed, "noise"), epsilon, delta).certificate
     if certificate is None:
-        raise CduError(f"the release of '{name}' has no certificate to audit: {update.excuse or 'no noise'}")
+        raise CduError(
+            f"the release of '{name}' has no certificate to audit: {update.no_certificate_reason or 'no noise'}"
+        )
     if update.certificate is not None:
         if split == "random":
             fresh, between = partial(reference, method, problem, update), noiseless_difference(method, problem)
@@ -92,9 +93,8 @@ def log_method(run: Run, unlearned: MethodResults, trials: Trials, name: str, sp
         return
     distance = difference(problem, update, own).double().norm().item()
     pair = gaussian_epsilon(certificate.sigma, delta, distance) if distance > 0 else 0.0
-    run.log("pair_distance", distance, method=name, split=split)
-    run.log("pair_epsilon", pair, method=name, split=split)
-    run.log("sensitivity", certificate.sensitivity, method=name, split=split)
+    pairs = {"pair_distance": distance, "pair_epsilon": pair, "sensitivity": certificate.sensitivity}
+    run.log_values(pairs, method=name, split=split)
     log_audit(run, name, split, trials.last_noise(problem, update, own, certificate.sigma), certificate.epsilon)
 
 

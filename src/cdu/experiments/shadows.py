@@ -14,7 +14,7 @@ from cdu import clock
 from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.evaluation.lira import draw_pool, scaled_logit
-from cdu.experiments.method_results import FIXED, MethodResults
+from cdu.experiments.method_results import MethodResults
 from cdu.experiments.release_variants import released
 from cdu.experiments.scale import scale_methods
 from cdu.experiments.sections import REVISIONS
@@ -26,14 +26,12 @@ from cdu.models.training import Trained, train
 from cdu.seeding import generator
 from cdu.settings import digest
 from cdu.storage import kept_tensors
+from cdu.unlearning.names import FIXED
 from cdu.unlearning.problem import Method, Problem
-from cdu.unlearning.registry import SECOND_SEED, build, methods
+from cdu.unlearning.registry import SECOND_SEED, build, methods, traits
 
 #: Kinds of shadows: those that forget, and their retrainings from the same and from other initial weights.
 TRAINED, RETRAINED, RETRAINED_AGAIN = "shadows", "retrained shadows", "shadows retrained again"
-
-#: Methods that do not start from the original model but train one of their own: retraining is told from them by that.
-OWN_MODEL = ("rewind, linear", "certified removal", "Langevin, linear")
 
 _SECONDS = "seconds"
 
@@ -223,5 +221,5 @@ def retrained_counterpart(label: str, labels: Collection[str]) -> str | None:
         labels: All that there are.
     """
     counterpart = "retrain + noise" if label.endswith("+ noise") else "retrain"
-    alike = counterpart in labels and label not in {counterpart, "rewind"}
-    return counterpart if alike and not label.startswith(OWN_MODEL) and "ε = " not in label else None
+    alike = label != counterpart and "ε = " not in label and not traits(label).own_model
+    return counterpart if alike and counterpart in labels else None

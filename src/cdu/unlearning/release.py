@@ -46,7 +46,7 @@ class Release:
         """The certificate in a few words, or "none" and why."""
         if self.certificate is not None:
             return f"ε = {self.certificate.epsilon:.4g}, δ = {self.certificate.delta:g}: {self.certificate.worth}"
-        return f"none: {self.update.excuse or 'no noise'}"
+        return f"none: {self.update.no_certificate_reason or 'no noise'}"
 
 
 def release(
@@ -98,8 +98,8 @@ def release(
     released = publish(problem, update, source, sigma, delta, torch.float64)
     if unsafe_seed is None:
         return released
-    excuse = update.excuse or "the seed of its noise was given"
-    return replace(released, certificate=None, update=replace(update, excuse=excuse))
+    reason = update.no_certificate_reason or "the seed of its noise was given"
+    return replace(released, certificate=None, update=replace(update, no_certificate_reason=reason))
 
 
 def publish(
@@ -127,7 +127,7 @@ def publish(
     objective = original if update.model is None else original.with_model(update.model)
     if sigma == 0 or update.certificate is not None:
         return Release(w, objective, update.certificate, update)
-    certificate = None if update.excuse else certify(distance_bound(problem, update), sigma, delta)
+    certificate = None if update.no_certificate_reason else certify(distance_bound(problem, update), sigma, delta)
     noise = draw_noise(w.to(noise_dtype or w.dtype), generator)
     return Release((w + sigma * noise).to(w.dtype), objective, certificate, update)
 
