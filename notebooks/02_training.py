@@ -24,7 +24,7 @@ run = begin("02_training", globals())
 # %% [markdown]
 # ## Three models
 #
-# $w^*$ is trained on all of D, $\tilde w^*$ on D_r = D without D_u, from the same initial weights. The second
+# w\* is trained on all of D, w̃\* on D_r, which is D without D_u, from the same initial weights. The second
 # retraining starts from other weights. How far two retrainings lie apart is the yardstick for every distance.
 
 # %%
@@ -40,8 +40,8 @@ models = {"original": setup.original, "retrain": setup.retrained, "second retrai
 # %%
 for name, trained in models.items():
     for row in trained.history:
-        for metric in ("loss", "norm", "projected"):
-            run.log(metric, row[metric], method=name, axis="epoch", point=row["epoch"])
+        values = {metric: row[metric] for metric in ("loss", "norm", "projected")}
+        run.log_values(values, method=name, axis="epoch", point=row["epoch"])
 
 # %% [markdown]
 # ## Speed of the device
@@ -52,8 +52,7 @@ for name, trained in models.items():
 # %%
 rate = matrix_rate(setup.device)
 operations = training_operations(setup.objective(setup.original), setup.train, setup.settings.training.batch_size)
-run.log("matrix_rate", rate)
-run.log("operations_per_image", operations)
+run.log_values({"matrix_rate": rate, "operations_per_image": operations})
 print(f"{operations / 1e6:,.3g} million operations an image; matrix products reach {rate / 1e9:,.0f} billion a second")
 
 # %% [markdown]
@@ -66,10 +65,8 @@ for name, trained in models.items():
     size = len(setup.train) if name == "original" else len(setup.retain)
     speed = size / median(row["seconds"] for row in trained.history)
     share = speed * operations / rate
-    run.log("seconds", trained.seconds, method=name)
-    run.log("images_per_second", speed, method=name)
-    run.log("matrix_share", share, method=name)
-    run.log("final_projected", trained.history[-1]["projected"], method=name)
+    speeds = {"seconds": trained.seconds, "images_per_second": speed, "matrix_share": share}
+    run.log_values({**speeds, "final_projected": trained.history[-1]["projected"]}, method=name)
     run.log("weights_norm", trained.w.norm(), method=name, note=f"SHA-256 {trained.fingerprint}")
     run.log_release(name, setup.as_trained(trained), setup.sets)
     print(

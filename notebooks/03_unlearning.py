@@ -32,8 +32,8 @@ costs = ("seconds", "hvp_samples", "gradient_samples", "residual", "converged")
 # %% [markdown]
 # ## Every method, without noise
 #
-# The step solves one linear system: $\tilde w = w^* - (H + \lambda I)^{-1} \nabla L(w^*, D_r)$ with the Hessian H on
-# D_r. A method that cannot run says why, and its row stays.
+# The step solves one linear system: w̃ = w\* − (H + λI)⁻¹ ∇L(w\*, D_r), with the Hessian H taken on D_r. A method that
+# cannot run says why, and its row stays.
 
 # %%
 updates = {}
@@ -67,13 +67,11 @@ for name in (name for name in ("original", "newton", "retrain", "second retraini
     for label, sigma in sigmas.items():
         released = publish(problem, updates[name], generator(seed, "noise"), sigma, settings.delta)
         run.log_release(f"{name} + {label}", released, setup.sets, distances)
-        run.log("epsilon", released.certificate.epsilon, method=f"{name} + {label}")
-        run.log("sigma", sigma, method=f"{name} + {label}")
+        run.log_values({"epsilon": released.certificate.epsilon, "sigma": sigma}, method=f"{name} + {label}")
         if name == "newton":
             print(released.certificate, end="\n\n")
-    for metric, value in {"sigma_needed": needed, "epsilon_wanted": settings.epsilon}.items():
-        run.log(metric, value, method=f"{name} + noise")
-    run.log("epsilon_classical", classical, method=f"{name} + noise")
+    wanted = {"sigma_needed": needed, "epsilon_wanted": settings.epsilon, "epsilon_classical": classical}
+    run.log_values(wanted, method=f"{name} + noise")
 
 # %%
 chapters.show("03_unlearning", run.frame())

@@ -79,12 +79,11 @@ attacks += [("retain", features, PAPER[1]) for features in FEATURES]
 
 def log_paper_attack(label, result, seconds):
     """Log all that the attack of the paper shows, with intervals."""
-    for metric, value in (("seconds", seconds), ("auc", result.auc), ("auc_half", result.auc_half)):
-        run.log(metric, value, method=label)
-    run.log("attack_accuracy", result.accuracy, method=label)
+    areas = {"auc": result.auc, "auc_half": result.auc_half, "attack_accuracy": result.accuracy}
+    run.log_values({"seconds": seconds, **areas}, method=label)
     for level, rate in result.rates.items():
-        for metric, value in (("tpr", rate.value), ("tpr_low", rate.low), ("tpr_high", rate.high)):
-            run.log(metric, value, method=label, axis="fpr", point=level)
+        rates = {"tpr": rate.value, "tpr_low": rate.low, "tpr_high": rate.high}
+        run.log_values(rates, method=label, axis="fpr", point=level)
     print(f"{label:>30s}: AUC {result.auc:.3f} ± {result.auc_half:.3f}, accuracy {result.accuracy:.3f}")
 
 

@@ -29,7 +29,7 @@ run = begin("05_relearn", globals())
 # %% [markdown]
 # ## The loss to reach
 #
-# The target is the original model's own mean loss on D_u: $L(w^*, D_u)$, without the l2 term.
+# The target is the original model's own mean loss on D_u: L(w\*, D_u), without the l2 term.
 
 # %%
 settings, unlearned = run.setup.settings.relearn, MethodResults(run.setup)

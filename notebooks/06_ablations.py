@@ -2,7 +2,8 @@
 # # Ablations
 #
 # One quantity at a time: the damping λ, the radius C, the noise σ, the forget set, the training, and LiSSA's constants.
-# Every point is kept as soon as it is computed: an interrupted run goes on from there.
+# For readers who know the paper's step and Theorem 3.4, and ask which of its constants matter. Every point is kept as
+# soon as it is computed: an interrupted run goes on from there.
 
 # %% tags=["parameters"]
 dataset = "digits"
@@ -12,21 +13,20 @@ output = "runs"
 device = "auto"
 
 # %%
-from cdu import certification
+from functools import partial
+
+from cdu.certification import gaussian_epsilon, newton_bound, trivial_bound
 from cdu.curvature.conjugate_gradient import conjugate_gradient
 from cdu.curvature.hessian import Hessian
-from cdu.curvature.lanczos import extreme_eigenvalues
 from cdu.curvature.lissa import lissa
-from cdu.curvature.solution import SolverError
 from cdu.data.settings import ForgetSettings
-from cdu.evaluation import theory_checks
 from cdu.evaluation.accuracy import accuracy
-from cdu.evaluation.posterior_attacks import OriginalAndRelease, draw_candidates, membership_attack
 from cdu.evaluation.sweeps import crossing
-from cdu.experiments.forget_sets import hardest, one_class, varied
+from cdu.experiments.ablations import log_bound_constants, log_deletion, with_recipe, with_width
+from cdu.experiments.forget_sets import varied, with_forget_set
 from cdu.experiments.run import begin
 from cdu.report import chapters
-from cdu.seeding import generator, seed_for
+from cdu.seeding import generator
 from cdu.unlearning.methods.newton import NewtonStep
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.retrain import Retrain
@@ -34,90 +34,49 @@ from cdu.unlearning.release import publish
 
 run = begin("06_ablations", globals())
 
-# %%
-from functools import partial
-
-from tqdm import tqdm
-
-setup, settings = run.setup, run.setup.settings
-unlearning, grid = settings.unlearning, settings.ablations
-default = unlearning.dampings[unlearning.default]
-run.log("sigma", unlearning.sigma)
-run.log("delta", unlearning.delta)
-run.log("epsilon_wanted", unlearning.epsilon)
-
-
 # %% [markdown]
 # ## What is measured at a point
 #
 # The original model, the Newton step and the retrained model: accuracy, distance to the retrained model, and the
-# paper's attack.
-
+# paper's attack. All that is not varied is the experiment's.
 
 # %%
-def judge(task, axis, point, damping=default.value):
-    """Log what a deletion comes to."""
-    keys = {"axis": axis, "point": point}
-    problem, retrained = task.problem(), task.retrained
-    parts = {"forget": task.forget, "retain": task.retain, "test": task.test}
-    candidates = draw_candidates(task.forget, task.test, seed_for(seed, "attack samples"))
-    before = candidates.posteriors(problem.objective, problem.w_star)
-    for name, method in {"original": Original(), "newton": NewtonStep(damping), "retrain": Retrain()}.items():
-        update = run.attempt(name, method, problem, "distance_to_retrained", **keys)
-        if update is None:
-            continue
-        one = publish(problem, update, generator(seed))
-        for split, samples in parts.items():
-            run.log("accuracy", accuracy(one.objective, one.w, samples), method=name, split=split, **keys)
-        run.log("distance_to_retrained", (one.w - retrained.w).norm(), method=name, **keys)
-        view = OriginalAndRelease(before, candidates.posteriors(one.objective, one.w), candidates.members)
-        attack = membership_attack(view, settings.attack.folds, seed, strata=candidates.classes)
-        run.log("auc", attack.auc, method=name, **keys)
-    run.log("norm", task.original.w.norm(), **keys)
-    active = sum(row["projected"] for row in task.original.history) / len(task.original.history)
-    run.log("projected", active, **keys)
-    run.log("trivial_bound", 2 * task.settings.training.radius, **keys)
+setup, grid = run.setup, run.setup.settings.ablations
+problem, unlearning = setup.problem(), setup.settings.unlearning
+default, delta = unlearning.dampings[unlearning.default], unlearning.delta
+run.log_values({"sigma": unlearning.sigma, "delta": delta, "epsilon_wanted": unlearning.epsilon})
 
 
-def sweep(axis, points, compute):
-    for point in tqdm(points, desc=axis, unit="point"):
-        run.point(f"{axis} = {point}", partial(compute, point))
+def judge(axis, point, changed, damping=default.value):
+    log_deletion(run, changed, damping, axis, point)
 
+
+# %% [markdown]
+# ## What the bound needs
+#
+# λ_min and λ_max at w\*; M measured from below along the segment from w\* to w̃\*; and G = ‖∇L(w̃\*, D_r)‖ of the
+# retrained model. Measured constants make no certificate.
+
+# %%
+run.point("constants", partial(log_bound_constants, run))
 
 # %% [markdown]
 # ## Damping λ
 #
-# Where λ ≤ −λ_min the system is indefinite and the step undefined; the solver says so. Theorem 3.4's bound is computed
-# with M measured from below along the segment from w\* to w̃\*, and with G of the retrained model: no certificate.
+# Where λ ≤ −λ_min the system is indefinite and the step undefined; the solver says so. The bound of Theorem 3.4 is
+# computed beside the distance that it is about.
 
 
 # %%
-def constants():
-    """Log what the bound needs."""
-    objective, w, retrained = setup.objective(setup.original), setup.original.w, setup.retrained
-    hessian = Hessian(objective, w, setup.retain)
-    smallest, largest = extreme_eigenvalues(hessian.__matmul__, w, generator(seed, "lanczos"))
-    segment = theory_checks.segment_constants(objective, w, retrained.w, setup.retain, generator(seed, "segment"))
-    run.log("lambda_min", smallest.value)
-    run.log("lambda_max", largest.value)
-    run.log("hessian_lipschitz", segment.hessian_lipschitz)
-    slope = setup.objective(retrained).gradient(retrained.w, setup.retain).norm()
-    run.log("gradient_retrained", slope)
-
-
-def logged(metric):
-    return next(one.value for one in run.metrics if one.metric == metric)
-
-
 def damped(damping):
-    judge(setup, "damping", damping, damping)
-    facts = (logged("hessian_lipschitz"), damping, logged("lambda_min"), logged("gradient_retrained"))
-    keys = {"method": "newton", "axis": "damping", "point": damping}
-    run.bound("bound", certification.newton_bound, settings.training.radius, *facts, **keys)
+    """Judge the step with this λ, and log its bound."""
+    judge("damping", damping, setup, damping)
+    (bend,), (low,), (slope,) = map(run.values, ("hessian_lipschitz", "lambda_min", "gradient_retrained"))
+    facts = (problem.radius, bend, damping, low, slope)
+    run.bound("bound", newton_bound, *facts, method="newton", axis="damping", point=damping)
 
 
-run.point("constants", constants)
-sweep("damping", grid.dampings, damped)
+run.sweep("damping", grid.dampings, damped)
 
 # %% [markdown]
 # ## Radius C
@@ -126,95 +85,78 @@ sweep("damping", grid.dampings, damped)
 # not the model.
 
 # %%
-
-
-def trained(**changes):
-    """The same set-up with another training."""
-    return varied(setup, training=settings.training.model_copy(update=changes))
-
-
-sweep("radius", grid.radii, lambda radius: judge(trained(radius=radius), "radius", radius))
+run.sweep("radius", grid.radii, lambda radius: judge("radius", radius, with_recipe(setup, radius=radius)))
 
 # %% [markdown]
 # ## Noise σ
 #
-# Accuracy is the mean over several draws of the noise; ε is what σ certifies at the sensitivity 2C. Where has accuracy
-# fallen by one point, and which ε does that σ certify?
+# Accuracy is the mean over several draws of the noise; ε is what σ certifies at the sensitivity 2C.
 
 # %%
-problem, delta = setup.problem(), unlearning.delta
-sensitivity = certification.trivial_bound(problem.radius).value
+sensitivity = trivial_bound(problem.radius).value
 bases = {"newton + noise": NewtonStep(default.value), "original + noise": Original(), "retrain + noise": Retrain()}
-updates = {name: run.attempt(name, method, problem, axis="sigma") for name, method in bases.items()}
+attempts = {name: run.attempt(name, method, problem, axis="sigma") for name, method in bases.items()}
+updates = {name: update for name, update in attempts.items() if update is not None}
 
 
 def noisy(sigma):
-    keys = {"axis": "sigma", "point": sigma}
+    """Log accuracy with this noise, and the ε that it certifies."""
     for name, update in updates.items():
-        if update is None:
-            continue
         sources = (generator(seed, "noise", draw) for draw in range(grid.noise_draws))
         draws = [publish(problem, update, source, sigma, delta) for source in sources]
-        for split, samples in {"test": setup.test, "forget": setup.forget}.items():
-            mean = sum(accuracy(draw.objective, draw.w, samples) for draw in draws) / len(draws)
-            run.log("accuracy", mean, method=name, split=split, **keys)
-    epsilon = certification.gaussian_epsilon(sigma, delta, sensitivity)
-    run.log("epsilon", epsilon, **keys)
+        run.log_accuracy(name, draws, {"test": setup.test, "forget": setup.forget}, axis="sigma", point=sigma)
+    epsilon = gaussian_epsilon(sigma, delta, sensitivity)
+    run.log("epsilon", epsilon, axis="sigma", point=sigma)
     print(f"σ = {sigma:g} certifies ε = {epsilon:.4g}")
 
 
-sweep("sigma", grid.sigmas, noisy)
+run.sweep("sigma", grid.sigmas, noisy)
+
+# %% [markdown]
+# Where has accuracy fallen by one point, and which ε does that σ certify?
+
+# %%
 for name, update in updates.items():
-    if update is None:
-        continue
     without = publish(problem, update, generator(seed))
-    noiseless = accuracy(without.objective, without.w, setup.test)
-    values = [one.value for one in run.metrics if (one.metric, one.method, one.split) == ("accuracy", name, "test")]
-    lost = partial(crossing, grid.sigmas, values, noiseless - 0.01)
-    found = run.outcome(name, lost, "sigma_one_point")
+    noiseless, values = (
+        accuracy(without.objective, without.w, setup.test),
+        run.values("accuracy", method=name, split="test"),
+    )
+    found = run.outcome(name, partial(crossing, grid.sigmas, values, noiseless - 0.01), "sigma_one_point")
     run.log("accuracy", noiseless, method=name, split="test, no noise")
     if found is not None and found < grid.sigmas[-1]:
-        run.log("sigma_one_point", found, method=name)
-        run.log("epsilon_one_point", certification.gaussian_epsilon(found, delta, sensitivity), method=name)
+        certified = gaussian_epsilon(found, delta, sensitivity)
+        run.log_values({"sigma_one_point": found, "epsilon_one_point": certified}, method=name)
         print(f"{name}: one point is lost at σ = {found:.3g}")
 
 # %% [markdown]
 # ## Which samples, and how many
+#
+# A share of the training set, drawn at random; then as many samples as usual, all of one class, or those on which the
+# original model does worst.
+
 
 # %%
-samples = len(setup.data.train)
+def share(part):
+    """Judge a random forget set that is this part of the training set."""
+    forget = ForgetSettings(kind="random", size=round(part * len(setup.data.train)))
+    judge("forgotten share", part, varied(setup, forget=forget))
 
 
-def shared(share):
-    forget = ForgetSettings(kind="random", size=round(share * samples))
-    judge(varied(setup, forget=forget), "forgotten share", share)
-
-
-sweep("share", grid.shares, shared)
-kinds = {"one class": one_class, "hardest": hardest}
 size = len(setup.forget)
-run.point("forget, usual", partial(judge, setup, "forget set: usual", size))
-
-
-def other_kind(kind):
-    judge(varied(setup, forget=kinds[kind](setup, size)), f"forget set: {kind}", size)
-
-
-sweep("forget", grid.forget, other_kind)
+run.sweep("share", grid.shares, share)
+run.point("forget, usual", partial(judge, "forget set: usual", size, setup))
+run.sweep("forget", grid.forget, lambda kind: judge(f"forget set: {kind}", size, with_forget_set(setup, kind)))
 
 # %% [markdown]
 # ## Training: weight decay and width
-
+#
+# The l2 weight is that of training and of unlearning. The width is that of every hidden layer.
 
 # %%
-def widened(width):
-    model = settings.model
-    changes = {"hidden": (int(width),) * len(model.hidden)} if model.name == "mlp" else {"width": width}
-    return model.model_copy(update=changes)
-
-
-sweep("weight decay", grid.weight_decays, lambda decay: judge(trained(weight_decay=decay), "weight decay", decay))
-sweep("width", grid.widths, lambda width: judge(varied(setup, model=widened(width)), "width", width))
+decays = grid.weight_decays
+run.sweep("weight decay", decays, lambda l2: judge("weight decay", l2, with_recipe(setup, weight_decay=l2)))
+run.sweep("width", grid.widths, lambda width: judge("width", width, with_width(setup, width)))
 
 # %% [markdown]
 # ## LiSSA
@@ -228,25 +170,22 @@ operator = Hessian(problem.objective, problem.w_star, problem.retain) + default.
 target = conjugate_gradient(operator, gradient, 1e-6).x
 
 
-def estimate(axis, field, point, name="lissa", factor=1.0, **changes):
-    keys = {"method": name, "axis": axis, "point": point}
-    chosen = {**default.lissa.model_dump(), **changes, field: type(point)(point * factor)}
-    try:
-        solution = lissa(operator, gradient, **chosen, generator=generator(seed, axis, point))
-    except SolverError as error:
-        run.log("residual", None, note=str(error), **keys)
-        print(error)
-        return
-    run.log("residual", solution.residual, **keys)
-    run.log("step_error", (solution.x - target).norm() / target.norm(), **keys)
+def estimate(name, axis, point, **changes):
+    """Log how good an estimate LiSSA gives with some constants changed."""
+    chosen = {**default.lissa.model_dump(), **changes, "generator": generator(seed, axis, point)}
+    found = run.outcome(name, partial(lissa, operator, gradient, **chosen), "residual", axis=axis, point=point)
+    if found is not None:
+        errors = {"residual": found.residual, "step_error": (found.x - target).norm() / target.norm()}
+        run.log_values(errors, method=name, axis=axis, point=point)
 
 
-for batch_size in (10, 128):
-    compute = partial(estimate, "depth", "depth", name=f"batch {batch_size}", batch_size=batch_size)
-    sweep(f"depth, batch {batch_size}", grid.depths, compute)
-sweep("repeats", grid.repeats, partial(estimate, "repeats", "repeats"))
-sweep("scale", grid.scales, partial(estimate, "scale", "scale", factor=default.lissa.scale))
-sweep("batch", grid.batches, partial(estimate, "batch", "batch_size"))
+for batch in (10, 128):
+    deep = partial(estimate, f"batch {batch}", "depth", batch_size=batch)
+    run.sweep(f"depth, batch {batch}", grid.depths, lambda depth, deep=deep: deep(depth, depth=depth))
+scale = default.lissa.scale
+run.sweep("repeats", grid.repeats, lambda repeats: estimate("lissa", "repeats", repeats, repeats=repeats))
+run.sweep("scale", grid.scales, lambda factor: estimate("lissa", "scale", factor, scale=factor * scale))
+run.sweep("batch", grid.batches, lambda batch: estimate("lissa", "batch", batch, batch_size=batch))
 
 # %%
 chapters.show("06_ablations", run.frame())

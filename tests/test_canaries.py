@@ -15,7 +15,8 @@ from cdu.experiments.sections import REVISIONS, SECTIONS
 from cdu.models import precision
 from cdu.report.chapters import tables
 from cdu.seeding import generator
-from cdu.unlearning.registry import CERTIFIED, TUNED
+from cdu.unlearning.registration import REGISTERED
+from cdu.unlearning.registry import certified_among, traits
 from cdu.verification import canaries
 from cdu.verification.canaries import all_canaries, judge, moves
 from cdu.verification.comparison import numbers
@@ -23,6 +24,7 @@ from cdu.verification.kinds import Key
 from test_records import record
 
 CANARIES = all_canaries()
+CERTIFIED = certified_among(REGISTERED)
 
 
 def complaints(chosen, output):
@@ -70,7 +72,7 @@ def test_every_method_and_every_solver_has_a_number():
     folder = repository() / canaries.FOLDER
     methods = next(one for one in CANARIES if one.section == "03_methods")
     named = {metric.method for metric in read_record(methods.record(folder)).metrics}
-    assert set(TUNED) <= named
+    assert set(REGISTERED) <= named
     solvers = next(one for one in CANARIES if one.section == "03_unlearning")
     kept = [metric for metric in read_record(solvers.record(folder)).metrics if metric.metric == "residual"]
     assert {"newton", "newton, lissa", "newton, exact"} <= {one.method for one in kept if one.value is not None}
@@ -91,10 +93,10 @@ def test_every_method_has_its_rows_and_one_that_cannot_run_its_reason():
     assert accuracy["rewind, Adam"].value is None
     assert "5 of 3 epochs cannot be rewound" in accuracy["rewind, Adam"].note
     tried = {m.method: m for m in record.metrics if m.metric == "trial_gap"}
-    assert set(tried) == set(TUNED)
+    assert set(tried) == set(REGISTERED)
     assert [name for name, trial in tried.items() if trial.value is None] == ["rewind, Adam"]
     assert "5 of 3 epochs cannot be rewound" in tried["rewind, Adam"].note
-    for name in set(CERTIFIED):
+    for name in CERTIFIED:
         epsilon = next(m.value for m in record.metrics if (m.metric, m.method) == ("epsilon", f"{name}, ε = 1"))
         assert 0 < epsilon <= 1 + 1e-12
     later = {(m.method, m.split, m.point) for m in record.metrics if m.metric == "later_accuracy"}
@@ -105,8 +107,8 @@ def test_every_method_has_its_rows_and_one_that_cannot_run_its_reason():
 def test_every_method_is_attacked_and_relearned():
     for section, metric in (("04_attacks", "auc"), ("05_relearn", "epochs")):
         found = {m.method: m for m in held(section).metrics if m.metric == metric}
-        own_noise = {"noisy fine-tuning", "Langevin, linear", "output perturbation"}
-        assert set(TUNED) - own_noise <= set(found)
+        only_noisy = {name for name in CERTIFIED if traits(name).own_noise or traits(name).without_noise}
+        assert set(REGISTERED) - only_noisy <= set(found)
         assert {f"{name}, ε = 1" for name in CERTIFIED} <= set(found)
         assert {"original + noise", "newton + noise", "retrain", "second retraining"} <= set(found)
         assert "5 of 3 epochs cannot be rewound" in found["rewind, Adam"].note
@@ -120,7 +122,7 @@ def test_every_certified_method_is_audited():
     distances = {(m.method, m.split): m.value for m in record.metrics if m.metric == "pair_distance"}
     bounds = {(m.method, m.split): m.value for m in record.metrics if m.metric == "sensitivity"}
     assert all(distances[pair] <= bounds[pair] for pair in distances)
-    assert len(distances) == 2 * (len(CERTIFIED) - 2)
+    assert len(distances) == 2 * len([name for name in CERTIFIED if not traits(name).own_noise])
 
 
 def test_a_network_with_batchnorm_has_everything_in_one_record():

@@ -114,7 +114,7 @@ def test_every_method_works_in_single_precision_and_can_be_published(method):
     released = publish_at(problem, update, generator(1), 1.0, 1e-4)
     assert released.w.isfinite().all()
     assert released.objective.outputs(released.w, problem.retain).shape == (14, 3)
-    if update.excuse:
+    if update.no_certificate_reason:
         assert released.certificate is None
         assert "training assumption violated" in released.promise
     else:
@@ -616,7 +616,7 @@ def test_rewinding_adam_trains_from_the_checkpoint_and_its_statistics(epochs):
     for one, other in zip(update.model.buffers(), model.buffers(), strict=True):
         assert torch.allclose(one.double(), other.double())
     assert update.gradient_samples == epochs * 14
-    assert "Adam" in update.excuse
+    assert "Adam" in update.no_certificate_reason
 
 
 # --- Langevin ------------------------------------------------------------------------------------------------------
@@ -698,7 +698,7 @@ def test_langevin_from_adam_takes_noisy_projected_steps_and_has_no_certificate(n
     assert torch.allclose(update.w, w, atol=1e-9)
     assert update.gradient_samples == 4 * 14
     assert update.certificate is None
-    assert "Adam" in update.excuse
+    assert "Adam" in update.no_certificate_reason
     assert publish(problem, update, generator(0), 1.0).certificate is None
 
 

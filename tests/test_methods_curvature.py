@@ -168,7 +168,7 @@ def test_fisher_forgetting_without_noise_changes_nothing_and_has_no_certificate(
     here = problem("mlp")
     update = FisherForgetting(0.0)(here, generator(0))
     assert torch.equal(update.w, here.w_star)
-    assert update.excuse.startswith("not a certified method")
+    assert update.no_certificate_reason.startswith("not a certified method")
     assert update.gradient_samples == 22 * 3
     assert FisherForgetting(0.0, samples=5)(here, generator(0)).gradient_samples == 5 * 3
 
@@ -533,7 +533,7 @@ def test_it_chooses_few_units_and_leaves_batchnorm_alone():
     assert torch.equal(update.w[affine], here.w_star[affine])
     assert 0 < (update.w != here.w_star).sum() < len(affine) / 2
     assert update.note.startswith(("1 of", "2 of", "3 of"))
-    assert update.excuse.startswith("not a certified method")
+    assert update.no_certificate_reason.startswith("not a certified method")
 
 
 def test_it_changes_nothing_where_no_unit_tells_anything(monkeypatch):

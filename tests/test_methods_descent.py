@@ -716,15 +716,17 @@ def test_no_noise_is_added_to_a_methods_own():
         assert released.promise == f"ε = {certificate.epsilon:.4g}, δ = 1e-05: meaningful"
 
 
-def test_an_excuse_leaves_the_noise_and_takes_the_certificate():
+def test_a_reason_for_no_certificate_leaves_the_noise_and_takes_the_certificate():
     problem = make_problem("mlp")
     plain = Original()(problem, generator(0))
-    excused = replace(plain, bound=budget_bound(0.1), rounding=0.0, excuse="training assumption violated")
-    with_noise, without = (publish(problem, update, generator(0), 0.5) for update in (plain, excused))
+    uncertified = replace(
+        plain, bound=budget_bound(0.1), rounding=0.0, no_certificate_reason="training assumption violated"
+    )
+    with_noise, without = (publish(problem, update, generator(0), 0.5) for update in (plain, uncertified))
     assert torch.equal(with_noise.w, without.w)
     assert without.certificate is None
     assert without.promise == "none: training assumption violated"
-    assert publish_at(problem, excused, generator(0), 1.0).certificate is None
+    assert publish_at(problem, uncertified, generator(0), 1.0).certificate is None
     assert publish(problem, plain, generator(0)).promise == "none: no noise"
     assert "vacuous" in publish(problem, plain, generator(0), 1e-3).promise
 

@@ -5,7 +5,9 @@ from cdu.report import drawing
 from cdu.report.chapters import audit, methods, relearn, tables
 from cdu.report.chapters.attacks import closeness
 from cdu.report.chapters.audit import equal_pairs
-from cdu.unlearning.registry import CERTIFIED
+from cdu.unlearning.names import PAPERS, YARDSTICKS, title
+from cdu.unlearning.registration import REGISTERED
+from cdu.unlearning.registry import certified_among
 
 SPLITS = ("forget", "retain", "test")
 
@@ -69,6 +71,8 @@ def linear_frame(with_distances):
             rows.append({**key, "metric": "accuracy", "value": 0.9, "method": f"{name}, ε = 1", "split": "test"})
             rows.append({**key, "metric": "seconds", "value": 1.0, "method": f"{name}, ε = 1"})
             rows.append({**key, "metric": "certified", "value": 1, "method": f"{name}, ε = 1", "note": "ε = 1"})
+            if "in advance" not in name:
+                rows.append({**key, "metric": "chosen_gap", "value": 0, "method": name, "note": "steps = 4, l2 = 0.1"})
             if with_distances:
                 for metric, value in (
                     ("measured_distance", 2e-8 * (1 + seed)), ("certified_distance", 4e-8), ("rounding", 1e-9),
@@ -151,21 +155,57 @@ def test_every_trial_is_drawn_and_the_chosen_ones_again():
     assert [point[0] for point in winners] == pytest.approx([10, 10])
 
 
-def test_families_are_those_of_the_registry():
-    certified = relearn.FAMILIES["certified, and the same without noise"]
-    assert set(certified) | {"Newton step"} == set(CERTIFIED)
+def test_a_method_belongs_to_the_family_that_its_releases_show():
+    yardsticks, papers, certified, heuristics = relearn.FAMILIES
     words = {
-        "original + noise": "yardsticks",
-        "newton + noise": "the paper's methods, without a certificate",
-        "Newton step": "the paper's methods, without a certificate",
-        "Newton step, ε = 1": "certified, and the same without noise",
-        "rewind": "certified, and the same without noise",
-        "rewind, Adam": "heuristics",
-        "Langevin, Adam": "heuristics",
-        "Langevin, linear, ε = 1": "certified, and the same without noise",
-        "SCRUB": "heuristics",
+        "original + noise": yardsticks,
+        "newton + noise": papers,
+        "newton, lissa": papers,
+        "Newton step": papers,
+        "Newton step, ε = 1": certified,
+        "rewind": certified,
+        "rewind, ε = 1": certified,
+        "rewind, Adam": heuristics,
+        "Langevin, Adam": heuristics,
+        "Langevin, linear, ε = 1": certified,
+        "SCRUB": heuristics,
+        "a method of a reader's": certified,
+        "a method of a reader's, ε = 0.5": certified,
     }
-    assert {name: relearn.family(name) for name in words} == words
+    assert {name: relearn.family(name, words) for name in words} == words
+    assert relearn.family("a method of a reader's", ["a method of a reader's"]) == heuristics
+
+
+def test_the_fixed_names_are_those_of_methods():
+    assert set(PAPERS) - {"newton", "newton, lissa"} <= set(REGISTERED)
+    assert not set(YARDSTICKS) & set(REGISTERED)
+    assert certified_among(REGISTERED)[0] == "output perturbation"
+
+
+def test_the_two_newton_steps_have_titles_that_tell_them_apart():
+    words = {
+        "newton": "Newton step, given λ",
+        "newton + noise": "Newton step, given λ + noise",
+        "newton, lissa": "Newton step, given λ, lissa",
+        "newton, λ code, lissa": "Newton step, λ code, lissa",
+        "Newton step": "Newton step, tuned λ",
+        "Newton step, ε = 1": "Newton step, tuned λ, ε = 1",
+        "newtonian": "newtonian",
+        "SCRUB": "SCRUB",
+    }
+    assert {name: title(name) for name in words} == words
+
+
+def test_tables_and_figures_call_methods_by_their_titles():
+    renamed = frame().replace({"method": {"X": "newton", "X, ε = 1": "Newton step, ε = 1"}})
+    found = tables("03_methods-table", renamed)["Table 1: accuracy (= micro-F1), gap, time and certificate"]
+    wanted = ["original", "Newton step, given λ", "Newton step, tuned λ, ε = 1"]
+    assert [name for name in found["method"] if name not in {"retrain", "Z"}] == wanted
+    assert [label.get_text() for label in methods.methods_table(renamed).axes[0].get_yticklabels()] == wanted
+    (tuning,) = tables("03_methods-tuning", renamed).values()
+    assert list(tuning["method"]) == [wanted[1]]
+    (panel,) = methods.methods_tuning(renamed).axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == [wanted[1]]
 
 
 @pytest.mark.parametrize(

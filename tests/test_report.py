@@ -478,18 +478,23 @@ def test_a_step_that_was_refused_is_told_from_one_that_a_run_did_not_come_to(tmp
     }
     assert steps.loc[("20,000", "as trained"), "‖step‖"] == "2.00·10⁻⁵"
     assert section_page.reasons(frame) == [
-        "**newton, λ = 10** (3 of 3 seeds): λ_min(H) ≤ -30.0",
-        f"**{ANEW}** (2 of 3 seeds): {UNREACHED}: too late",
-        f"**{ANEW}** (1 of 3 seeds): λ_min ≤ -12",
+        "**Newton step, λ = 10** (3 of 3 seeds): λ_min(H) ≤ -30.0",
+        f"**{ANEW.replace('newton', 'Newton step')}** (2 of 3 seeds): {UNREACHED}: too late",
+        f"**{ANEW.replace('newton', 'Newton step')}** (1 of 3 seeds): λ_min ≤ -12",
     ]
     models = tables("11_scale", frame)["Models"]["model"].tolist()
-    assert "newton" in models
-    assert not [name for name in models if name.startswith("newton, ")]
+    assert "Newton step, given λ" in models
+    assert not [name for name in models if name.startswith(("newton", "Newton step, λ"))]
     labels = [text.get_text() for text in chapters.figure("11_scale")(frame).axes[0].get_yticklabels()]
-    assert labels == ["newton + noise", "original + noise", "retrain", "newton"]
+    assert labels == ["Newton step, given λ + noise", "original + noise", "retrain", "Newton step, given λ"]
     shorter = frame[(frame["seed"] == 0) | (frame["method"] != "retrain")]
     labels = [text.get_text() for text in chapters.figure("11_scale")(shorter).axes[0].get_yticklabels()]
-    assert labels == ["newton + noise", "original + noise", "retrain (1 of 3 seeds)", "newton"]
+    assert labels == [
+        "Newton step, given λ + noise",
+        "original + noise",
+        "retrain (1 of 3 seeds)",
+        "Newton step, given λ",
+    ]
     facts = tables("11_scale", frame)["What is computed on what"].set_index("quantity")[""]
     assert facts["λ_max, at least"].startswith("7,001")
     assert facts["λ_max, at least, with statistics of D_r"].startswith("4,001")

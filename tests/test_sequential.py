@@ -273,7 +273,8 @@ def test_updates_are_kept_and_not_computed_twice(tmp_path):
 def test_what_a_keeper_would_lose_is_not_kept():
     w = torch.zeros(3)
     assert set(kept_requests._tensors(UnlearningResult(w, 0.0))) == {"w", "facts"}
-    for more in ({"excuse": "no proof"}, {"radius": 1.0}, {"bound": budget_bound(1.0)}, {"model": torch.nn.ReLU()}):
+    others = {"no_certificate_reason": "no proof", "radius": 1.0, "bound": budget_bound(1.0), "model": torch.nn.ReLU()}
+    for more in ({name: value} for name, value in others.items()):
         with pytest.raises(CduError, match="brings more, which would be lost"):
             kept_requests._tensors(UnlearningResult(w, 0.0, **more))
 

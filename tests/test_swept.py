@@ -206,7 +206,7 @@ def test_the_tables_hold_what_was_swept(frame):
     assert radius["test set (%)"].str.split(" ").str[0].tolist() == ["90.000", "94", "95"]
     after = found["After the last request"].set_index("model")
     assert after.loc["retrain", "test set (%)"] == "95"
-    assert after.loc["newton", "distance to retrained"] == "7"
+    assert after.loc["Newton step, given λ", "distance to retrained"] == "7"
     assert found["Every request"]["noiseless, ‖step‖"].tolist() == ["0.1", "0.2"]
     assert found["What k releases certify at the σ in use"]["ε together"].tolist() == ["1", "9"]
     early = found["Training stopped early"].set_index("epochs")
@@ -241,7 +241,8 @@ def test_without_running_statistics_nothing_is_taken_anew():
 def test_what_was_cut_and_what_could_not_be_had_is_told():
     shown = setup(bounds=(15.0, math.nan)).sections["11_sweeps"]
     assert section_page.shortened(shown, "") == "Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
-    assert section_page.reasons(shown.frame) == ["**newton, epochs = 50** (5 of 5 seeds): H + λI is indefinite"]
+    (reason,) = section_page.reasons(shown.frame)
+    assert reason == "**Newton step, given λ, epochs = 50** (5 of 5 seeds): H + λI is indefinite"
     assert chapters.PAGES["11_sweeps"].file == "scale-sweeps"
 
 

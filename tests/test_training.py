@@ -118,7 +118,7 @@ def test_a_finished_training_is_loaded_and_not_repeated(tmp_path, monkeypatch):
     assert first.fingerprint == second.fingerprint
     other = training.Trained(first.model, first.w + 1e-6, [{"projected": 0.25}, {"projected": 1.0}])
     assert other.fingerprint != first.fingerprint
-    assert other.projected == 0.625
+    assert other.projected_share == 0.625
 
 
 def test_one_step_is_adam_with_coupled_decay_then_projection():

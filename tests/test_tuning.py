@@ -10,12 +10,13 @@ from cdu.errors import CduError
 from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.setup import Setup
-from cdu.experiments.tuning import Trial, best, candidates, tune
+from cdu.experiments.tuning import Trial, best, candidates, last_of_grid, tune
 from cdu.seeding import generator
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.problem import UnlearningResult
-from cdu.unlearning.registry import TUNED, build
+from cdu.unlearning.registration import REGISTERED
+from cdu.unlearning.registry import build
 
 #: ε and δ at which methods with a bound of their own are judged.
 PROMISE = (1.0, 1e-5)
@@ -197,7 +198,7 @@ def test_the_first_of_several_best_trials_is_chosen():
 
 
 def test_unknown_methods_and_hyper_parameters_are_refused_by_name():
-    with pytest.raises(CduError, match=r"there is no method 'fine-tunning'; known are fine-tuning, "):
+    with pytest.raises(CduError, match=r"there is no method 'fine-tunning'; known are Fisher forgetting, "):
         build("fine-tunning", {}, 1.0, 1e-5)
     with pytest.raises(CduError, match=r"the method 'fine-tuning' cannot be made from \{'epoch': 1\}: .*epoch"):
         build("fine-tuning", {"epoch": 1}, 1.0, 1e-5)
@@ -208,7 +209,14 @@ def test_every_method_has_a_search_space_that_builds_it_and_as_many_points_as_tr
     experiment = load_experiment(name)
     for settings in experiment.datasets.values():
         spaces = settings.methods.spaces
-        assert set(spaces) == set(TUNED)
+        assert set(spaces) == set(REGISTERED)
         for method, space in spaces.items():
             for values in candidates(space, 10**6, generator(0)):
                 assert callable(build(method, values, 1.0, 1e-5)), method
+
+
+def test_the_last_of_a_grid_is_its_last_candidate_and_words_name_every_constant():
+    space = {"epochs": (1, 2, 5), "solver": "exact", "learning_rate": [0.1, 0.01]}
+    values = last_of_grid(space)
+    assert values == {"epochs": 5, "solver": "exact", "learning_rate": 0.01}
+    assert Trial(values, None).words == "epochs = 5, solver = exact, learning_rate = 0.01"

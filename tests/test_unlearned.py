@@ -11,16 +11,19 @@ from cdu.errors import CduError
 from cdu.evaluation.relearning import trainable
 from cdu.experiments import method_results, sections
 from cdu.experiments.experiment import load_experiment
-from cdu.experiments.method_results import FIXED, MethodResults
+from cdu.experiments.method_results import MethodResults
 from cdu.experiments.setup import Setup
 from cdu.models.objective import Objective
 from cdu.models.settings import ModelSettings
+from cdu.models.training import project
 from cdu.seeding import generator
 from cdu.unlearning.methods.fixed_features import FixedFeatures, LinearTask, linear_model
+from cdu.unlearning.names import FIXED
 from cdu.unlearning.problem import UnlearningResult
-from cdu.unlearning.references import reference
-from cdu.unlearning.registry import CERTIFIED, TUNED, build
-from cdu.unlearning.release import publish
+from cdu.unlearning.references import distance, reference
+from cdu.unlearning.registration import REGISTERED
+from cdu.unlearning.registry import build, certified_among
+from cdu.unlearning.release import distance_bound, publish
 from conftest import random_samples
 
 EPSILON, DELTA = 1.0, 1e-5
@@ -66,13 +69,13 @@ def made(folder):
     return {name: update for name, update in computed.items() if name in table.names}
 
 
-@pytest.mark.parametrize("name", [*FIXED, *TUNED])
+@pytest.mark.parametrize("name", [*FIXED, *REGISTERED])
 def test_what_is_read_again_is_what_was_computed(folder, made, name):
     table = MethodResults(setup(folder))
     found, computed = table.update(name), made[name]
     assert torch.equal(found.w, computed.w)
-    plain = ("seconds", "hvp_samples", "residual", "converged", "radius", "bound", "certificate", "excuse", "note")
-    for field in plain:
+    plain = ("seconds", "hvp_samples", "residual", "converged", "radius", "bound", "certificate", "note")
+    for field in (*plain, "no_certificate_reason"):
         assert getattr(found, field) == getattr(computed, field)
     assert (found.model is None) == (computed.model is None)
     ends = [publish(table.problem, update, generator(0, "unused")) for update in (found, computed)]
@@ -143,7 +146,7 @@ def certified(folder, name):
     return build(name, table.chosen(name), EPSILON, DELTA)
 
 
-@pytest.mark.parametrize("name", CERTIFIED)
+@pytest.mark.parametrize("name", certified_among(REGISTERED))
 def test_a_reference_never_sees_the_forget_set(folder, made, problem, name):
     """Other weights, images and labels of D_u change the release, but never its reference."""
     method = certified(folder, name)
@@ -188,6 +191,31 @@ def test_the_reference_of_rewinding_is_training_from_the_start(folder, made, pro
 def test_a_method_without_a_certificate_has_no_reference(folder, problem):
     with pytest.raises(CduError, match="FineTune has no certificate"):
         reference(build("fine-tuning", {"epochs": 1, "learning_rate": 1e-4}, 1.0, 1e-5), problem, None, None)
+
+
+@pytest.mark.parametrize("name", certified_among(REGISTERED))
+def test_a_release_is_no_farther_from_its_reference_than_certified(folder, made, problem, name):
+    """The distance is that of the ends before the last noise, and the bound the one that the certificate rests on."""
+    method = certified(folder, name)
+    update = method(problem, generator(0, name))
+    own = reference(method, problem, update, generator(0, name))
+    found = distance(problem, update, own)
+    if update.certificate is None:
+        radius = problem.radius if update.radius is None else update.radius
+        ends = [project(one.w, radius).double() for one in (update, own)]
+        assert found.bound == distance_bound(problem, update)
+        assert found.certified == found.bound.sensitivity
+    else:
+        ends = [update.w.double(), own.w.double()]
+        assert found.bound == update.bound
+    assert found.measured == pytest.approx(torch.dist(*ends).item())
+    assert 0 < found.measured <= found.certified
+
+
+def test_a_certificate_without_its_bound_is_refused(folder, made, problem):
+    update = certified(folder, "noisy fine-tuning")(problem, generator(0, "x"))
+    with pytest.raises(CduError, match="a certificate and no bound"):
+        distance(problem, replace(update, bound=None), update)
 
 
 # --- relearning ----------------------------------------------------------------------------------------------------

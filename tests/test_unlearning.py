@@ -177,7 +177,7 @@ def test_trials_are_releases_bit_for_bit(dtype):
     source = generator(1)
     along = torch.randn(len(w), generator=generator(2), dtype=dtype)
     for row in (row for block in blocks for row in block):
-        one = publish(problem, replace(update, excuse="a trial"), source, 0.2).w
+        one = publish(problem, replace(update, no_certificate_reason="a trial"), source, 0.2).w
         assert torch.equal(row, one)
         assert torch.equal(row @ along, one @ along)
 
@@ -537,9 +537,9 @@ def test_weights_that_are_not_finite_are_not_certified(value):
 @pytest.mark.parametrize("sigma", [-1.0, math.nan, math.inf])
 def test_a_noise_that_is_none_is_refused_even_where_nothing_is_certified(sigma):
     problem = logistic_problem()
-    excused = UnlearningResult(problem.w_star, 0.0, excuse="training assumption violated")
+    uncertified = UnlearningResult(problem.w_star, 0.0, no_certificate_reason="training assumption violated")
     with pytest.raises(CduError, match=f"sigma = {sigma} is not a finite number of at least 0"):
-        publish(problem, excused, generator(0), sigma)
+        publish(problem, uncertified, generator(0), sigma)
 
 
 def test_the_readmes_example_runs_as_printed():

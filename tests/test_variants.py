@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from cdu.errors import CduError
 from cdu.experiments.experiment import load_experiment
-from cdu.experiments.forget_sets import hardest, one_class, varied
+from cdu.experiments.forget_sets import hardest, mislabelled, one_class, varied, with_forget_set
 from cdu.experiments.setup import Setup
 from cdu.models.settings import ModelSettings
 
@@ -47,3 +48,21 @@ def test_one_class_is_the_largest_and_no_larger_than_it_is(setup):
         gone = varied(setup, forget=settings).forget.targets
         assert len(gone) == settings.size == min(size, int(counts.max()))
         assert set(gone.tolist()) == {int(counts.argmax())}
+
+
+def test_of_a_mislabelled_forget_set_nothing_but_its_labels_is_changed(setup):
+    other = mislabelled(setup)
+    assert torch.equal(other.retain.targets, setup.retain.targets)
+    assert torch.equal(other.forget.inputs, setup.forget.inputs)
+    assert torch.equal(other.forget.targets, (setup.forget.targets + 1) % 10)
+    assert torch.equal(other.test.targets, setup.test.targets)
+    assert not torch.equal(other.original.w, setup.original.w)
+
+
+def test_worst_cases_go_by_their_names(setup):
+    assert with_forget_set(setup, "random") is setup
+    assert torch.equal(with_forget_set(setup, "mislabelled").forget.targets, mislabelled(setup).forget.targets)
+    for kind, worst in (("hardest", hardest), ("outliers", hardest), ("one class", one_class)):
+        assert with_forget_set(setup, kind).settings.forget == worst(setup, len(setup.forget))
+    with pytest.raises(CduError, match="no forget set 'easiest'; known are random, mislabelled, hardest"):
+        with_forget_set(setup, "easiest")

@@ -1,4 +1,4 @@
-"""Experiments: what is run, on what, with which constants. Read from YAML, validated, hashed."""
+"""Audits: lower bounds on ε from trials of a release and of what it should equal, and how much they would find."""
 
 import math
 from collections.abc import Callable

@@ -38,7 +38,9 @@ def keeper(setup: Setup, method: Method, count: int, sigma: float) -> Keep:
 def _tensors(update: UnlearningResult) -> dict[str, Tensor]:
     """What is kept of a Newton step."""
     expect(
-        not (update.excuse or update.bound or update.certificate) and update.radius is None and update.model is None,
+        not (update.no_certificate_reason or update.bound or update.certificate)
+        and update.radius is None
+        and update.model is None,
         "of a chain's updates weights and costs are kept, which is all of a Newton step's; this method's update brings "
         "more, which would be lost: answer its requests without a keeper",
     )

@@ -17,12 +17,10 @@ from cdu.experiments.tuning import Trial, best, tune
 from cdu.seeding import generator
 from cdu.settings import Value, digest
 from cdu.unlearning.methods.fixed_features import FixedFeatures, linear_model
+from cdu.unlearning.names import FIXED
 from cdu.unlearning.problem import Method, Problem, UnlearningResult
 from cdu.unlearning.registry import build, methods
 from cdu.unlearning.release import Release, publish, publish_at
-
-#: Methods that stand beside those whose hyper-parameters are chosen: yardsticks, and the paper's own constants.
-FIXED = ("original", "retrain", "second retraining", "newton", "newton, lissa")
 
 #: Fields of an update that are kept as they are; the others are tensors, modules and models of their own.
 _PLAIN = tuple(
@@ -52,7 +50,7 @@ class MethodResults:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All methods: those of :data:`FIXED`, then those of the experiment's search spaces."""
+        """All methods: those of :data:`~cdu.unlearning.names.FIXED`, then those of the experiment's search spaces."""
         return (*FIXED, *self.setup.settings.methods.spaces)
 
     @cached_property
@@ -103,7 +101,7 @@ class MethodResults:
         else:
             constants = self.chosen(name, epsilon)
             method = build(name, constants, wanted, delta)
-        path = self._path(".safetensors", "update", name, constants, wanted, delta)
+        path = self._path(".safetensors", "result", name, constants, wanted, delta)
         return storage.kept(path, lambda: method(self.problem, generator(seed, name)), _write, self._read)
 
     def release(self, name: str, noisy: bool = False) -> Release:

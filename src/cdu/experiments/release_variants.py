@@ -7,13 +7,11 @@ import torch
 
 from cdu.experiments.method_results import MethodResults
 from cdu.seeding import generator
+from cdu.unlearning.names import NOISED
 from cdu.unlearning.problem import Problem, UnlearningResult
-from cdu.unlearning.registry import CERTIFIED
+from cdu.unlearning.registry import traits
 from cdu.unlearning.release import Release, publish, publish_at
 from cdu.unlearning.settings import UnlearningSettings
-
-#: Models that stand also with the noise used in practice.
-WITH_NOISE = ("original", "newton", "retrain")
 
 
 def released(
@@ -25,9 +23,9 @@ def released(
 ) -> Iterator[tuple[str, Release]]:
     """What can be released of a method's result, by label.
 
-    Without noise, if the method added none of its own; with the noise used in practice, ``name + noise``, for the
-    yardsticks and the paper's step; with the noise that certifies the experiment's ε, ``name, ε = …``, for certified
-    methods.
+    Without noise, if the method added none of its own and no other row shows that already; with the noise used in
+    practice, ``name + noise``, for the yardsticks and the paper's step; with the noise that certifies the experiment's
+    ε, ``name, ε = …``, for certified methods.
 
     Args:
         name: The method's name.
@@ -36,12 +34,11 @@ def released(
         settings: σ, ε and δ.
         noise: Makes the generator of one release's noise; the same each time where all are to have the same draw.
     """
-    # Without noise output perturbation is the original, whose row stands already.
-    if update.certificate is None and name != "output perturbation":
+    if update.certificate is None and not traits(name).without_noise:
         yield name, publish(problem, update, noise())
-    if name in WITH_NOISE:
+    if name in NOISED:
         yield f"{name} + noise", publish(problem, update, noise(), settings.sigma, settings.delta)
-    if name in CERTIFIED:
+    if traits(name).certified:
         epsilon, delta = settings.epsilon, settings.delta
         yield f"{name}, ε = {epsilon:g}", publish_at(problem, update, noise(), epsilon, delta)
 

@@ -94,6 +94,11 @@ class Run:
             Metric(metric=metric, value=number, method=method, split=split, axis=axis, point=where, note=note)
         )
 
+    def values(self, metric: str, **keys: Any) -> list[float | None]:
+        """The values logged so far of a metric, with the keys of :meth:`log` that are given."""
+        wanted = {"metric": metric, **keys}
+        return [one.value for one in self.metrics if all(getattr(one, key) == own for key, own in wanted.items())]
+
     def log_values(self, values: Mapping[str, float | Tensor | None], **keys: Any) -> None:
         """Log several numbers, by the names of their metrics, with the same keys."""
         for metric, value in values.items():

@@ -22,17 +22,14 @@ from cdu.models.batchnorm import has_statistics
 from cdu.models.objective import Objective
 from cdu.seeding import generator, seed_for
 from cdu.unlearning.methods.original import Original
-from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
+from cdu.unlearning.names import NOISED
 from cdu.unlearning.problem import Method, Problem
-from cdu.unlearning.registry import SECOND_SEED, build
+from cdu.unlearning.registry import build, yardsticks
 from cdu.unlearning.release import Release, publish, recalibrated
 from cdu.unlearning.settings import UnlearningSettings
 
 Block = TypeVar("Block")
-
-#: The models that stand with noise too.
-NOISED = ("original", "newton", "retrain")
 
 
 def required(setup: Setup, name: str, block: Block | None) -> Block:
@@ -248,9 +245,7 @@ def scale_methods(unlearning: UnlearningSettings, scale: ScaleSettings, seed: in
     others = sorted({named.value for named in unlearning.dampings.values()} - {default})
     dampings = {"newton": default, **{f"newton, λ = {value:g}": value for value in others}}
     return {
-        "original": Original(),
-        "retrain": Retrain(),
-        "second retraining": Retrain(seed + SECOND_SEED),
+        **yardsticks(seed),
         **{name: SubsampledNewton(value, scale.hessian_samples) for name, value in dampings.items()},
         **{name: build(name, values, unlearning.epsilon, unlearning.delta) for name, values in scale.methods.items()},
     }

@@ -9,8 +9,8 @@ from tqdm import tqdm
 from cdu import certification
 from cdu.errors import CduError
 from cdu.evaluation.theory_checks import hessian_lipschitz, spectrum_ends
-from cdu.experiments import kept_requests
-from cdu.experiments.forget_sets import varied
+from cdu.experiments.ablations import with_recipe
+from cdu.experiments.request_chains import kept_answers, log_composition
 from cdu.experiments.run import Run
 from cdu.experiments.scale import judged_samples, log_accuracy_anew, required
 from cdu.seeding import generator
@@ -19,7 +19,7 @@ from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
 from cdu.unlearning.problem import Method, UnlearningResult
 from cdu.unlearning.release import Release, publish
-from cdu.unlearning.requests import Answer, Request, answers, requests
+from cdu.unlearning.requests import Answer, Request
 
 #: What stands with every noise, and what its draws are named after.
 NOISED = {"newton + noise": "newton", "original + noise": "original", "retrain + noise": "retrain"}
@@ -117,28 +117,18 @@ class ScaleSweeps:
     def within(self, radius: float) -> None:
         """The original, trained within another radius C, and ε there at the noise in use."""
         setup, where = self.run.setup, {"axis": "radius", "point": radius}
-        recipe = setup.settings.training.model_copy(update={"radius": radius})
-        trained = varied(setup, training=recipe).original
+        trained = with_recipe(setup, radius=radius).original
         self._log_accuracy("original", [setup.as_trained(trained)], **where)
         sensitivity = certification.trivial_bound(radius).value
         epsilon = certification.gaussian_epsilon(self.noise.sigma, self.noise.delta, sensitivity)
-        found = {"norm": trained.w.norm(), "projected": trained.projected, "epsilon": epsilon}
+        found = {"norm": trained.w.norm(), "projected": trained.projected_share, "epsilon": epsilon}
         self.run.log_values(found, **where)
 
     # --- requests --------------------------------------------------------------------------------------------------
 
     def log_composition(self) -> None:
         """ε of k releases together and of each alone at the noise in use, and σ that the wanted ε needs."""
-        noise, trivial = self.noise, self.trivial
-        alone = certification.certify(trivial, noise.sigma, noise.delta).epsilon
-        for count in range(1, self.settings.requests + 1):
-            where: dict[str, Any] = {"axis": "releases", "point": count}
-            together = certification.certify(trivial, noise.sigma, noise.delta, count).epsilon
-            self.run.log("epsilon", together, method="together", **where)
-            self.run.log("epsilon", alone, method="each alone", **where)
-            needed = certification.required_sigma(trivial, noise.epsilon, noise.delta, count)
-            self.run.log("sigma_needed", needed, **where)
-        print(f"{self.settings.requests} releases: ε = {together:.4g} together, {alone:.4g} each")
+        log_composition(self.run, self.trivial, range(1, self.settings.requests + 1))
 
     def yardsticks(self) -> None:
         """The original with the noise of the last request, and the model retrained without all of the forget set."""
@@ -170,9 +160,7 @@ class ScaleSweeps:
             sigmas: σ of the releases after the last request, by name.
         """
         setup, count = self.run.setup, self.settings.requests
-        asked = requests(setup.data.train, setup.split.train, setup.split.forget, count, setup.seed)
-        kept = kept_requests.keeper(setup, self.newton, count, carried)
-        chain = answers(self.problem, asked, self.newton, carried, kept, unsafe_seed=setup.seed)
+        chain = kept_answers(setup, self.problem, self.newton, count, carried)
         updates: list[UnlearningResult] = []
         try:
             for answer in tqdm(chain, desc=name, total=count, unit="request"):

@@ -32,6 +32,11 @@ class Trial:
     gap: float | None
     note: str = ""
 
+    @property
+    def words(self) -> str:
+        """The hyper-parameters in words."""
+        return ", ".join(f"{name} = {value}" for name, value in self.values.items())
+
 
 def candidates(space: Mapping[str, Value | Sequence[Value]], trials: int, generator: torch.Generator) -> list[Values]:
     """At most ``trials`` distinct points of a grid, drawn at random, in the order of the grid.
@@ -41,10 +46,19 @@ def candidates(space: Mapping[str, Value | Sequence[Value]], trials: int, genera
         trials: Largest number of points.
         generator: Draws them.
     """
-    axes = [[value] if isinstance(value, int | float | str) else list(value) for value in space.values()]
+    axes = [_grid(value) for value in space.values()]
     grid = [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)]
     chosen = torch.randperm(len(grid), generator=generator)[:trials].sort().values
     return [grid[int(number)] for number in chosen]
+
+
+def last_of_grid(space: Mapping[str, Value | Sequence[Value]]) -> Values:
+    """The last candidate of every hyper-parameter: constants that no search has chosen."""
+    return {name: _grid(value)[-1] for name, value in space.items()}
+
+
+def _grid(value: Value | Sequence[Value]) -> list[Value]:
+    return [value] if isinstance(value, int | float | str) else list(value)
 
 
 def tune(

@@ -50,7 +50,7 @@ class Trained:
         return sum(row["seconds"] for row in self.history)
 
     @property
-    def projected(self) -> float:
+    def projected_share(self) -> float:
         """Share of all steps in which the projection was active."""
         return sum(row["projected"] for row in self.history) / len(self.history)
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from cdu.report.query import select
+from cdu.unlearning.names import title
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
@@ -101,13 +102,13 @@ def draw_dots(
         grouped["mean"], height, xerr=grouped["std"].fillna(0.0), fmt=MARKERS[number], color=COLOURS[number],
         markersize=5, capsize=2, linewidth=1, label=label,
     )  # fmt: skip
-    axes.set_yticks(np.arange(len(methods))[::-1], list(methods))
+    axes.set_yticks(np.arange(len(methods))[::-1], [title(name) for name in methods])
     axes.set_ylim(-0.6, len(methods) - 0.4)
 
 
 def draw_methods(axes: Axes, rows: pd.DataFrame, labels: dict[str, str] | None = None) -> None:
     """One line per method in order of appearance, or for those named in ``labels``."""
-    names = labels or {name: name for name in dict.fromkeys(rows["method"])}
+    names = labels or {name: title(name) for name in dict.fromkeys(rows["method"])}
     for number, (name, label) in enumerate(names.items()):
         draw_line(axes, select(rows, method=name), label, number)
 

@@ -14,6 +14,7 @@ from cdu.report.markup import markdown_table
 from cdu.report.query import of_seeds, select
 from cdu.report.section_page import cut_in_words
 from cdu.report.tables import plus_minus, rounded
+from cdu.unlearning.names import title
 
 
 def worth_table(setup: Results) -> str | None:
@@ -122,7 +123,7 @@ def starts_table(setup: Results) -> str | None:
     for (method, start), differences in beside_starts(shown.frame).items():
         cells = {f"k = {k:g}": _points(interval(values)) for k, values in differences.items()}
         seeds = max(int(values.notna().sum()) for values in differences.values())
-        rows.append({"release": method, "minus": start, **cells, "seeds": str(seeds)})
+        rows.append({"release": title(method), "minus": start, **cells, "seeds": str(seeds)})
     return f"**{setup.title}**\n\n{markdown_table(pd.DataFrame(rows))}\n"
 
 

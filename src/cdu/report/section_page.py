@@ -17,6 +17,7 @@ from cdu.report.markup import LOOKS, machine_in_words, markdown_table, page_name
 from cdu.report.query import select
 from cdu.report.tables import plus_minus
 from cdu.report.theory_page import theory_claims_of
+from cdu.unlearning.names import title
 
 #: Epochs that the paper trains for.
 PAPER_EPOCHS = 50
@@ -51,7 +52,7 @@ def reasons(frame: pd.DataFrame) -> list[str]:
     unreached = absent["note"].str.startswith(UNREACHED)
     keys = [absent["method"], absent["axis"], absent["point"], unreached]
     for (method, axis, point, _), rows in absent.groupby(keys, dropna=False, sort=False):
-        where = method if not axis else f"{method}, {axis} = {point:g}"
+        where = title(str(method)) + (f", {axis} = {point:g}" if axis else "")
         lines.append(
             f"**{where}** ({rows['seed'].nunique()} of {frame['seed'].nunique()} seeds): {rows['note'].iloc[0]}"
         )
@@ -96,9 +97,9 @@ def section_fragment(
     image = [f"```{{image}} _generated/{stem}.svg", f":alt: {alternative}", ":width: 100%", "```"]
     lines += ["::::{div} chart", *image, "::::", ""]
     lines += [f"*{caption}{shortened(shown, ' Shortened: ', '.')}*", ""]
-    for title, content in tables(name, frame, on_gpu).items():
+    for heading, content in tables(name, frame, on_gpu).items():
         lines += [
-            f"**{title}** ({_spread(shown)})",
+            f"**{heading}** ({_spread(shown)})",
             "",
             markdown_table(content),
             "",

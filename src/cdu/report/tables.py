@@ -137,7 +137,7 @@ def with_censored(models: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 #: The models that noise is added to, and what they are called in tables.
-NOISED = {"newton + noise": "step", "original + noise": "nothing", "retrain + noise": "retrained"}
+WITH_NOISE = {"newton + noise": "step", "original + noise": "nothing", "retrain + noise": "retrained"}
 
 
 #: What several releases certify.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,8 @@ class UnlearningResult:
         rounding: How far rounding may have taken ``w`` from what that proof is about, proven; None where no proof is
             known, so that no certificate rests on ``bound``.
         certificate: What the method's own noise guarantees; None where it adds none. No further noise is then added.
-        excuse: Why there is no certificate whatever the noise, e.g. "training assumption violated"; empty otherwise.
+        no_certificate_reason: Reason for no certificate whatever the noise, e.g. "training assumption violated"; empty
+            otherwise.
         training_seconds: Wall time of training on D as the method's proof needs it; not part of ``seconds``.
         note: What else a reader should know, in words.
     """
@@ -88,16 +89,40 @@ class UnlearningResult:
     bound: Bound | None = None
     rounding: float | None = None
     certificate: Certificate | None = None
-    excuse: str = ""
+    no_certificate_reason: str = ""
     training_seconds: float = 0.0
     note: str = ""
 
 
 class Method(Protocol):
-    """An unlearning method: from a problem and a generator to an update."""
+    """An unlearning method: from a problem and a generator to a result."""
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Unlearn."""
+        ...
+
+
+@runtime_checkable
+class CertifiedMethod(Method, Protocol):
+    """A method that noise certifies, and so one that says what its release is compared with."""
+
+    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
+        """The run that never saw the forget set, before the noise that is added last.
+
+        Args:
+            problem: What the method was run on.
+            result: What it returned.
+            generator: Draws the noise of methods that add it on the way.
+        """
+        ...
+
+
+@runtime_checkable
+class NoisyMethod(CertifiedMethod, Protocol):
+    """A certified method that adds noise of its own on the way."""
+
+    def noiseless_difference(self, problem: Problem) -> Tensor:
+        """The direction in which release and reference lie apart without that noise, roughly, shape (p,)."""
         ...
 
 

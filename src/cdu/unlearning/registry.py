@@ -1,70 +1,31 @@
-"""The methods by name."""
+"""The methods by name: those that register themselves, the yardsticks, and the paper's step with a given λ."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
 
 from cdu.errors import CduError
 from cdu.settings import Value
-from cdu.unlearning.methods.certified_removal import CertifiedRemoval
-from cdu.unlearning.methods.dampening import SelectiveSynapticDampening
-from cdu.unlearning.methods.fine_tune import FineTune
-from cdu.unlearning.methods.fisher import FisherForgetting
-from cdu.unlearning.methods.influence import InfluenceUnlearning
-from cdu.unlearning.methods.l_codec import LCodec
-from cdu.unlearning.methods.langevin import Langevin, LangevinAdam
-from cdu.unlearning.methods.neg_grad_plus import NegGradPlus
-from cdu.unlearning.methods.negative_gradient import NegativeGradient
+from cdu.unlearning import methods as home
 from cdu.unlearning.methods.newton import NewtonStep
-from cdu.unlearning.methods.noisy_fine_tuning import NoisyFineTuning
 from cdu.unlearning.methods.original import Original
-from cdu.unlearning.methods.random_labels import RandomLabels
 from cdu.unlearning.methods.retrain import Retrain
-from cdu.unlearning.methods.rewind import Rewind, RewindAdam, RewindLinear
-from cdu.unlearning.methods.salun import SalUn
-from cdu.unlearning.methods.scrub import Scrub
 from cdu.unlearning.problem import Method
+from cdu.unlearning.registration import REGISTERED, Traits
 from cdu.unlearning.settings import UnlearningSettings
 
 #: Added to a run's seed for the yardstick "a second retraining with another seed".
 SECOND_SEED = 1000
 
-#: Methods whose hyper-parameters an experiment gives or searches, by the name they have in tables.
-TUNED: dict[str, Callable[..., Method]] = {
-    "fine-tuning": FineTune,
-    "negative gradient": NegativeGradient,
-    "Fisher forgetting": FisherForgetting,
-    "L-CODEC": LCodec,
-    "Newton step": NewtonStep,
-    "output perturbation": Original,
-    "noisy fine-tuning": NoisyFineTuning,
-    "rewind": Rewind,
-    "rewind, Adam": RewindAdam,
-    "rewind, linear": RewindLinear,
-    "Langevin, linear": Langevin,
-    "Langevin, Adam": LangevinAdam,
-    "certified removal, linear": CertifiedRemoval,
-    "NegGrad+": NegGradPlus,
-    "SCRUB": Scrub,
-    "SalUn": SalUn,
-    "random labels": RandomLabels,
-    "selective synaptic dampening": SelectiveSynapticDampening,
-    "influence": InfluenceUnlearning,
-}
+#: Under this name an installed package lists the modules in which its methods register themselves.
+ENTRY_POINTS = "cdu.methods"
 
-#: Those among them that can be certified, with the noise that :func:`publish_at` adds or with their own.
-CERTIFIED = (
-    "output perturbation", "Newton step", "noisy fine-tuning", "rewind", "rewind, linear", "Langevin, linear",
-    "certified removal, linear",
-)  # fmt: skip
-
-#: The l2 of linear methods where none is searched for a request: the middle of the usual grids, the same everywhere.
-L2_IN_ADVANCE = {"rewind, linear": 0.01, "Langevin, linear": 0.01, "certified removal, linear": 1e-3}
-
-#: Those that add noise of their own, and so must be told what to certify.
-OWN_NOISE = ("noisy fine-tuning", "Langevin, linear")
+home.import_all()
+for module in entry_points(group=ENTRY_POINTS):
+    module.load()
 
 
 def build(name: str, values: Mapping[str, Value], epsilon: float, delta: float) -> Method:
-    """A method of :data:`TUNED` with its hyper-parameters.
+    """A registered method with its hyper-parameters.
 
     Args:
         name: Its name.
@@ -75,14 +36,38 @@ def build(name: str, values: Mapping[str, Value], epsilon: float, delta: float) 
     Raises:
         CduError: No such method, or hyper-parameters that it does not take.
     """
-    maker = TUNED.get(name)
-    if maker is None:
-        raise CduError(f"there is no method '{name}'; known are {', '.join(TUNED)}")
-    promise = {"epsilon": epsilon, "delta": delta} if name in OWN_NOISE else {}
+    known = REGISTERED.get(name)
+    if known is None:
+        raise CduError(
+            f"there is no method '{name}'; known are {', '.join(sorted(REGISTERED))}; one of your own must be "
+            "registered before it is used (cdu.unlearning.registration)"
+        )
+    promise = {"epsilon": epsilon, "delta": delta} if known.traits.own_noise else {}
     try:
-        return maker(**values, **promise)
+        return known.make(**values, **promise)
     except (TypeError, ValueError) as error:
         raise CduError(f"the method '{name}' cannot be made from {dict(values)}: {error}") from error
+
+
+def traits(name: str) -> Traits:
+    """What sections must know of a method; of one that is not registered, such as a yardstick, nothing."""
+    known = REGISTERED.get(name)
+    return Traits() if known is None else known.traits
+
+
+def certified_among(names: Iterable[str]) -> list[str]:
+    """Those that noise certifies, in their order; first the ones that are a yardstick but for their noise."""
+    chosen = [name for name in names if traits(name).certified]
+    return sorted(chosen, key=lambda name: not traits(name).without_noise)
+
+
+def yardsticks(seed: int) -> dict[str, Method]:
+    """What every method is measured against, by name; see :data:`cdu.unlearning.names.YARDSTICKS`.
+
+    Args:
+        seed: The run's seed.
+    """
+    return {"original": Original(), "retrain": Retrain(), "second retraining": Retrain(seed + SECOND_SEED)}
 
 
 def methods(settings: UnlearningSettings, seed: int) -> dict[str, Method]:
@@ -95,16 +80,14 @@ def methods(settings: UnlearningSettings, seed: int) -> dict[str, Method]:
         settings: Constants of the step.
         seed: The run's seed.
     """
-    table: dict[str, Method] = {
-        "original": Original(),
-        "retrain": Retrain(),
-        "second retraining": Retrain(seed + SECOND_SEED),
-    }
     default = settings.dampings[settings.default]
-    table["newton"] = NewtonStep(default.value)
-    table["newton, forget gradient"] = NewtonStep(default.value, gradient="forget")
-    table["newton, exact"] = NewtonStep(default.value, "exact", exact_limit=settings.exact_limit)
-    table["newton, lissa"] = NewtonStep(default.value, "lissa", lissa_settings=default.lissa)
+    table: dict[str, Method] = {
+        **yardsticks(seed),
+        "newton": NewtonStep(default.value),
+        "newton, forget gradient": NewtonStep(default.value, gradient="forget"),
+        "newton, exact": NewtonStep(default.value, "exact", exact_limit=settings.exact_limit),
+        "newton, lissa": NewtonStep(default.value, "lissa", lissa_settings=default.lissa),
+    }
     for name, damping in settings.dampings.items():
         if name != settings.default:
             table[f"newton, λ {name}"] = NewtonStep(damping.value)

@@ -46,7 +46,7 @@ class Release:
         """The certificate in a few words, or "none" and why."""
         if self.certificate is not None:
             return f"ε = {self.certificate.epsilon:.4g}, δ = {self.certificate.delta:g}: {self.certificate.worth}"
-        return f"none: {self.update.excuse or 'no noise'}"
+        return f"none: {self.update.no_certificate_reason or 'no noise'}"
 
 
 def release(
@@ -98,8 +98,8 @@ def release(
     released = publish(problem, update, source, sigma, delta, torch.float64)
     if unsafe_seed is None:
         return released
-    excuse = update.excuse or "the seed of its noise was given"
-    return replace(released, certificate=None, update=replace(update, excuse=excuse))
+    reason = update.no_certificate_reason or "the seed of its noise was given"
+    return replace(released, certificate=None, update=replace(update, no_certificate_reason=reason))
 
 
 def publish(
@@ -123,11 +123,11 @@ def publish(
             :func:`distance_bound`).
     """
     original = problem.objective
-    w = _projected(problem, update, sigma)
+    w = projected(problem, update, sigma)
     objective = original if update.model is None else original.with_model(update.model)
     if sigma == 0 or update.certificate is not None:
         return Release(w, objective, update.certificate, update)
-    certificate = None if update.excuse else certify(distance_bound(problem, update), sigma, delta)
+    certificate = None if update.no_certificate_reason else certify(distance_bound(problem, update), sigma, delta)
     noise = draw_noise(w.to(noise_dtype or w.dtype), generator)
     return Release((w + sigma * noise).to(w.dtype), objective, certificate, update)
 
@@ -157,7 +157,7 @@ def trials(
         sigma > 0 and update.certificate is None,
         "trials of a release differ in the noise that is added last; give sigma above 0 and a method without its own",
     )
-    w = _projected(problem, update, sigma)
+    w = projected(problem, update, sigma)
     # Rows begin where vectors of their own would: a sum's last digits may depend on how its terms lie in memory.
     width = -(-len(w) // 16) * 16
     for first in range(0, count, together):
@@ -167,8 +167,17 @@ def trials(
         yield rows.to(w.device).mul_(sigma).add_(w)
 
 
-def _projected(problem: Problem, update: UnlearningResult, sigma: float) -> Tensor:
-    """An update's weights, checked and projected onto its ball."""
+def projected(problem: Problem, update: UnlearningResult, sigma: float = 0.0) -> Tensor:
+    """An update's weights, projected onto its ball: what noise is added to.
+
+    Args:
+        problem: What was to be unlearned.
+        update: What a method returned.
+        sigma: The noise that is to be added.
+
+    Raises:
+        CduError: As for :func:`publish`.
+    """
     expect(0 <= sigma < math.inf, f"sigma = {sigma} is not a finite number of at least 0")
     expect(
         bool(update.w.isfinite().all()) or not (sigma or update.certificate),

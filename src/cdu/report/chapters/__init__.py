@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from cdu.report import drawing
 from cdu.report.chapters.page import Page
+from cdu.unlearning.names import title
 
 __all__ = ["PAGES", "Page", "drawn", "figure", "show", "shows_verdicts", "tables"]
 
@@ -51,7 +52,7 @@ def show(name: str, frame: pd.DataFrame) -> None:
 
 
 def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict[str, pd.DataFrame]:
-    """The tables of a section or of one of its parts, by title; one that would be empty is left out.
+    """The tables of a section or of one of its parts, by heading; one that would be empty is left out.
 
     Args:
         name: The section, or ``section-part``.
@@ -62,7 +63,17 @@ def tables(name: str, frame: pd.DataFrame, on_gpu: Collection[int] = ()) -> dict
     if page.tables is None:
         raise KeyError(name)
     made = page.tables(frame, on_gpu=on_gpu) if page.by_device else page.tables(frame)
-    return {title: content for title, content in made.items() if len(content)}
+    return {heading: _titled(content) for heading, content in made.items() if len(content)}
+
+
+#: Columns of tables that hold methods, their releases, or what training after the noise starts from.
+_OF_METHODS = ("method", "model", "start")
+
+
+def _titled(content: pd.DataFrame) -> pd.DataFrame:
+    """A table in which methods are called by their titles."""
+    columns = [column for column in _OF_METHODS if column in content]
+    return content.assign(**{column: content[column].map(title) for column in columns})
 
 
 def shows_verdicts(section: str) -> str:

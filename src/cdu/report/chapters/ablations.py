@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, MARKERS, draw_line, figure_of, panel_grid, ticks_at_points
 from cdu.report.query import select
-from cdu.report.tables import NOISED, Column, along, cell_of, plus_minus, table, with_reduction
+from cdu.report.tables import WITH_NOISE, Column, along, cell_of, plus_minus, table, with_reduction
 
 
 def _judged(*more: Column) -> list[Column]:
@@ -46,7 +46,7 @@ def _ablation_noise_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     columns = [
         Column(f"{label}: {split} set (%)", "accuracy", {"method": name, "split": split}, 100)
         for split in ("test", "forget")
-        for name, label in NOISED.items()
+        for name, label in WITH_NOISE.items()
     ]
     lost = [
         {
@@ -57,7 +57,7 @@ def _ablation_noise_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             "σ at which one point is lost": cell_of(frame, "sigma_one_point", method=name),
             "ε that it certifies": cell_of(frame, "epsilon_one_point", method=name),
         }
-        for name, label in NOISED.items()
+        for name, label in WITH_NOISE.items()
     ]
     noise = table(along(frame, "sigma"), "point", "σ", [Column("ε certified", "epsilon"), *columns])
     return {"What one point of accuracy buys": pd.DataFrame(lost), "Noise": noise}

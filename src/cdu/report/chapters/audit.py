@@ -9,6 +9,7 @@ from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, LINES, MARKERS, figure_of
 from cdu.report.query import select
 from cdu.report.tables import cell_of, plus_minus, rounded
+from cdu.unlearning.names import title
 
 
 def _end(frame: pd.DataFrame, metric: str) -> str:
@@ -137,7 +138,7 @@ def audit(frame: pd.DataFrame) -> Figure:
         largest = select(rows, metric=metric).groupby("method")["value"].max().reindex(methods)
         size = 12 if marker == "|" else 5
         panel.plot(largest, height, marker, color=colour, markersize=size, label=label, fillstyle="none")
-    panel.set_yticks(height, methods)
+    panel.set_yticks(height, [title(name) for name in methods])
     panel.set_xscale("symlog", linthresh=0.1)
     panel.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
     panel.set(xlabel="ε (linear below 0.1)", xlim=(-0.01, 20), ylim=(-0.8, len(methods) - 0.2))

@@ -22,6 +22,7 @@ from cdu.report.drawing import (
 )
 from cdu.report.query import select
 from cdu.report.tables import rounded
+from cdu.unlearning.names import title
 
 
 def _times(rows: pd.DataFrame, factor: float = 1.0) -> str:
@@ -300,7 +301,7 @@ def efficiency_retraining(frame: pd.DataFrame) -> Figure:
         own = means.loc[[method]]
         panel.plot(
             own["value"], 100 * own["value_accuracy"], color=COLOURS[number], marker=MARKERS[number],
-            linestyle="-" if method == "retraining" else "", markersize=6, linewidth=1.2, label=method,
+            linestyle="-" if method == "retraining" else "", markersize=6, linewidth=1.2, label=title(method),
         )  # fmt: skip
     nothing = 100 * select(scored, method="original")["value"].mean()
     panel.axhline(nothing, color=COLOURS[6], linestyle="--", linewidth=1, label="the original, at no cost")

@@ -8,6 +8,7 @@ from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, draw_dots, draw_line, figure_of, panel_grid
 from cdu.report.query import select
 from cdu.report.tables import RETRAINED, Column, accuracy_columns, cost_columns, plus_minus, table
+from cdu.unlearning.names import title
 
 
 def _methods_table_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -30,7 +31,9 @@ def _methods_table_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     found = table(whole, "method", "method", columns)
     notes = select(frame, metric="certified").groupby("method")["note"].first()
     notes = notes.where(~notes.index.isin(RETRAINED), "needs none: never saw D_u, so that ε = 0")
-    found["certificate"] = [notes.get(name, "could not run") + _searched(name) for name in found["method"]]
+    found["certificate"] = [notes.get(name, "could not run") for name in found["method"]]
+    searched = found["method"].str.startswith(tuple(f"{name}, ε" for name in _with_searched_l2(frame)))
+    found.loc[searched, "certificate"] += "; l2 searched for this request"
     if "rounding" not in set(frame["metric"]):
         # Until revision 2 of the section these two computed in single precision, whose rounding exceeds their Δ.
         void = found["method"].str.contains("rewind, linear, ε|Langevin, linear, ε")
@@ -43,9 +46,10 @@ def _methods_table_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def _searched(method: str) -> str:
-    """What Table 1 says beside the linear methods, whose l2 is one of a few that were tried for the request."""
-    return "; l2 searched for this request" if ", linear, ε" in method else ""
+def _with_searched_l2(frame: pd.DataFrame) -> set[str]:
+    """The methods whose l2 is one of a few that were tried for the request."""
+    chosen = select(frame, metric="chosen_gap", split="")
+    return set(chosen[chosen["note"].str.contains("l2 = ", regex=False)]["method"])
 
 
 def _distances(frame: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +79,7 @@ def _methods_compute_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         columns = [
             Column(f"{split} (%)", "later_accuracy", {"split": split}, 100) for split in dict.fromkeys(rows["split"])
         ]
-        certified = ~rows["method"].isin(UNNOISED)
+        certified = ~rows["method"].isin(unnoised(frame))
         found[f"Test accuracy after k epochs on D_r, ε = {epsilon:g}"] = pd.concat(
             [table(rows[certified], "method", "start", columns), table(rows[~certified], "method", "start", columns)]
         ).fillna("—")
@@ -137,9 +141,9 @@ def _minus(rows: pd.DataFrame, method: str) -> pd.DataFrame:
     return rows.assign(value=rows["value"] - base.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy())
 
 
-#: Rows of the compute axis that no noise was added to: the same program from untrained weights, from the noise alone,
-#: and from the original.
-UNNOISED = ("from scratch", "from noise", "original")
+def unnoised(frame: pd.DataFrame) -> list[str]:
+    """The starts of the compute axis that no noise was added to: untrained weights, noise alone, and the original."""
+    return list(dict.fromkeys(select(frame, metric="later_accuracy", split="test, no noise")["method"]))
 
 
 def epsilons(frame: pd.DataFrame) -> list[float]:
@@ -159,21 +163,22 @@ def methods_compute(frame: pd.DataFrame) -> Figure:
     rows = frame[(frame["metric"] == "later_accuracy") & frame["split"].str.startswith("test")]
     wanted, points = epsilons(rows), sorted(rows["point"].dropna().unique())
     looks = dict(zip((points[0], points[min(1, len(points) - 1)], points[-1]), grid[1:], strict=False))
-    names = [name for name in dict.fromkeys(rows["method"]) if name not in UNNOISED]
+    starts = unnoised(rows)
+    names = [name for name in dict.fromkeys(rows["method"]) if name not in starts]
     by_epsilon = rows.assign(point=pd.to_numeric(rows["split"].str.split("ε = ").str[1]), epochs=rows["point"])
     for number, name in enumerate(names):
         if wanted:
-            draw_line(grid[0], select(rows, method=name, split=f"test, ε = {wanted[0]:g}"), str(name), number, 100)
+            draw_line(grid[0], select(rows, method=name, split=f"test, ε = {wanted[0]:g}"), title(name), number, 100)
         for epochs, panel in looks.items():
-            draw_line(panel, select(by_epsilon, method=name, epochs=float(epochs)), str(name), number, 100)
-    for name, line in zip(UNNOISED, ("-", ":", "--"), strict=True):
+            draw_line(panel, select(by_epsilon, method=name, epochs=float(epochs)), title(name), number, 100)
+    for name, line in zip(starts, ("-", ":", "--"), strict=False):
         means = select(rows, method=name).groupby("point")["value"].mean() * 100
         grid[0].plot(means.index, means, color="0.5", linestyle=line, linewidth=1.6, label=name)
         for epochs, panel in looks.items():
             if epochs in means.index:
                 panel.axhline(means[epochs], color="0.5", linestyle=line, linewidth=1.6)
-    title = f"ε = {wanted[0]:g}" if wanted else ""
-    grid[0].set(xlabel="k, epochs on the retained set", ylabel="test accuracy (%)", title=title)
+    noise = f"ε = {wanted[0]:g}" if wanted else ""
+    grid[0].set(xlabel="k, epochs on the retained set", ylabel="test accuracy (%)", title=noise)
     grid[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     for epochs, panel in looks.items():
         panel.set(xscale="log", xlabel="certified ε", ylabel="test accuracy (%)", title=f"k = {epochs:g}")
@@ -194,7 +199,7 @@ def methods_tuning(frame: pd.DataFrame) -> Figure:
     for rows, face, shift, size, label in looks:
         height = [heights[str(name)] + shift for name in rows["method"]]
         panel.scatter(100 * rows["value"], height, s=size, facecolors=face, edgecolors=COLOURS[0], label=label)
-    panel.set_yticks(list(heights.values()), list(heights))
+    panel.set_yticks(list(heights.values()), [title(name) for name in heights])
     panel.set_xscale("symlog", linthresh=1.0)
     panel.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     panel.set(xlabel="gap to the retrained model (points, linear below 1)", xlim=(-0.05, 250))

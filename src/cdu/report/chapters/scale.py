@@ -21,6 +21,7 @@ from cdu.report.tables import (
     with_censored,
     with_reduction,
 )
+from cdu.unlearning.names import title
 
 
 def _newton_steps(frame: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +114,7 @@ def scale(frame: pd.DataFrame) -> Figure:
     if not anew.empty:
         draw_dots(statistics, anew, methods, "taken anew", 1, 100)
     tested, seeds = select(frame, metric="accuracy", split="test"), frame["seed"].nunique()
-    labels = [name + of_seeds(select(tested, method=name)["value"], seeds) for name in methods]
+    labels = [title(name) + of_seeds(select(tested, method=name)["value"], seeds) for name in methods]
     sets.set(xlabel="accuracy (%)", yticklabels=labels)
     statistics.set(xlabel="test accuracy (%)")
     statistics.set_yticklabels([])

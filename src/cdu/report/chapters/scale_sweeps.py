@@ -7,7 +7,7 @@ from cdu.report.chapters.ablations import JUDGED
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, draw_dots, draw_line, style, ticks_at_points
 from cdu.report.query import select
-from cdu.report.tables import NOISED, PROMISED, Column, along, cell_of, plus_minus, table
+from cdu.report.tables import PROMISED, WITH_NOISE, Column, along, cell_of, plus_minus, table
 
 
 def _with_and_without(names: dict[str, str], *splits: str) -> list[Column]:
@@ -34,7 +34,7 @@ def _sweeps_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     quiet = quiet.assign(axis="sigma", point=0.0, split=quiet["split"].map(without))
     noise = along(pd.concat([quiet, frame], ignore_index=True), "sigma")
     noised = {
-        title: table(noise, "point", "σ", [Column("ε certified", "epsilon"), *_with_and_without(NOISED, split)])
+        title: table(noise, "point", "σ", [Column("ε certified", "epsilon"), *_with_and_without(WITH_NOISE, split)])
         for title, split in {"Noise, test set": "test", "Noise, retained set": "retain"}.items()
     }
     radius = [

@@ -9,6 +9,7 @@ from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, LINES, MARKERS, style
 from cdu.report.query import select
 from cdu.report.tables import Column, table
+from cdu.unlearning.names import title
 
 
 def _shadow_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -17,7 +18,7 @@ def _shadow_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "never trained": "Forgotten, or never trained on? (unlearned shadows)",
         "retrained": "Unlearned, or retrained? (on the forgotten samples)",
     }
-    for world, title in titles.items():
+    for world, heading in titles.items():
         rows = select(frame, split=world)
         levels = sorted(select(rows, metric="lira_tpr")["point"].dropna().unique())
         lines = []
@@ -30,7 +31,7 @@ def _shadow_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             for quantile, name in ((0.5, "median"), (0.95, "95 %")):
                 line[f"pairs told right by target, {name}"] = one_value(select(own, point=quantile), "vulnerability")
             lines.append(line)
-        found[title] = pd.DataFrame(lines)
+        found[heading] = pd.DataFrame(lines)
     known = set(frame["metric"])
     extrapolated = ", from two of them" if "shadow_seconds" in known else ""
     cost = {
@@ -78,7 +79,7 @@ def shadows(frame: pd.DataFrame) -> Figure:
             middle, height, xerr=np.stack([middle - low, high - middle]), fmt=MARKERS[number], color=COLOURS[number],
             markersize=5, capsize=2, linewidth=1, label=label,
         )  # fmt: skip
-    dots.set_yticks(np.arange(len(methods))[::-1], methods)
+    dots.set_yticks(np.arange(len(methods))[::-1], [title(name) for name in methods])
     dots.axvline(0.5, color=COLOURS[6], linestyle="--", linewidth=1)
     dots.set(xlabel="area under the ROC curve", ylim=(-0.6, len(methods) - 0.4))
     dots.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1, frameon=False)
@@ -89,8 +90,9 @@ def shadows(frame: pd.DataFrame) -> Figure:
         means = rows.groupby("point")["value"].mean()
         means = means[means > 0]
         curves.plot(
-            means.index, means, color=COLOURS[number], linestyle=LINES[number % len(LINES)], linewidth=1.6, label=name
-        )
+            means.index, means, color=COLOURS[number], linestyle=LINES[number % len(LINES)], linewidth=1.6,
+            label=title(name),
+        )  # fmt: skip
     curves.plot([1e-3, 1], [1e-3, 1], color="0.5", linestyle=":", linewidth=1, label="chance")
     curves.set(xscale="log", yscale="log", xlabel="false-positive rate", ylabel="true-positive rate")
     curves.legend(fontsize=7)
@@ -101,7 +103,7 @@ def shadows(frame: pd.DataFrame) -> Figure:
     single.vlines(places, ends[0], ends[2], color=COLOURS[0], linewidth=1.5)
     single.plot(places, ends[1], MARKERS[0], color=COLOURS[1], markersize=4)
     single.axhline(0.5, color=COLOURS[6], linestyle="--", linewidth=1)
-    single.set_xticks(places, names, rotation=90, fontsize=6)
+    single.set_xticks(places, [title(name) for name in names], rotation=90, fontsize=6)
     single.set(ylabel="pairs told right, by target")
     return figure
 

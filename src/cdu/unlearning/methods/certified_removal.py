@@ -1,6 +1,7 @@
 """Certified removal from a linear model on fixed features: Newton steps under a budget, retraining beyond it."""
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,11 +16,13 @@ from cdu.curvature.solution import Preconditioner, synchronise
 from cdu.data.samples import Samples
 from cdu.unlearning.methods.fixed_features import LinearTask
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 #: ‖∇L‖ that training goes down to, or less where the budget asks for it.
 TOLERANCE = 1e-9
 
 
+@register("certified removal, linear", own_model=True, l2_in_advance=1e-3)
 class CertifiedRemoval:
     """Newton steps on D_r from the minimiser on D; where they leave more than the budget, retraining.
 
@@ -93,6 +96,13 @@ class CertifiedRemoval:
             note=f"own model on fixed features; residual over l2 {distance:.3g} of {self.bound.value:g}"
             + (", therefore retrained" if fallback else ""),
         )
+
+    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
+        """The minimiser on D_r, as exactly as float64 gives it."""
+        task = LinearTask(problem, self.filters, self.l2)
+        rough = minimise(task.objective, task.retain, task.zeros(), 1e-2).w
+        inverse = kronecker_preconditioner(task.objective, rough, task.retain)
+        return replace(result, w=minimise(task.objective, task.retain, rough, TOLERANCE, inverse).w)
 
     def _distance(self, task: LinearTask, w: Tensor, gradient: Tensor) -> float:
         """‖w − w̃*‖ at most, by the gradient on D_r as computed and what rounding may hide in it."""

@@ -7,8 +7,10 @@ import torch
 from cdu.curvature.solution import synchronise
 from cdu.unlearning.methods.fisher import fisher_diagonal
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("selective synaptic dampening")
 class SelectiveSynapticDampening:
     """Shrink the weights that matter much more to D_u than to D.
 

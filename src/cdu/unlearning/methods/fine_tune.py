@@ -4,8 +4,10 @@ import torch
 
 from cdu.unlearning.methods.descent import Learner, expect_epochs
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("fine-tuning")
 class FineTune:
     """Go on training from w*, on D_r alone, and hope that D_u fades.
 

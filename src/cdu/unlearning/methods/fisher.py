@@ -12,6 +12,7 @@ from cdu.curvature.solution import synchronise
 from cdu.data.samples import Samples
 from cdu.models.objective import Loss, Objective
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 #: The smallest Fisher information of a weight; one that D_r says nothing about gets much noise, not infinitely much.
 FLOOR = 1e-8
@@ -72,6 +73,7 @@ def fisher_diagonal(objective: Objective, w: Tensor, samples: Samples, labels: L
     return total / len(samples)
 
 
+@register("Fisher forgetting")
 class FisherForgetting:
     """Noise in every weight, the more the less D_r depends on it.
 
@@ -113,5 +115,6 @@ class FisherForgetting:
             scrubbed,
             seconds,
             gradient_samples=len(chosen) * classes,
-            excuse="not a certified method: its noise has the shape that D_r gives it, and no ε is proved for it",
+            no_certificate_reason="not a certified method: its noise has the shape that D_r gives it, and no ε is "
+            "proved for it",
         )

@@ -10,6 +10,7 @@ from cdu.errors import CduError
 from cdu.models.objective import CHUNK_BYTES
 from cdu.unlearning.methods.fisher import gradient_rows, per_sample_gradients
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 #: Bytes that the matrix of per-sample gradients may take.
 MATRIX_BYTES = 2**31
@@ -48,6 +49,7 @@ def solve_empirical_fisher(
     return ((vector.double() - inside) / damping).to(vector.dtype)
 
 
+@register("influence")
 class InfluenceUnlearning:
     """The first-order effect of leaving D_u out, with the empirical Fisher in place of the Hessian.
 

@@ -15,6 +15,7 @@ from cdu.curvature.solution import synchronise
 from cdu.data.samples import Samples
 from cdu.models.objective import CHUNK_BYTES, Objective
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 #: Samples of D_u on which activations and loss are recorded.
 RECORDED = 256
@@ -168,6 +169,7 @@ class RestrictedHessian(Hessian):
         return self.mask * super().__matmul__(self.mask * vector)
 
 
+@register("L-CODEC")
 class LCodec:
     """A Newton step on the weights of the units whose activations tell most about the loss on D_u.
 
@@ -228,7 +230,8 @@ class LCodec:
             gradient_samples=len(forget),
             residual=solution.residual,
             converged=solution.converged,
-            excuse="not a certified method: no bound on the distance to the retrained model is proved for its step",
+            no_certificate_reason="not a certified method: no bound on the distance to the retrained model is proved "
+            "for its step",
             note=f"{len(chosen)} of {len(units)} units chosen, {int(mask.sum())} of {len(w)} weights",
         )
 

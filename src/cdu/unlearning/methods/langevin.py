@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -17,10 +18,13 @@ from cdu.errors import CduError
 from cdu.models.objective import Objective
 from cdu.models.training import project
 from cdu.unlearning.methods.fixed_features import GRADIENT_NORM, LinearTask, contraction
+from cdu.unlearning.methods.rewind import descend
 from cdu.unlearning.noise import draw_noise, noise_norm
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("Langevin, linear", own_model=True, l2_in_advance=0.01)
 class Langevin:
     """Noisy gradient descent, T steps on D and then K on D_r, for a linear model on fixed features.
 
@@ -91,6 +95,29 @@ class Langevin:
             note="own model on fixed features, trained by noisy gradient descent",
         )
 
+    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
+        """T + K noisy steps on D_r, with the σ of the result's certificate.
+
+        Raises:
+            CduError: The result has no certificate, so that it is not this method's.
+        """
+        certificate = result.certificate
+        if certificate is None:
+            raise CduError("the result has no certificate, which tells its noise; give what the method returned")
+        task = LinearTask(problem, self.filters, self.l2)
+        rates = (self.learning_rate, task.constants.radius, certificate.sigma)
+        steps = self.training_steps + self.steps
+        return replace(result, w=noisy_descent(task.objective, task.zeros(), task.retain, steps, *rates, generator))
+
+    def noiseless_difference(self, problem: Problem) -> Tensor:
+        """The difference of the ends of the same descents without noise, shape (p,)."""
+        task = LinearTask(problem, self.filters, self.l2)
+        rates, ends = (self.learning_rate, task.constants.radius), []
+        for first in (task.everything, task.retain):
+            w = descend(task.objective, task.zeros(), first, self.training_steps, *rates)
+            ends.append(descend(task.objective, w, task.retain, self.steps, *rates))
+        return ends[0] - ends[1]
+
     def bound(self, forget: int, samples: int, radius: float, rounding: float = 0.0) -> Bound:
         """What noise must hide when ``forget`` of ``samples`` training samples are deleted.
 
@@ -123,6 +150,7 @@ class Langevin:
         return bound
 
 
+@register("Langevin, Adam")
 class LangevinAdam:
     """K noisy projected gradient steps on D_r from the Adam-trained w*.
 
@@ -161,8 +189,8 @@ class LangevinAdam:
             w,
             time.perf_counter() - begin,
             gradient_samples=self.steps * len(problem.retain),
-            excuse="training assumption violated: the proof needs noisy gradient descent as training, this model was "
-            "trained with Adam",
+            no_certificate_reason="training assumption violated: the proof needs noisy gradient descent as training, "
+            "this model was trained with Adam",
         )
 
 

@@ -9,8 +9,10 @@ from cdu.data.samples import Samples
 from cdu.seeding import forked
 from cdu.unlearning.methods.descent import Learner, expect_epochs
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("NegGrad+")
 class NegGradPlus:
     """Keep the loss low on D_r while raising it on D_u.
 

@@ -6,8 +6,10 @@ import torch
 
 from cdu.unlearning.methods.descent import Learner, expect_epochs
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("negative gradient")
 class NegativeGradient:
     """Climb the loss on D_u, until the model does worse there than guessing.
 

@@ -16,7 +16,9 @@ from cdu.curvature.lissa import lissa
 from cdu.curvature.settings import LissaSettings
 from cdu.curvature.solution import Solution, synchronise
 from cdu.data.samples import Samples
+from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 Solver = Literal["exact", "conjugate_gradient", "preconditioned", "lissa"]
 Form = Literal["retain", "forget"]
@@ -33,6 +35,7 @@ def right_hand_side(problem: Problem, form: Form) -> Tensor:
     return -ratio * problem.objective.gradient(problem.w_star, problem.forget)
 
 
+@register("Newton step")
 class NewtonStep:
     """One damped Newton step towards the retrained model (the paper's section 3).
 
@@ -79,6 +82,10 @@ class NewtonStep:
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Take the step; raises :class:`~cdu.curvature.solution.SolverError` when H + λI cannot be inverted."""
         return self.with_hessian_over(problem.retain, problem, generator)
+
+    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
+        """Retraining on D_r."""
+        return Retrain()(problem, generator)
 
     def with_hessian_over(self, part: Samples, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Take the step with the Hessian over ``part`` of D_r; the gradient is the problem's all the same."""

@@ -3,9 +3,11 @@
 import copy
 import math
 import time
+from dataclasses import replace
 from itertools import chain, islice, repeat
 
 import torch
+from torch import Tensor
 
 from cdu.certification import certify, required_sigma
 from cdu.certification.amplification import noisy_fine_tuning_bound
@@ -17,8 +19,10 @@ from cdu.models.training import project
 from cdu.seeding import forked, seeded
 from cdu.unlearning.noise import draw_noise, noise_norm
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("noisy fine-tuning")
 class NoisyFineTuning:
     """Project w*, then descend on D_r by clipped gradients and add noise in every step.
 
@@ -108,6 +112,16 @@ class NoisyFineTuning:
             bound=self.bound,
             certificate=certify(self.bound, self.sigma, self.delta),
         )
+
+    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
+        """The same from the retrained model."""
+        retrained = problem.retrain(problem.retain, problem.seed)
+        return self(replace(problem, w_star=retrained.w), generator)
+
+    def noiseless_difference(self, problem: Problem) -> Tensor:
+        """The difference of the clipped starts, the original and the retrained model, shape (p,)."""
+        retrained = problem.retrain(problem.retain, problem.seed)
+        return project(problem.w_star, self.start_clip) - project(retrained.w, self.start_clip)
 
     def _expect_room_for_rounding(self, size: int) -> None:
         """Refuse so many weights that rounding could add more to a step's distance than the bound allows for."""

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from cdu.unlearning.methods.descent import Learner, expect_epochs
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("random labels")
 class RandomLabels:
     """Teach the model other labels for D_u than the ones it learned, and go on with D_r meanwhile.
 

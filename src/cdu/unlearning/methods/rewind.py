@@ -19,8 +19,10 @@ from cdu.models.training import project
 from cdu.unlearning.methods.descent import Learner
 from cdu.unlearning.methods.fixed_features import GRADIENT_NORM, LinearTask, contraction
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("rewind", own_model=True)
 class Rewind:
     """Gradient descent on D, back by K of its T steps, then K steps on D_r.
 
@@ -68,7 +70,12 @@ class Rewind:
             "gradient in advance, so that the certificate rests on the projection",
         )
 
+    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
+        """T steps on D_r from the start: back by all steps."""
+        return Rewind(self.steps, self.steps, self.learning_rate)(problem, generator)
 
+
+@register("rewind, linear", own_model=True, l2_in_advance=0.01)
 class RewindLinear:
     """:class:`Rewind` where G and L are known in advance: a linear model on fixed features, l2-regularised.
 
@@ -122,6 +129,10 @@ class RewindLinear:
             note="own model on fixed features, trained by gradient descent",
         )
 
+    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
+        """T steps on D_r from w = 0: back by all steps."""
+        return RewindLinear(self.l2, self.steps, self.steps, self.learning_rate, self.filters)(problem, generator)
+
     def rounding(self, task: LinearTask) -> float:
         """How far the T steps in float64 may end from T exact ones."""
         # A step on D_r brings weights nearer to the minimiser on D_r, and both start in the ball: never beyond 3C.
@@ -155,6 +166,7 @@ class RewindLinear:
         )
 
 
+@register("rewind, Adam")
 class RewindAdam:
     """Back by some epochs of the original training with Adam, then as many epochs on D_r.
 
@@ -184,8 +196,8 @@ class RewindAdam:
             for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
                 learner.step(learner.loss(inputs, targets))
         return learner.update(
-            excuse="training assumption violated: the proof is for plain gradient descent, this model was trained with "
-            "Adam"
+            no_certificate_reason="training assumption violated: the proof is for plain gradient descent, this model "
+            "was trained with Adam"
         )
 
 

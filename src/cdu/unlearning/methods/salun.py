@@ -8,8 +8,10 @@ from torch import Tensor
 from cdu.unlearning.methods.descent import Learner, expect_epochs
 from cdu.unlearning.methods.random_labels import train_on_wrong_labels
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("SalUn")
 class SalUn:
     """:class:`~cdu.unlearning.methods.random_labels.RandomLabels`, in which only the most salient weights may move.
 

@@ -6,8 +6,10 @@ from torch.nn.functional import kl_div
 
 from cdu.unlearning.methods.descent import Learner, expect_epochs
 from cdu.unlearning.problem import Problem, UnlearningResult
+from cdu.unlearning.registration import register
 
 
+@register("SCRUB")
 class Scrub:
     """Teacher and student: the original model teaches what to keep, and what to avoid.
 
