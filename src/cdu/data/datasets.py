@@ -32,8 +32,8 @@ def load(name: str, device: torch.device | str = "cpu", root: Path | None = None
     for file in needed_files(name, folder):
         file.require(name)
     parts = [_torchvision(name, folder, part) for part in ("train", "test")]
-    shift, spread = ((0.1307,), (0.3081,)) if name == "mnist" else ((0.5,) * 3, (0.5,) * 3)
-    train, test = (Samples(images, labels, shift, spread).to(device) for images, labels in map(_tensors, parts))
+    mean, std = ((0.1307,), (0.3081,)) if name == "mnist" else ((0.5,) * 3, (0.5,) * 3)
+    train, test = (Samples(images, labels, mean, std).to(device) for images, labels in map(_tensors, parts))
     return Dataset(name, train, test)
 
 
@@ -45,7 +45,7 @@ def _digits(device: torch.device | str) -> Dataset:
     images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
-    samples = Samples(images, labels, shift=(0.3053,), spread=(0.3760,), maximum=16.0).to(device)
+    samples = Samples(images, labels, mean=(0.3053,), std=(0.3760,), maximum=16.0).to(device)
     return Dataset("digits", samples.subset(order[:DIGITS_TRAIN]), samples.subset(order[DIGITS_TRAIN:]))
 
 
