@@ -417,6 +417,17 @@ def test_a_server_that_sends_something_else_is_named_with_both_checksums(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_connection_that_is_not_made_is_said_in_short(tmp_path, registered, monkeypatch):
+    # The port of a server that is gone.
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as gone:
+        address = f"http://127.0.0.1:{gone.server_port}/x.mat"
+    registered(replace(registry.dataset_named("svhn"), downloads=(Download("x.mat", "0", (address,)),)))
+    monkeypatch.setattr(requests, "get", GET)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(CduError, match=rf"whole \({address}: \[Errno \d+\] Connection refused\); connect to"):
+        download.fetch("svhn", tmp_path)
+
+
 def test_the_checksums_are_those_that_torchvision_publishes():
     packed = {Path(one.path).name: one.md5 for one in registry.dataset_named("mnist").downloads}
     assert packed == dict(published.MNIST.resources)

@@ -79,6 +79,8 @@ register(
     DatasetSpec(
         name="digits", title="digits", shape=(1, 8, 8), classes=10, mean=(0.3053,), std=(0.3760,), maximum=16.0,
         read=_read_digits, experiment="quick",
+        holds="1,797 scanned digits of 8×8 pixels, inside scikit-learn; 1,497 for training, 300 for testing",
+        source="UCI, test set of the optical recognition data {cite:p}`alpaydin1998`",
     )
 )  # fmt: skip
 
@@ -114,7 +116,8 @@ def _read_mnist(folder: Path) -> tuple[Part, Part]:
 register(
     DatasetSpec(
         name="mnist", title="MNIST", shape=(1, 28, 28), classes=10, mean=(0.1307,), std=(0.3081,),
-        read=_read_mnist, experiment="mnist", unrun="not run yet",
+        read=_read_mnist, experiment="mnist", in_the_paper=True,
+        holds="60,000 + 10,000 images of 28×28 pixels", source="{cite:t}`lecun1998`",
         downloads=(
             _mnist("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
             _mnist("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
@@ -149,7 +152,9 @@ def _read_cifar10(folder: Path) -> tuple[Part, Part]:
 register(
     DatasetSpec(
         name="cifar10", title="CIFAR-10", shape=(3, 32, 32), classes=10, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-        read=_read_cifar10, experiment="paper", unrun="not run yet: a GPU is needed for the paper's 50 epochs",
+        read=_read_cifar10, experiment="paper", in_the_paper=True,
+        not_run="not run yet: a GPU is needed for the paper's 50 epochs",
+        holds="50,000 + 10,000 colour images of 32×32 pixels", source="{cite:t}`krizhevsky2009`",
         downloads=(
             Download(
                 "cifar-10-python.tar.gz",
@@ -182,8 +187,9 @@ def _read_svhn(folder: Path) -> tuple[Part, Part]:
 register(
     DatasetSpec(
         name="svhn", title="SVHN", shape=(3, 32, 32), classes=10, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-        read=_read_svhn, experiment="paper-resnet18",
-        unrun="its files were not at hand where these results were made, and a GPU is needed",
+        read=_read_svhn, experiment="paper-resnet18", in_the_paper=True,
+        holds="73,257 + 26,032 colour images of 32×32 pixels, non-commercial use", source="{cite:t}`netzer2011`",
+        not_run="its files were not at hand where these results were made, and a GPU is needed",
         downloads=(
             _svhn("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
             _svhn("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),

@@ -157,11 +157,18 @@ def _retrieve(download: Download, path: Path) -> None:
         except (OSError, ValueError) as error:  # pooch's words for a server's failure and for a wrong checksum
             if getattr(error, "errno", None) in LOCAL_FAILURES:
                 raise
-            failures.append(f"{url}: {' '.join(str(error).split()).split('. ')[0]}")
+            failures.append(f"{url}: {_in_short(error)}")
     raise CduError(
         f"no server sent {path.name} whole ({'; '.join(failures) or 'none is registered'}); connect to the network and "
         "try again, or put the files where 'cdu data status' names them"
     )
+
+
+def _in_short(error: Exception) -> str:
+    """What a server or pooch said, on one line: the first sentence, or the cause of a connection that was not made."""
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    said = str(error) if cause is None else str(cause).split(": ")[-1]
+    return " ".join(said.split()).split(". ")[0]
 
 
 def _unpacking(download: Download) -> Any:

@@ -71,7 +71,10 @@ class DatasetSpec:
         downloads: The files that are fetched; none where the images come with a package.
         maximum: The largest pixel value.
         experiment: Name or file of the experiment that a notebook belongs to when none is given; may be empty.
-        unrun: For a dataset of the paper: what the book says while it has no records of it. Empty for all others.
+        in_the_paper: Whether the paper has results on it.
+        not_run: For a dataset of the paper, why the book may have no results on it.
+        holds: What it holds, in words.
+        source: Where it comes from, in words; the book's citations may be used.
 
     Raises:
         CduError: The name is no such name, or ``mean`` or ``std`` has not one value for each channel.
@@ -87,7 +90,10 @@ class DatasetSpec:
     downloads: tuple[Download, ...] = ()
     maximum: float = 255.0
     experiment: str = ""
-    unrun: str = ""
+    in_the_paper: bool = False
+    not_run: str = "not run yet"
+    holds: str = ""
+    source: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what would fail only when the dataset is loaded."""
@@ -105,11 +111,6 @@ class DatasetSpec:
     def files(self) -> tuple[DataFile, ...]:
         """The files that the dataset is read from."""
         return tuple(file for download in self.downloads for file in download.files)
-
-    @property
-    def in_the_paper(self) -> bool:
-        """Whether the paper has a set-up on it."""
-        return bool(self.unrun)
 
 
 #: What is registered so far; :func:`known_datasets` also asks the other packages.

@@ -59,7 +59,7 @@ def absent_setups(setups: list[Results]) -> str:
     """The paper's set-ups that have no records, why, and the one command that makes them."""
     present = {setup.dataset for setup in setups}
     lines = [
-        f"- **{dataset.title}**: {dataset.unrun}. `cdu data fetch {name} && {_command(dataset)}` fills its rows."
+        f"- **{dataset.title}**: {dataset.not_run}. `cdu data fetch {name} && {_command(dataset)}` fills its rows."
         for name, dataset in known_datasets().items()
         if dataset.in_the_paper and name not in present
     ]
