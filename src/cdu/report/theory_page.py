@@ -47,11 +47,12 @@ def statements_table(setups: list[Results]) -> str:
 
 def ledger_tables(setups: list[Results]) -> list[str]:
     """The assumption ledger of every set-up whose network is an MLP; convolutional networks get their own columns."""
-    others = dict(_network_column(setups, *named) for named in (("allcnn", "AllCNN"), ("resnet18", "ResNet-18")))
+    convolutional = {"allcnn": "AllCNN", "resnet18": "ResNet-18"}
+    others = dict(_network_column(setups, *named) for named in convolutional.items())
     found = []
     for setup in setups:
         shown = setup.sections.get(theory_claims.SECTION)
-        if shown is None or setup.dataset in {"cifar10", "svhn"}:
+        if shown is None or shown.records[0].record.settings["model"]["name"] in convolutional:
             continue
         columns = assumptions.ledger(setup.metrics, others)
         rows = [
