@@ -279,15 +279,7 @@ def test_the_papers_resnet_learns_and_unlearns_svhn(original_svhn, tmp_path):
     assert 0 <= accuracy(released.objective, released.w, setup.test) <= 1
 
 
-def available(name):
-    try:
-        download.require_files(registry.dataset_named(name), download.data_root())
-    except CduError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not available("mnist"), reason="MNIST is not under CDU_DATA")
+@pytest.mark.skipif(not download.at_hand("mnist"), reason="MNIST is not under CDU_DATA")
 def test_mnist_is_the_published_set():
     mnist = datasets.load("mnist")
     assert (len(mnist.train), len(mnist.test), mnist.input_shape) == (60_000, 10_000, (1, 28, 28))
@@ -299,7 +291,7 @@ def test_mnist_is_the_published_set():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not available("cifar10"), reason="CIFAR-10 is not under CDU_DATA")
+@pytest.mark.skipif(not download.at_hand("cifar10"), reason="CIFAR-10 is not under CDU_DATA")
 def test_cifar10_is_the_published_set():
     cifar10 = datasets.load("cifar10")
     assert (len(cifar10.train), len(cifar10.test), cifar10.input_shape) == (50_000, 10_000, (3, 32, 32))
@@ -487,6 +479,7 @@ def test_only_what_is_absent_or_damaged_is_fetched(tmp_path, small_mnist, monkey
     monkeypatch.setattr(requests, "get", get)
     download.fetch("mnist", tmp_path)
     assert fetched == [first, second]
+    assert (raw / f"{second}.gz").read_bytes() == b"damaged"
     assert {name: (raw / name).read_bytes() for name in small_mnist} == small_mnist
     assert {name: (raw / name).stat().st_mtime_ns for name in others} == whole
     assert not [path for path in tmp_path.iterdir() if path.name != "MNIST"]
@@ -605,6 +598,22 @@ def test_a_dataset_of_another_package_is_fetched_and_loaded(server, registered, 
     assert np.array_equal(loaded.train.inputs.numpy(), images)
     assert np.array_equal(loaded.train.targets.numpy(), labels)
     assert torch.allclose(loaded.train.batch(slice(1))[0][0], (torch.tensor(images[0]) / 255 - 0.5) / 0.25)
+
+
+def test_a_damaged_file_is_replaced_when_a_whole_one_has_arrived(server, registered, tmp_path):
+    dataset, file = registered(blobs(server, "images.npy")), tmp_path / "blobs" / "images.npy"
+    file.parent.mkdir()
+    file.write_bytes(b"damaged")
+    (one,) = dataset.downloads
+    registered(replace(dataset, downloads=(replace(one, urls=one.urls[:1]),)))
+    with pytest.raises(CduError, match="404 Client Error"):
+        download.fetch("blobs", tmp_path)
+    assert file.read_bytes() == b"damaged"
+    registered(dataset)
+    download.fetch("blobs", tmp_path)
+    assert file.is_file()
+    assert not file.is_symlink()
+    assert state_of("blobs", tmp_path) == ["present"]
 
 
 def test_an_archive_that_holds_something_else_is_refused(server, registered, tmp_path):

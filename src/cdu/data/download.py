@@ -131,8 +131,8 @@ def _bring(download: Download, folder: Path, temporary: Path) -> None:
     """Put a download and what is packed in it into a temporary folder, checked."""
     path = temporary / download.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    if download.packed and _is_whole(download, folder):
-        # pooch finds it whole, and only unpacks it.
+    if (folder / download.path).is_file():
+        # pooch unpacks the file behind the link where it is whole; where it is not, a new one takes the link's place.
         path.symlink_to((folder / download.path).resolve())
     _retrieve(download, path)
     for file in download.packed:
