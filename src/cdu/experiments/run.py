@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from cdu import clock
 from cdu.certification import Bound
-from cdu.data.download import DATASETS
+from cdu.data.registry import dataset_named
 from cdu.data.samples import Samples
 from cdu.errors import CduError, DamagedFileError
 from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.device import pick_device, prepare
-from cdu.experiments.experiment import DEFAULT_EXPERIMENT, load_experiment
+from cdu.experiments.experiment import default_experiment, load_experiment
 from cdu.experiments.records import (
     SCHEMA_VERSION,
     Machine,
@@ -309,12 +309,10 @@ def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = (
     missing = sorted({"dataset", "seed"} - set(given))
     if missing:
         raise CduError(f"the parameter '{missing[0]}' is missing; restore the notebook's parameters cell")
-    dataset, seed = given["dataset"], given["seed"]
-    if dataset not in DATASETS:
-        raise CduError(f"unknown dataset {dataset!r}: known are {', '.join(DATASETS)}")
+    dataset, seed = dataset_named(given["dataset"]).name, given["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise CduError(f"seed = {seed!r} is not a whole number of at least 0")
-    experiment = load_experiment(str(given.get("experiment") or DEFAULT_EXPERIMENT[dataset]))
+    experiment = load_experiment(str(given.get("experiment") or default_experiment(dataset)))
     experiment.settings(dataset)
     output = repository() / str(given.get("output") or "runs")
     device = pick_device(str(given.get("device") or "auto"))

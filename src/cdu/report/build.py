@@ -18,7 +18,7 @@ from cdu.report.api_pages import api_pages
 from cdu.report.claims_page import claims_detail, claims_table, family_in_words, shadowed_in_words
 from cdu.report.collection import Results, collect
 from cdu.report.front_page import audited_table, compute_table, starts_table, worth_table
-from cdu.report.provenance_page import platforms_table, provenance_tables
+from cdu.report.provenance_page import datasets_table, platforms_table, provenance_tables
 from cdu.report.run_pages import run_pages
 from cdu.report.section_page import section_fragment
 from cdu.report.setups_page import absent_setups, setups_table
@@ -75,6 +75,7 @@ def build(book: Path) -> None:
     files[book / "_generated" / "provenance.md"] = provenance_tables(setups, known).encode()
     files[book / "_generated" / "platforms.md"] = platforms_table(known).encode()
     files |= {book / "api" / f"{name}.md": content.encode() for name, content in api_pages().items()}
+    files[book / "_generated" / "datasets.md"] = datasets_table().encode()
     outputs = {str(path.relative_to(book)): _digest(content) for path, content in files.items()}
     files[book / _MADE_FROM] = json.dumps({"inputs": inputs, "outputs": outputs}, indent=1).encode()
     _synchronise(files, folders)

@@ -8,15 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from cdu.data.registry import dataset_named, known_datasets
 from cdu.errors import CduError
-from cdu.experiments.experiment import DEFAULT_EXPERIMENT, load_experiment
+from cdu.experiments.experiment import load_experiment
 from cdu.experiments.records import Record, read_record
 from cdu.experiments.sections import REVISIONS, SECTIONS, STAND_INS, section_hash
 from cdu.experiments.settings import DatasetSettings
 from cdu.report import evidence, verdicts
 from cdu.report.claims import CLAIMS, Place
-
-TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
 
 #: What tells a number from the others of a section's records.
 _KEYS = ["seed", "metric", "method", "split", "axis", "point"]
@@ -69,8 +68,10 @@ class Results:
     @property
     def title(self) -> str:
         """The dataset's name, with the experiment's where it is not the one made for that dataset."""
-        usual = DEFAULT_EXPERIMENT[self.dataset] == self.experiment
-        return TITLES[self.dataset] + ("" if usual else f" ({self.experiment})")
+        dataset = dataset_named(self.dataset)
+        # A dataset of another package may name the file of its experiment.
+        usual = Path(dataset.experiment).stem == self.experiment
+        return dataset.title + ("" if usual else f" ({self.experiment})")
 
     @property
     def seeds(self) -> int:
@@ -131,12 +132,13 @@ def collect(root: Path, folders: Mapping[str, bool] = FOLDERS) -> list[Results]:
             record = read_record(path)
             sections = found.setdefault((record.experiment, record.dataset), {})
             sections.setdefault(record.section, []).append(Loaded(record, path, run))
-    order = list(TITLES)
+    known = known_datasets()
+    order = [*(name for name in known if known[name].in_the_paper), *known]
     setups = [
         Results(experiment, dataset, {name: _choose(name, sections[name]) for name in SECTIONS if name in sections})
         for (experiment, dataset), sections in found.items()
     ]
-    return sorted(setups, key=lambda setup: (setup.dataset == "digits", order.index(setup.dataset), setup.experiment))
+    return sorted(setups, key=lambda setup: (order.index(dataset_named(setup.dataset).name), setup.experiment))
 
 
 def _choose(section: str, candidates: list[Loaded]) -> Shown:

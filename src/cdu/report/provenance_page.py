@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from cdu.data.registry import known_datasets
 from cdu.experiments import reproduced
 from cdu.experiments.records import Record
 from cdu.experiments.reproduced import Reproduction
@@ -90,4 +91,10 @@ def provenance_tables(setups: list[Results], known: list[Reproduction]) -> str:
                     "time (s), sum": f"{sum(record.duration for record in records):,.0f}",
                 }
             )
+    return markdown_table(pd.DataFrame(rows))
+
+
+def datasets_table() -> str:
+    """Every dataset, what it holds and where it comes from."""
+    rows = [{"name": name, "what": one.holds, "source": one.source} for name, one in known_datasets().items()]
     return markdown_table(pd.DataFrame(rows))

@@ -4,7 +4,8 @@ from typing import Any
 
 import nbformat
 
-from cdu.report.collection import TITLES, Results
+from cdu.data.registry import dataset_named
+from cdu.report.collection import Results
 from cdu.report.markup import page_name
 
 
@@ -21,7 +22,7 @@ def run_pages(setup: Results) -> dict[str, bytes]:
             for cell in content.cells:
                 if cell.cell_type == "markdown":
                     first, *rest = cell.source.split("\n")
-                    title = f"{first}: {TITLES[record.dataset]}, seed {record.seed} ({origin})"
+                    title = f"{first}: {dataset_named(record.dataset).title}, seed {record.seed} ({origin})"
                     cell.source = "\n".join([title, *rest])
                     break
             pages[page_name(loaded)] = nbformat.writes(content).encode()

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
+from cdu.data.registry import dataset_named
 from cdu.report import assumptions, theory_claims
-from cdu.report.collection import TITLES, Results
+from cdu.report.collection import Results
 from cdu.report.markup import badge, chapter_link, markdown_table, plain_text, seeds_in_words, state_badge
 from cdu.report.query import select
 from cdu.report.tables import plus_minus
@@ -46,11 +47,12 @@ def statements_table(setups: list[Results]) -> str:
 
 def ledger_tables(setups: list[Results]) -> list[str]:
     """The assumption ledger of every set-up whose network is an MLP; convolutional networks get their own columns."""
-    others = dict(_network_column(setups, *named) for named in (("allcnn", "AllCNN"), ("resnet18", "ResNet-18")))
+    convolutional = {"allcnn": "AllCNN", "resnet18": "ResNet-18"}
+    others = dict(_network_column(setups, *named) for named in convolutional.items())
     found = []
     for setup in setups:
         shown = setup.sections.get(theory_claims.SECTION)
-        if shown is None or setup.dataset in {"cifar10", "svhn"}:
+        if shown is None or shown.records[0].record.settings["model"]["name"] in convolutional:
             continue
         columns = assumptions.ledger(setup.metrics, others)
         rows = [
@@ -80,7 +82,7 @@ def _network_column(setups: list[Results], name: str, label: str) -> tuple[str, 
     if not with_it:
         return label, pd.DataFrame(columns=["section", "metric", "method", "split", "axis", "value"])
     first = min(with_it, key=lambda setup: setup.experiment != "paper")
-    return f"{label} ({TITLES[first.dataset]})", first.metrics
+    return f"{label} ({dataset_named(first.dataset).title})", first.metrics
 
 
 def control_table(setup: Results) -> str | None:
