@@ -167,8 +167,17 @@ def trials(
         yield rows.to(w.device).mul_(sigma).add_(w)
 
 
-def projected(problem: Problem, result: UnlearningResult, sigma: float) -> Tensor:
-    """A result's weights, checked and projected onto its ball."""
+def projected(problem: Problem, result: UnlearningResult, sigma: float = 0.0) -> Tensor:
+    """A result's weights, projected onto its ball: what noise is added to.
+
+    Args:
+        problem: What was to be unlearned.
+        result: What a method returned.
+        sigma: The noise that is to be added.
+
+    Raises:
+        CduError: As for :func:`publish`.
+    """
     expect(0 <= sigma < math.inf, f"sigma = {sigma} is not a finite number of at least 0")
     expect(
         bool(result.w.isfinite().all()) or not (sigma or result.certificate),
