@@ -18,6 +18,7 @@ from cdu.data.download import DATASETS
 from cdu.errors import CduError, DamagedFileError
 from cdu.experiments.device import pick_device, prepare
 from cdu.experiments.experiment import DEFAULT_EXPERIMENT, load_experiment
+from cdu.experiments.metrics import quantity
 from cdu.experiments.records import (
     SCHEMA_VERSION,
     Machine,
@@ -81,7 +82,12 @@ class Run:
         point: float | None = None,
         note: str = "",
     ) -> None:
-        """Log one number; see :class:`cdu.experiments.records.Metric` for the keys."""
+        """Log one number; see :class:`cdu.experiments.records.Metric` for the keys.
+
+        Raises:
+            CduError: No metric has this name in :mod:`cdu.experiments.metrics`.
+        """
+        quantity(metric)
         number = None if value is None else float(value)
         where = None if point is None else float(point)
         self.metrics.append(

@@ -21,8 +21,9 @@ from pkgutil import iter_modules
 from typing import Any
 
 from cdu.errors import CduError
-from cdu.experiments import changelog
+from cdu.experiments import changelog, metrics
 from cdu.experiments.experiment import Experiment, load_experiment
+from cdu.experiments.metrics import MetricKind
 from cdu.experiments.records import Record, read_record, record_path, write_record
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import BENCHMARKS, REVISIONS, SECTIONS
@@ -33,12 +34,8 @@ from cdu.verification.kinds import Key, Numbers
 #: Where the canaries' experiments lie, and their records beside them.
 FOLDER = Path("tests") / "canaries"
 
-#: What benchmarks measure of the machine, beside the times of :data:`cdu.verification.kinds.TIMES`.
-MEASURED = frozenset({
-    "gradients", "memory", "rate_share", "ratio", "seconds_high", "seconds_low", "slope", "speedup",
-    # Its points are computed eigenvalues, which rounding moves.
-    "density",
-})  # fmt: skip
+#: Metrics of the theory by whose names benchmarks call what they measure of the machine.
+ALSO_MEASURED = frozenset({"ratio", "slope"})
 
 #: By how much a number may differ and still be the same, relatively. On one processor with the rounding of two, numbers
 #: of the MLP differ by 1e-6 at most, those of the network with BatchNorm, which divides by small deviations, by 3e-2.
@@ -50,24 +47,15 @@ BATCHNORM = ("allcnn", "resnet18")
 #: The same for numbers around 0, beside the largest number of the same metric.
 FLOOR = 1e-9
 
-#: Shares of samples: a few of a hundred may change sides.
+#: Shares of samples: a few of a hundred may change sides. So may pairs of scores with BatchNorm, where rounding moves
+#: the scores and two that are close may change places.
 SHARE_TOLERANCE = 0.02
-
-#: Areas and rates of the attack with shadow models count pairs of scores. With BatchNorm rounding moves the scores, and
-#: two that are close may change places.
-PAIRED = "lira_"
 
 #: What rests on the random features of the theory section, whose convolutions are in single precision.
 FEATURES, FEATURES_TOLERANCE = "random features", 3e-3
 
-#: What is left over by a solver, or differs by rounding alone: up to three times as much is the same.
-LEFT_OVER = frozenset({
-    "claim_error", "claim_residual", "difference", "forms_unexplained", "lambda_max_error", "lambda_min_error",
-    "own_residual", "residual", "ridge_error", "single_difference",
-})  # fmt: skip
-
-#: An iteration more or less.
-WORK, WORK_TOLERANCE = "hvp_samples", 0.2
+#: An iteration more or less of a solver.
+WORK_TOLERANCE = 0.2
 
 #: How many moved numbers a sentence names.
 NAMED = 5
@@ -224,8 +212,9 @@ def moves(section: str, found: Numbers, committed: Numbers, tolerance: float = T
 
 def _compared(section: str, key: Key) -> bool:
     """Whether a number is compared: times, and what a benchmark measures of the machine, are not."""
-    left_out = kinds.TIMES | (MEASURED if section in BENCHMARKS else set())
-    return key.metric not in left_out and "seconds" not in key.metric
+    if metrics.kind(key.metric) in {MetricKind.TIME, MetricKind.BENCHMARK}:
+        return False
+    return section not in BENCHMARKS or key.metric not in ALSO_MEASURED
 
 
 def _largest(numbers: Numbers) -> Mapping[str, float]:
@@ -237,17 +226,17 @@ def _largest(numbers: Numbers) -> Mapping[str, float]:
 
 
 def _allowed(key: Key, value: float, largest: Mapping[str, float], tolerance: float) -> float:
-    if key.metric in LEFT_OVER:
+    what = metrics.kind(key.metric)
+    if what is MetricKind.REMAINDER:
+        # Up to three times as much is the same.
         return 2 * abs(value) + 1e-9
-    if key.metric == WORK:
+    if what is MetricKind.WORK:
         return WORK_TOLERANCE * abs(value) + 1e-9
-    if key.metric in kinds.COUNTS:
+    if what is MetricKind.COUNT:
         return 1e-12
-    if key.metric in kinds.CLOSED_FORMS:
+    if what is MetricKind.CLOSED_FORM:
         return kinds.CLOSED_TOLERANCE * abs(value) + 1e-15
-    if key.metric in kinds.SHARES or "accuracy" in key.metric:
-        return SHARE_TOLERANCE
-    if key.metric.startswith(PAIRED) and tolerance >= BATCHNORM_TOLERANCE:
+    if what is MetricKind.SHARE or (what is MetricKind.PAIRS and tolerance >= BATCHNORM_TOLERANCE):
         return SHARE_TOLERANCE
     tolerance = max(tolerance, FEATURES_TOLERANCE if FEATURES in key.method else 0.0)
     return tolerance * abs(value) + FLOOR * largest[key.metric] + 1e-12

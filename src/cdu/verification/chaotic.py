@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cdu.verification.kinds import SHARES, Key
+from cdu.experiments import metrics
+from cdu.experiments.metrics import MetricKind
+from cdu.verification.kinds import Key
 
 Array = NDArray[np.float64]
 
@@ -37,8 +39,8 @@ MOST = 8.0
 #: Series that a family needs; smaller ones join wider ones.
 FAMILY = 5
 
-#: Counts of epochs: compared as they are, like shares, in steps of one.
-STEPPED = SHARES | {"chosen_epoch", "epochs"}
+#: Metrics that are compared as they are: shares in steps of a sample, epochs in steps of one.
+STEPPED = frozenset({MetricKind.SHARE, MetricKind.EPOCHS})
 
 #: The smallest standard deviation, relatively: what moves less, no reader sees. Numbers fixed by a projection, say,
 #: have a spread between seeds that is rounding alone.
@@ -98,7 +100,7 @@ class Families:
     @classmethod
     def of(cls, series: list[Series], values: Array) -> "Families":
         """The families of series whose ``values`` have the shape (series, seeds)."""
-        share = np.array([one.key.metric in STEPPED for one in series], dtype=bool)
+        share = np.array([metrics.kind(one.key.metric) in STEPPED for one in series], dtype=bool)
         levels = (
             _numbered([one[:2] for one in series]),
             _numbered([(one.dataset, one.key.metric) for one in series]),

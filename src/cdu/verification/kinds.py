@@ -14,6 +14,8 @@ from typing import NamedTuple
 from scipy import stats
 
 from cdu.evaluation.settings import FOUND, PLANTED
+from cdu.experiments import metrics
+from cdu.experiments.metrics import MetricKind
 
 
 class Key(NamedTuple):
@@ -51,24 +53,8 @@ class Allowed(NamedTuple):
     rule: str
 
 
-#: Never compared: times and rates. They measure the machine and what else it does, not the method.
-TIMES = frozenset({"claim_seconds", "seconds", "training_seconds", "images_per_second", "matrix_rate", "matrix_share"})
-
-#: Counts and yes-or-no answers: the next value of one is another answer.
-COUNTS = frozenset({
-    "batches", "certified", "contradicted", "converged", "depth", "epochs_trained", "fallback", "gradient_samples",
-    "hessian_samples", "hvp_samples", "judged_samples", "members", "network_samples", "operations_per_image",
-    "parameters", "recalibration_samples", "relu", "requests", "spectrum_samples", "timed_alone", "train_samples",
-    "trials",
-})  # fmt: skip
-
-#: Formulas of the settings and of the data alone, and the settings: only the rounding of libraries differs.
-CLOSED_FORMS = frozenset({
-    "certified_epsilon", "control_sigma", "crossover", "damping", "default_damping", "delta", "detectable", "epsilon",
-    "epsilon_classical", "epsilon_wanted", "failure", "gain", "gaussian_detectable", "known_hessian_lipschitz",
-    "known_lipschitz", "majority", "sensitivity", "sequential_epsilon", "sigma", "sigma_needed", "sigma_ratio",
-    "simulated_epsilon", "trivial_bound",
-})  # fmt: skip
+#: Metrics that count: the next value of one is another answer.
+COUNTS = frozenset({MetricKind.COUNT, MetricKind.WORK})
 
 #: Closed forms, relatively: a thousand times the rounding of the searches behind them, 1e-12.
 CLOSED_TOLERANCE = 1e-9
@@ -78,15 +64,6 @@ TUNED = {("03_methods", "gradient_samples"), ("03_methods", "sigma"), ("10_audit
 
 #: Certified methods whose noise is for the distance 2C, whatever else was chosen.
 FOR_THE_BALL = ("Newton step", "output perturbation")
-
-#: Shares of samples, and sums of gaps between them.
-SHARES = frozenset({
-    "accuracy", "attack_accuracy", "attack_auc", "attack_tpr", "auc", "auc_half", "batch_condition", "chosen_gap",
-    "counted", "counted_high", "counted_low", "default_exceeds_norm", "detected", "detected_high", "detected_low",
-    "final_projected", "later_accuracy", "network_accuracy", "never_trained", "projected",
-    "published_accuracy", "published_auc", "recalibrated_accuracy", "released_projected", "sequential_accuracy",
-    "spread_accuracy", "tpr", "tpr_high", "tpr_low", "trial_gap",
-})  # fmt: skip
 
 #: The section whose convex problems are solved in float64, and what belongs to its networks.
 THEORY, NETWORKS, OF_NETWORKS = "01_theory", ("network", "smooth network"), "lissa"
@@ -108,15 +85,10 @@ BORDER = 0.01
 #: Below this a difference is the rounding of numbers of order one: residuals of exact solutions differ by all they are.
 ROUNDING = 1e-9
 
-#: Eigenvalues from ARPACK, and what is computed from them. Its rounding changes from call to call within one process,
-#: and products in float32 amplify that; the largest difference seen was 7e-7 of the number on digits and 2e-7 of the
-#: largest eigenvalue on MNIST.
-ITERATED = frozenset({
-    "batch_lambda_max", "batch_lambda_min", "bound", "gradient_lipschitz", "hessian_lipschitz", "lambda_max",
-    "lambda_min", "lissa_bound", "lissa_term",
-})  # fmt: skip
-
-#: Theirs, relatively (to the largest eigenvalue for the smallest), on the same platform too.
+#: Eigenvalues from ARPACK and what is computed from them, relatively (to the largest eigenvalue for the smallest), on
+#: the same platform too. ARPACK's rounding changes from call to call within one process, and products in float32
+#: amplify that; the largest difference seen was 7e-7 of the number on digits and 2e-7 of the largest eigenvalue on
+#: MNIST.
 ITERATED_TOLERANCE = 1e-5
 
 #: The residual that Lanczos stopped at, and the eigenvalue that it belongs to.
@@ -125,17 +97,14 @@ RESIDUAL, EIGENVALUE = "lambda_min_error", "lambda_min"
 #: The residual, relatively to its eigenvalue: ten times the accuracy that is asked of ARPACK.
 RESIDUAL_TOLERANCE = 1e-2
 
-#: Estimates from an audit's trials, and the ends of their intervals.
+#: The ends of the interval of an audit's estimate.
 INTERVAL = ("mu_low", "mu_high")
-ESTIMATES = frozenset({"mu", *INTERVAL})
 
 #: The confidence of the bounds that an interval's ends are made of: at the middle threshold of cdu.evaluation.audit.
 INTERVAL_CONFIDENCE = 0.96
 
-#: Lower bounds on ε from trials: whether one contradicts its certificate is compared exactly.
-LOWER_BOUNDS = frozenset({"audit_epsilon", "audit_gaussian"})
-
-#: Theirs: half of the ε that the audited releases are certified for.
+#: Lower bounds on ε from trials: half of the ε that the audited releases are certified for. Whether one contradicts its
+#: certificate is compared exactly.
 LOWER_BOUND_FLOOR = 0.5
 
 #: Of a section with one seed: shares, and all else relatively.
@@ -152,11 +121,12 @@ def kind_of(section: str, key: Key, reference: Numbers) -> Kind:
         key: Which of its numbers.
         reference: The committed numbers of the same seed.
     """
-    if key.metric in TIMES:
+    what = metrics.kind(key.metric)
+    if what is MetricKind.TIME:
         return Kind.TIME
     if key.metric == RESIDUAL:
         return Kind.CONTINUOUS
-    if key.metric in COUNTS | CLOSED_FORMS:
+    if what in COUNTS or what is MetricKind.CLOSED_FORM:
         return Kind.EXACT if _given(section, key, reference) else Kind.CHAOTIC
     if _noise(key):
         return Kind.CONTINUOUS
@@ -174,7 +144,7 @@ def _given(section: str, key: Key, reference: Numbers) -> bool:
     if key.metric == FOUND:
         # Whether an audit finds a planted error that is small is chance.
         return not key.method.startswith(PLANTED)
-    return key.metric != "hvp_samples" or OF_NETWORKS in key.method.lower()
+    return metrics.kind(key.metric) is not MetricKind.WORK or OF_NETWORKS in key.method.lower()
 
 
 def _noise(key: Key) -> bool:
@@ -185,7 +155,7 @@ def repeated(key: Key, reference: Numbers) -> Allowed:
     """By how much a number may differ on the same platform: not at all, but for what ARPACK computes."""
     if key.metric == RESIDUAL:
         return _residual(key, reference)
-    if key.metric in ITERATED:
+    if metrics.kind(key.metric) is MetricKind.ITERATED:
         # The smallest eigenvalue is known as well as the largest is, and can be much smaller.
         largest = key._replace(metric=key.metric.replace("lambda_min", "lambda_max"))
         size = max(abs(reference.get(one) or 0.0) for one in (key, largest))
@@ -195,7 +165,7 @@ def repeated(key: Key, reference: Numbers) -> Allowed:
 
 def exact(key: Key, reference: Numbers) -> Allowed:
     """By how much an exact number may differ on another platform."""
-    if key.metric in COUNTS:
+    if metrics.kind(key.metric) in COUNTS:
         return Allowed(0.0, "a count, exactly")
     return Allowed(CLOSED_TOLERANCE * abs(reference.get(key) or 0.0), f"closed form, relative {CLOSED_TOLERANCE:g}")
 
@@ -204,12 +174,13 @@ def continuous(key: Key, reference: Numbers) -> Allowed:
     """By how much a continuous number may differ on another platform."""
     if key.metric == RESIDUAL:
         return _residual(key, reference)
-    if key.metric in ITERATED:
+    what = metrics.kind(key.metric)
+    if what is MetricKind.ITERATED:
         return repeated(key, reference)
     if _noise(key):
         size = abs(reference.get(key) or 0.0)
         return Allowed(NOISE_TOLERANCE * size, f"the norm of a fixed draw, relative {NOISE_TOLERANCE:g}")
-    if key.metric in SHARES or key.metric == "l2_price":
+    if what is MetricKind.SHARE or key.metric == "l2_price":
         return Allowed(BORDER, f"convex, {BORDER:g} for a share")
     relative = FEATURES_TOLERANCE if key.method.startswith(FEATURES) else CONVEX_TOLERANCE
     return Allowed(max(relative * abs(reference.get(key) or 0.0), ROUNDING), f"convex, relative {relative:g}")
@@ -227,15 +198,16 @@ def alone(key: Key, run: Numbers, reference: Numbers, level: float) -> Allowed:
     beyond z(level)·√(e₁² + e₂²) with probability ``level``. The other tolerances are no tests; they are wide, since one
     seed shows no spread.
     """
-    if key.metric in ESTIMATES:
+    what = metrics.kind(key.metric)
+    if what is MetricKind.ESTIMATE:
         errors = [_standard_error(key, numbers) for numbers in (run, reference)]
         known = [one for one in errors if one is not None]
         if known:
             error = math.hypot(known[0], known[-1])
             return Allowed(float(stats.norm.isf(level / 2)) * error, f"by both intervals, at level {level:.1g}")
-    if key.metric in LOWER_BOUNDS:
+    if what is MetricKind.LOWER_BOUND:
         return Allowed(LOWER_BOUND_FLOOR, f"{LOWER_BOUND_FLOOR:g} for a lower bound from trials")
-    if key.metric in SHARES:
+    if what is MetricKind.SHARE:
         return Allowed(ALONE_SHARE, f"a single seed, {ALONE_SHARE:g} for a share")
     if key.metric in {metric for _, metric in TUNED}:
         return Allowed(math.inf, "chosen by trained networks, of a single seed")
