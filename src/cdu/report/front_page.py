@@ -11,9 +11,9 @@ from cdu.report.chapters.audit import equal_pairs
 from cdu.report.collection import Results
 from cdu.report.intervals import Interval, interval
 from cdu.report.markup import markdown_table
-from cdu.report.query import of_seeds, select
+from cdu.report.query import select
 from cdu.report.section_page import cut_in_words
-from cdu.report.tables import plus_minus, rounded
+from cdu.report.tables import of_seeds, plus_minus, rounded
 
 
 def worth_table(setup: Results) -> str | None:

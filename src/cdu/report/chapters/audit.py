@@ -8,7 +8,7 @@ from cdu.evaluation.settings import PLANTED
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, LINES, MARKERS, figure_of
 from cdu.report.query import select
-from cdu.report.tables import cell_of, plus_minus, rounded
+from cdu.report.tables import Column, cell_of, rounded
 
 
 def _end(frame: pd.DataFrame, metric: str) -> str:
@@ -24,6 +24,13 @@ def equal_pairs(frame: pd.DataFrame) -> set[tuple[str, str]]:
     furthest = select(frame, metric="pair_distance").groupby(["method", "split"])["value"].max().reset_index()
     equal = furthest[furthest["value"] == 0]
     return set(zip(equal["method"].map(str), equal["split"].map(str), strict=True))
+
+
+#: What trials show of ε, and what so many could have shown at most.
+SHOWN = tuple(map(Column, ("audit_epsilon", "detectable", "audit_gaussian", "gaussian_detectable")))
+
+#: What is known of a release and its reference before noise.
+PAIR = tuple(map(Column, ("pair_distance", "sensitivity", "pair_epsilon")))
 
 
 def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -42,10 +49,7 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
                 "forget set": kind,
                 "adversary sees": view or "—",
                 "ε certified": rounded(float(certified.mean())) if len(certified) else "—",
-                "ε shown, Clopper-Pearson": cell_of(own, "audit_epsilon"),
-                "detectable": cell_of(own, "detectable"),
-                "ε shown, Gaussian": cell_of(own, "audit_gaussian"),
-                "detectable, Gaussian": cell_of(own, "gaussian_detectable"),
+                **{one.header: one.cell(own) for one in SHOWN},
                 "μ [its interval]": f"{_end(own, 'mu')} [{_end(own, 'mu_low')}, {_end(own, 'mu_high')}]",
                 "trials": cell_of(own, "trials"),
                 "verdict": "could not run" if contradicted.empty else word if contradicted.any() else fine,
@@ -54,14 +58,9 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     whole = pd.DataFrame(lines)
     planted = whole["method"].str.startswith(PLANTED)
     distances = [
-        {
-            "method": str(method),
-            "forget set": str(kind),
-            "distance of the pair": plus_minus(rows["value"]),
-            "Δ": cell_of(frame, "sensitivity", method=str(method), split=str(kind)),
-            "ε of this pair, exactly": cell_of(frame, "pair_epsilon", method=str(method), split=str(kind)),
-        }
-        for (method, kind), rows in select(frame, metric="pair_distance").groupby(["method", "split"], sort=False)
+        {"method": str(method), "forget set": str(kind)}
+        | {one.header: one.cell(select(frame, method=str(method), split=str(kind))) for one in PAIR}
+        for (method, kind), _ in select(frame, metric="pair_distance").groupby(["method", "split"], sort=False)
     ]
     noted = select(frame, metric="audit_epsilon")
     notes = noted[noted["note"].str.startswith("ε of")].drop_duplicates("method").set_index("method")["note"]

@@ -11,7 +11,7 @@ from cdu.report.tables import Column, table, with_censored
 
 
 def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    result = table(frame, "method", "model", [Column("epochs, mean ± sd", "epochs"), Column("time (s)", "seconds")])
+    result = table(frame, "method", "model", [Column("epochs", "epochs, mean ± sd", unit=""), Column("seconds")])
     means = [select(frame, metric="epochs", method=name)["value"].mean() for name in result["model"]]
     result["epochs, rounded mean"] = [f"{mean:.0f}" for mean in means]
     return {"Relearn time": with_censored(result, frame)}
