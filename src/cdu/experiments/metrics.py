@@ -43,7 +43,7 @@ class MetricKind(StrEnum):
 
 
 #: By what a value is multiplied to have the unit; by 1 for all other units.
-FACTORS = {"%": 100.0, "points": 100.0, "MiB": 2.0**-20, "10⁶ operations": 1e-6, "10⁹ operations/s": 1e-9}
+FACTORS = {"%": 100.0, "points": 100.0, "MiB": 2.0**-20, "millions": 1e-6, "10⁹ operations/s": 1e-9}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ _COST = (
     Quantity("images_per_second", "images/s", "", _TIME),
     Quantity("matrix_rate", "matrix products", "10⁹ operations/s", _TIME),
     Quantity("matrix_share", "training's share of that rate", "%", _TIME),
-    Quantity("operations_per_image", "operations an image", "10⁶ operations", _COUNT),
+    Quantity("operations_per_image", "operations an image", "millions", _COUNT),
     Quantity("hvp_samples", "per-sample Hessian products", "", _WORK),
     Quantity("gradient_samples", "per-sample gradients", "", _COUNT),
     Quantity("residual", "relative residual", "", _REMAINDER),

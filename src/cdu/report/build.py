@@ -1,4 +1,4 @@
-"""Records → tables, figures and pages of the book. Reads records and nothing else, and imports no torch."""
+"""Writes all generated pages and figures of the book, from records alone. Imports no torch."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from cdu.report.collection import Results, collect
 from cdu.report.front_page import audited_table, compute_table, starts_table, worth_table
 from cdu.report.provenance_page import platforms_table, provenance_tables
 from cdu.report.run_pages import run_pages
-from cdu.report.section_page import section_fragment
+from cdu.report.section_results import section_fragment
 from cdu.report.setups_page import absent_setups, setups_table
 from cdu.report.theory_page import control_table, ledger_tables, statements_table
 

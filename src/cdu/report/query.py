@@ -31,16 +31,16 @@ def minus(rows: pd.DataFrame, baseline: pd.DataFrame, *keys: str) -> pd.DataFram
         keys: The columns that a row and its baseline share; the seed where none are given. A row without a baseline
             has no value, NaN.
     """
-    return rows.assign(value=rows["value"] - _baseline(rows, baseline, keys))
+    return rows.assign(value=rows["value"] - beside(rows, baseline, *keys))
 
 
 def over(rows: pd.DataFrame, baseline: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """Rows with the value divided by the baseline's; arguments as for :func:`minus`."""
-    return rows.assign(value=rows["value"] / _baseline(rows, baseline, keys))
+    return rows.assign(value=rows["value"] / beside(rows, baseline, *keys))
 
 
-def _baseline(rows: pd.DataFrame, baseline: pd.DataFrame, keys: tuple[str, ...]) -> NDArray[np.float64]:
-    """Of every row the value of its baseline."""
+def beside(rows: pd.DataFrame, baseline: pd.DataFrame, *keys: str) -> NDArray[np.float64]:
+    """The baseline's value for every row; arguments as for :func:`minus`."""
     shared = list(keys or ("seed",))
     known = baseline.set_index(shared)["value"]
     wanted = pd.MultiIndex.from_frame(rows[shared]) if len(shared) > 1 else pd.Index(rows[shared[0]])

@@ -1,4 +1,4 @@
-"""The overview of the theory: claims, assumptions, and the control experiment."""
+"""The page on the theory: theory claims, assumptions, and the control experiment."""
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from cdu.report.tables import plus_minus
 
 
 def theory_claims_of(setup: Results, part: str) -> list[str]:
-    """The table of the statements that one part of the theory chapter checks, for one set-up."""
+    """The table of the theory claims that one part of the theory chapter checks, for one set-up."""
     rows = []
     for identifier, statement in theory_claims.THEORY_CLAIMS.items():
         if statement.part != part:
@@ -32,7 +32,7 @@ def theory_claims_of(setup: Results, part: str) -> list[str]:
 
 
 def statements_table(setups: list[Results]) -> str:
-    """Every statement with its verdict per set-up."""
+    """Every theory claim with its verdict on each set-up."""
     with_theory = [setup for setup in setups if theory_claims.SECTION in setup.sections]
     rows = []
     for identifier, statement in theory_claims.THEORY_CLAIMS.items():
@@ -84,7 +84,7 @@ def _network_column(setups: list[Results], name: str, label: str) -> tuple[str, 
 
 
 def control_table(setup: Results) -> str | None:
-    """What a certificate costs in the control experiment: its smaller l2, a random forget set, two Newton steps."""
+    """What a certificate costs in the control experiment, at its smaller l2 values after two Newton steps."""
     if theory_claims.SECTION not in setup.sections:
         return None
     rows = select(setup.metrics, section=theory_claims.SECTION, axis="steps", point=2.0)

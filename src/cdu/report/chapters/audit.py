@@ -111,7 +111,7 @@ def _audit_power_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-#: How the names of those planted errors end that are right.
+#: Suffix of the names of planted "errors" whose noise is right.
 PLANTED_RIGHT = " right"
 
 
@@ -144,7 +144,7 @@ def audit(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-#: Simulated audits: the method under which their numbers stand, and the beginning of those of other strategies.
+#: Simulated audits: the name of their method, and the prefix of other strategies' names.
 SIMULATED, OTHER_STRATEGIES = "simulated", "simulated: "
 
 

@@ -42,12 +42,12 @@ def _methods_table_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _searched(method: str) -> str:
-    """What Table 1 says beside the linear methods, whose l2 is one of a few that were tried for the request."""
+    """What Table 1 adds to a linear method's certificate: its l2 is one of a few that were tried for the request."""
     return "; l2 searched for this request" if ", linear, ε" in method else ""
 
 
 def _distances(frame: pd.DataFrame) -> pd.DataFrame:
-    """By method: what noise hides, how far the release without it is from its reference, and the worst of the seeds."""
+    """By method: the distance of the release to its reference before noise, beside the certified distance."""
     shown = frame[frame["metric"] == "distance_ratio"]
     columns = [Column("measured_distance"), Column("certified_distance"), Column("rounding")]
     found = table(frame[frame["method"].isin(shown["method"])], "method", "method", columns)

@@ -17,7 +17,7 @@ def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"Relearn time": with_censored(result, frame)}
 
 
-#: Families of methods, by names; a release "name, ε = …" is certified whatever the method, the last take the rest.
+#: Families of methods. A release "name, ε = …" is certified, whatever its method; the last family has the rest.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "yardsticks": ("original", "retrain", "second retraining"),
     "the paper's methods, without a certificate": (
@@ -40,7 +40,7 @@ def family(label: str) -> str:
     return next((title for title in (yardsticks, paper, certified) if name in FAMILIES[title]), rest)
 
 
-#: Losses above this, over the target, are not drawn: those of networks of noise, beside which nothing could be seen.
+#: Losses above so many times the target are not drawn: those of networks that are mostly noise would hide all others.
 LARGEST_LOSS = 1e4
 
 

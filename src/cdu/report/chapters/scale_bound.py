@@ -9,12 +9,12 @@ from cdu.report.evidence import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.report.query import over, select
 from cdu.report.tables import Column, along, quantities, rounded, table
 
-#: What the kinds of BatchNorm's statistics are called in tables, by how the names of networks end.
+#: What tables call BatchNorm's statistics, by the suffix of the network's name.
 _STATISTICS = {"": "statistics as trained", ANEW: "statistics of D_r"}
 
 
 def _statistics_of(frame: pd.DataFrame) -> dict[str, str]:
-    """The kinds of statistics that a set-up has; one without a name where its network has none."""
+    """The kinds of BatchNorm's statistics in a set-up; a single one without a title where the network has none."""
     known = set(frame["method"])
     found = {label: title for label, title in _STATISTICS.items() if f"{NETWORK}{label}" in known}
     return found if len(found) > 1 else {"": ""}
