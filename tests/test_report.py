@@ -386,7 +386,7 @@ def test_nothing_is_said_to_be_cut_where_nothing_was(tmp_path):
 
 
 def test_claims_about_a_large_network_are_decided_from_its_one_record(shortened):
-    decided = section_results.decided_claims(shortened)
+    decided = shortened.decided
     assert decided["C9a"].word == "holds but says nothing"
     assert "σ = 0.01 certifies ε = 32,000,000" in decided["C9a"].evidence
     assert (decided["C5a"].word, decided["C5a"].seeds) == ("holds but says nothing", 2)
@@ -428,7 +428,7 @@ def test_claims_about_a_step_that_is_undefined_are_not_called_short_of_seeds(tmp
     assert (decided["C1b"].word, decided["C1b"].evidence[:11]) == ("not yet tested", "The section")
     ablation = made(experiment="paper-cpu", dataset="cifar10", section="06_ablations", settings=LARGE)
     write_record(ablation, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "06_ablations"))
-    assert section_results.decided_claims(collection.collect(tmp_path)[0])["C10"].word == "not yet tested"
+    assert collection.collect(tmp_path)[0].decided["C10"].word == "not yet tested"
     words = front_page.worth_table(setup)
     assert "Test accuracy (with BatchNorm's statistics taken anew): without noise 70.0 % (80.0 %); with" in words
     assert "the Newton step is undefined" in words
@@ -615,7 +615,7 @@ def test_the_claims_on_the_bound_are_decided_from_the_record_of_a_large_network(
 
 
 def test_one_seed_of_a_large_network_decides_nothing_about_the_bound(tmp_path):
-    decided = section_results.decided_claims(setup_of(tmp_path, bounded(0)))
+    decided = setup_of(tmp_path, bounded(0)).decided
     assert {decided[claim].word for claim in ("C1a", "C1b", "C2", "C3", "C5a", "C9a")} == {"not yet tested"}
 
 
@@ -625,13 +625,13 @@ def test_the_bound_on_a_smooth_network_is_no_mere_number(tmp_path):
         metrics = [m.model_copy(update={"value": 0.0}) if m.metric == "relu" else m for m in one.metrics]
         return one.model_copy(update={"metrics": metrics})
 
-    decided = section_results.decided_claims(setup_of(tmp_path, *map(smooth, range(3))))
+    decided = setup_of(tmp_path, *map(smooth, range(3))).decided
     assert "over 5,000 retained samples" in decided["C1b"].evidence
     assert "ReLU" not in decided["C1b"].evidence
 
 
 def test_solvers_on_a_large_network_are_judged_by_their_own_steps_and_not_called_idle(tmp_path):
-    decided = section_results.decided_claims(setup_of(tmp_path, *(bounded(seed, solved=7.0) for seed in range(3))))
+    decided = setup_of(tmp_path, *(bounded(seed, solved=7.0) for seed in range(3))).decided
     assert (decided["C4b"].word, decided["C4c"].word) == ("holds but says nothing", "does not hold")
     for claim in ("C4b", "C4c"):
         assert "not on an idle machine" in decided[claim].evidence
@@ -656,9 +656,7 @@ def test_lissa_with_the_authors_constants_is_judged_within_the_record_that_has_i
         )
         for seed in range(3)
     ]
-    one = section_results.decided_claims(
-        setup_of(tmp_path, *others, *(bounded(seed, authors=seconds) for seed in range(3)))
-    )["C4a"]
+    one = setup_of(tmp_path, *others, *(bounded(seed, authors=seconds) for seed in range(3))).decided["C4a"]
     assert (one.word, one.seeds) == (word, 3)
     assert "removes 50 %" in one.evidence
 
