@@ -26,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the theory section measured of one set-up, over its seeds.
+    """The numbers that the theory section measured of one set-up, over its seeds.
 
     Attributes:
         frame: The section's metrics in long form.
@@ -79,7 +79,12 @@ def convex_cells(facts: Facts) -> list[Cell]:
 
 
 def network_cells(facts: Facts, relu: bool) -> list[Cell]:
-    """Cells of a network; ``relu`` says that it has ReLU activations, whatever was measured."""
+    """Cells of a network.
+
+    Args:
+        facts: What was measured of it.
+        relu: Whether it has ReLU activations.
+    """
     kinks = Cell("violated", _KINKS)
     if facts.values("lambda_max").empty:
         unknown = [_UNKNOWN] * len(ASSUMPTIONS)
@@ -142,7 +147,7 @@ def ledger(mlp: pd.DataFrame, others: dict[str, pd.DataFrame]) -> dict[str, list
 
 
 def large_cells(frame: pd.DataFrame) -> list[Cell]:
-    """Cells of a network that is too large for the theory section, from what training and the section on it measured.
+    """Cells of a network that is too large for the theory section, from training and the sections on large networks.
 
     Ritz values bound the ends of a sub-sample's spectrum from inside: they can show that H + λI is indefinite there,
     never that it is not.

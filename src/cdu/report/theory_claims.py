@@ -1,4 +1,4 @@
-"""The statements of the theory, and for each the numeric check that decides it. Written before the results.
+"""The theory's claims, and for each the numeric check that decides it. Written before the results.
 
 :mod:`cdu.report.verdicts` asks whether the paper's claims hold of its method. This module asks whether the paper's
 formulas hold at all: on problems whose constants are known, on a network with a smooth activation, and on the ReLU
@@ -25,11 +25,11 @@ SIZE_SLOPES = {"random": 1.0, "one class": 2.0}
 SIZE_MARGIN = 0.3
 #: Largest relative difference of the two forms of the step that counts as none.
 SAME_STEP = 1e-6
-#: Smallest probability, times the number of tests, at which LiSSA's mean still counts as that of the series.
+#: Smallest p-value, times the number of tests, at which LiSSA's mean counts as that of the series.
 UNBIASED = 1e-3
-#: Deletions that the control experiment must at least contain.
+#: The smallest number of deletions that decides the control experiment.
 DELETIONS = 20
-#: Loss of accuracy that a useful certificate may cost.
+#: The largest loss of accuracy at which a certificate is useful.
 USEFUL_LOSS = 0.01
 #: Rounding allowed in a comparison of a distance with its bound, relative to the bound.
 ROUNDING = 1e-9
@@ -39,7 +39,7 @@ SECTION = "01_theory"
 
 @dataclass(frozen=True)
 class TheoryClaim:
-    """A statement of the theory.
+    """One claim of the theory.
 
     Attributes:
         text: What it says.
@@ -58,7 +58,7 @@ _UNTESTED = Verdict("not yet tested", "No run checks this yet.")
 
 
 def decide(identifier: str, metrics: pd.DataFrame) -> Verdict:
-    """The verdict on one statement for one dataset; metrics as for :func:`cdu.report.verdicts.decide`."""
+    """The verdict on one theory claim for one dataset; metrics as for :func:`cdu.report.verdicts.decide`."""
     return THEORY_CLAIMS[identifier].rule(Evidence(metrics))
 
 
@@ -252,7 +252,7 @@ def _useful(evidence: Evidence) -> Verdict:
     return Verdict(word, text, seeds=worst.seeds)
 
 
-#: Every statement, in the order of the chapter.
+#: Every theory claim, in the order of the chapter.
 THEORY_CLAIMS: dict[str, TheoryClaim] = {
     "T1": TheoryClaim(
         "The closed form of Balle & Wang is the privacy profile of Gaussian noise at distance Δ.",

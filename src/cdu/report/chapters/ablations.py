@@ -11,7 +11,7 @@ from cdu.report.tables import NOISED, SPLITS, Column, along, table, with_reducti
 
 
 def _judged(*more: Column) -> list[Column]:
-    """What the ablations measure at every point."""
+    """The columns of an ablation: what is measured at every point."""
     return [
         Column("distance_to_retrained", "distance to retrained, after the step", method="newton"),
         Column("reduction", method="newton"),
@@ -84,7 +84,7 @@ def _ablation_lissa_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-#: Models that the ablations compare, and what they are called there.
+#: Models that the ablations compare, and what figures call them.
 JUDGED = {"original": "doing nothing", "newton": "after the step", "retrain": "retrained"}
 
 

@@ -64,7 +64,7 @@ def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _grid_table(grid: pd.DataFrame) -> pd.DataFrame:
-    """Constructions and attack models by a few released models."""
+    """The AUC of every construction and attack model, for a few released models."""
     wanted = ("original", "newton", "newton + noise", "retrain", "second retraining")
     shown = [name for name in wanted if name in set(grid["method"])]
     return pd.DataFrame(
@@ -77,7 +77,7 @@ def _grid_table(grid: pd.DataFrame) -> pd.DataFrame:
 
 
 def _strongest(grid: pd.DataFrame) -> pd.DataFrame:
-    """By model, for every seed the attack with the largest mean gap on the others: no seed chooses and counts."""
+    """The attack with the largest mean gap, by model; for every seed it is chosen on the others."""
     gaps = minus(grid, select(grid, method="retrain"), "seed", "split")
     lines = []
     for method in dict.fromkeys(gaps["method"]):

@@ -12,7 +12,7 @@ from cdu.report.tables import Column, cell_of, rounded
 
 
 def _end(frame: pd.DataFrame, metric: str) -> str:
-    """A value or an end of its interval, which is infinite where a seed has none."""
+    """The mean of an estimate or of an end of its interval; infinite or a dash where a seed has none."""
     values = select(frame, metric=metric)["value"]
     seeds = select(frame, metric="contradicted")["seed"].nunique()
     infinite = {"mu_low": "−∞", "mu_high": "∞"}.get(metric, "—")
@@ -26,10 +26,10 @@ def equal_pairs(frame: pd.DataFrame) -> set[tuple[str, str]]:
     return set(zip(equal["method"].map(str), equal["split"].map(str), strict=True))
 
 
-#: What trials show of ε, and what so many could have shown at most.
+#: Columns: the ε that trials show, and the largest that so many trials can show.
 SHOWN = tuple(map(Column, ("audit_epsilon", "detectable", "audit_gaussian", "gaussian_detectable")))
 
-#: What is known of a release and its reference before noise.
+#: Columns: the distance of a release to its reference before noise, and what it is certified for.
 PAIR = tuple(map(Column, ("pair_distance", "sensitivity", "pair_epsilon")))
 
 

@@ -26,7 +26,7 @@ from cdu.report.tables import rounded
 
 
 def _times(rows: pd.DataFrame) -> str:
-    """Median and range of one timing; of a mean over seeds where there are several."""
+    """The median of a timing with its range, in seconds; means over seeds where there are several."""
     middle, low, high = (
         select(rows, metric=metric)["value"].mean() for metric in ("seconds", "seconds_low", "seconds_high")
     )
@@ -253,7 +253,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 
 def _density(axes: Axes, frame: pd.DataFrame) -> None:
-    """Weight of the spectrum's density over bins that are even in the cube root, so that both ends can be seen."""
+    """The density of the spectrum in bins of equal width in the cube root, so that both ends can be seen."""
     rows = select(frame, metric="density")
     if rows.empty:
         return

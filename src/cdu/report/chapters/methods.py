@@ -132,8 +132,8 @@ def _of_retraining(frame: pd.DataFrame) -> pd.DataFrame:
     return over(rows, select(rows, method="retrain"))
 
 
-#: Rows of the compute axis that no noise was added to: the same program from untrained weights, from the noise alone,
-#: and from the original.
+#: Starts of the compute axis without a certificate: the same program from untrained weights, from noise alone, and from
+#: the original.
 UNNOISED = ("from scratch", "from noise", "original")
 
 

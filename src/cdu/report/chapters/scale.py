@@ -27,7 +27,7 @@ from cdu.report.tables import (
 
 
 def _newton_steps(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per λ and kind of statistics: in how many seeds there is a step, how long it is, and what it took."""
+    """The Newton steps, one row per λ and kind of statistics: seeds with a step, its norm, accuracy and cost."""
     columns = [
         Column("distance_to_original", "‖step‖"),
         *accuracy_columns("forget", "test"),

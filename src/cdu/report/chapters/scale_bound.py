@@ -27,7 +27,7 @@ def _with_removed(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame, left.assign(metric="removed", value=1 - left["value"])], ignore_index=True)
 
 
-#: What the bound is computed from, and the right-hand side of the step's other form, which stands in their middle.
+#: What the bound is computed from. The right-hand side of the step's other form stands after the first eight.
 _CONSTANTS = (
     Column("lambda_max", "λ_max, at least"),
     Column("lambda_min", "λ_min, at most"),

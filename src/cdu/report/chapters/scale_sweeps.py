@@ -77,7 +77,7 @@ def _sweeps_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-#: What the section on sweeps compares after the last request, and what it is called there.
+#: Models that are compared after the last request, and what the figure calls them.
 _AFTER_REQUESTS = {
     "newton + noise": "step + noise",
     "newton, from the release + noise": "from the release",

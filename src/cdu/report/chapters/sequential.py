@@ -68,7 +68,7 @@ def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return result
 
 
-#: The models after a sequence of requests, by how they are called in figures, in the order of their colours.
+#: Models that are compared after every request, and what figures call them.
 SEQUENTIAL = {
     "newton": "after the step",
     "original": "doing nothing",

@@ -50,7 +50,7 @@ def _shadow_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _interval(frame: pd.DataFrame, metric: str) -> str:
-    """A value with the ends of its interval; the mean over seeds of each where there are several."""
+    """A value with the ends of its interval, in its unit: of each the mean over seeds."""
     factor = quantity(metric).factor
     names = (metric, f"{metric}_low", f"{metric}_high")
     value, low, high = (factor * float(select(frame, metric=name)["value"].mean()) for name in names)

@@ -53,7 +53,7 @@ def c9_recalibrated(evidence: Evidence) -> Verdict:
 
 
 def c10(evidence: Evidence) -> Verdict:
-    """C10: the smallest radius C costs accuracy against the largest, and what it certifies."""
+    """C10: the smallest radius C costs test accuracy, and certifies a meaningful ε."""
     grid = evidence.points("06_ablations", "accuracy", "radius")
     if len(grid) < 2:
         return NOTHING_MEASURED
