@@ -24,6 +24,7 @@ from cdu.evaluation.accuracy import accuracy
 from cdu.evaluation.readings import Reading
 from cdu.experiments.device import pick_device, prepare
 from cdu.experiments.experiment import default_experiment, load_experiment
+from cdu.experiments.metrics import quantity
 from cdu.experiments.records import (
     SCHEMA_VERSION,
     Machine,
@@ -88,7 +89,12 @@ class Run:
         point: float | None = None,
         note: str = "",
     ) -> None:
-        """Log one number; see :class:`cdu.experiments.records.Metric` for the keys."""
+        """Log one number; see :class:`cdu.experiments.records.Metric` for the keys.
+
+        Raises:
+            CduError: No metric has this name in :mod:`cdu.experiments.metrics`.
+        """
+        quantity(metric)
         number = None if value is None else float(value)
         where = None if point is None else float(point)
         self.metrics.append(

@@ -1,4 +1,4 @@
-"""The page of the set-ups."""
+"""The page on the set-ups."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from cdu.experiments import paper
 from cdu.report.collection import Results, network_in_words
 from cdu.report.markup import machine_in_words, markdown_table
 from cdu.report.query import select
-from cdu.report.section_page import shortened
+from cdu.report.section_results import shortened
 from cdu.report.tables import plus_minus, rounded
 
 
 def setups_table(setups: list[Results]) -> str:
-    """Every set-up with its network, sizes, machine, speed and cost; then those of the paper that have no records."""
+    """All set-ups, one a column; below, those of the paper that have no records."""
     # Side by side: there are more quantities than set-ups.
     columns = pd.DataFrame({setup.title: _setup_column(setup) for setup in setups})
     return markdown_table(columns.reset_index(names="set-up")) + "\n\n" + absent_setups(setups)
 
 
 def _setup_column(setup: Results) -> dict[str, str]:
-    """One set-up: what was trained on what, what was cut, where, how fast, for how long."""
+    """One set-up: network, forget set and training, what was shortened, machine, speed and hours."""
     trained = setup.sections.get("02_training")
     shown = trained or next(iter(setup.sections.values()))
     settings = shown.records[0].record.settings
@@ -56,7 +56,7 @@ def _forgotten(forget: dict[str, Any]) -> str:
 
 
 def absent_setups(setups: list[Results]) -> str:
-    """The paper's set-ups that have no records, why, and the one command that makes them."""
+    """The paper's set-ups that have no records, with the reason and the command that makes them."""
     present = {setup.dataset for setup in setups}
     lines = [
         f"- **{dataset.title}**: {dataset.not_run}. `cdu data fetch {name} && {_command(dataset)}` fills its rows."

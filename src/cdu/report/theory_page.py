@@ -1,4 +1,4 @@
-"""The overview of the theory: claims, assumptions, and the control experiment."""
+"""The page on the theory: theory claims, assumptions, and the control experiment."""
 
 import pandas as pd
 
@@ -9,21 +9,21 @@ from cdu.report.markup import badge, chapter_link, markdown_table, plain_text, s
 from cdu.report.query import select
 from cdu.report.tables import plus_minus
 
-# --- statements and assumptions ------------------------------------------------------------------------------------
+# --- theory claims and assumptions ------------------------------------------------------------------------------------
 
 
 def theory_claims_of(setup: Results, part: str) -> list[str]:
-    """The table of the statements that one part of the theory chapter checks, for one set-up."""
+    """The table of the theory claims that one part of the theory chapter checks, for one set-up."""
     rows = []
-    for identifier, statement in theory_claims.THEORY_CLAIMS.items():
-        if statement.part != part:
+    for identifier, claim in theory_claims.THEORY_CLAIMS.items():
+        if claim.part != part:
             continue
         verdict = theory_claims.decide(identifier, setup.metrics)
         rows.append(
             {
                 "": identifier,
-                "statement": statement.text,
-                "check and tolerance": statement.check,
+                "statement": claim.text,
+                "check and tolerance": claim.check,
                 "verdict": badge(verdict),
                 "evidence": plain_text(verdict.evidence),
                 "seeds": str(verdict.seeds or "—"),
@@ -32,15 +32,15 @@ def theory_claims_of(setup: Results, part: str) -> list[str]:
     return ["::::{div} statements", markdown_table(pd.DataFrame(rows)), "::::", ""] if rows else []
 
 
-def statements_table(setups: list[Results]) -> str:
-    """Every statement with its verdict per set-up."""
+def theory_claims_table(setups: list[Results]) -> str:
+    """Every theory claim with its verdict on each set-up."""
     with_theory = [setup for setup in setups if theory_claims.SECTION in setup.sections]
     rows = []
-    for identifier, statement in theory_claims.THEORY_CLAIMS.items():
-        row = {"": identifier, "statement": statement.text}
+    for identifier, claim in theory_claims.THEORY_CLAIMS.items():
+        row = {"": identifier, "statement": claim.text}
         for setup in with_theory:
             row[setup.title] = badge(theory_claims.decide(identifier, setup.metrics))
-        row["shown in"] = chapter_link(f"{theory_claims.SECTION}-{statement.part}")
+        row["shown in"] = chapter_link(f"{theory_claims.SECTION}-{claim.part}")
         rows.append(row)
     return markdown_table(pd.DataFrame(rows))
 
@@ -86,7 +86,7 @@ def _network_column(setups: list[Results], name: str, label: str) -> tuple[str, 
 
 
 def control_table(setup: Results) -> str | None:
-    """What a certificate costs in the control experiment: its smaller l2, a random forget set, two Newton steps."""
+    """What a certificate costs in the control experiment, at its smaller l2 values after two Newton steps."""
     if theory_claims.SECTION not in setup.sections:
         return None
     rows = select(setup.metrics, section=theory_claims.SECTION, axis="steps", point=2.0)
