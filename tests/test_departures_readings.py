@@ -117,7 +117,7 @@ def test_lissa_has_the_codes_constants_alone_and_with_all_departures():
 
 
 def test_a_lissa_that_diverges_is_a_reason_and_leaves_no_residual():
-    steps = steps_of(deletion(), lissa=LissaSettings(scale=0.5, depth=30, repeats=1, batch_size=4))
+    steps = steps_of(deletion(), lissa=LissaSettings(scale=0.1, depth=30, repeats=1, batch_size=4))
     judge = Judge(steps.problem, steps.solution.x, others(), 2, DELTA, 0)
     ((numbers, keys),) = judge.solved(steps.small_damping_by_lissa)
     assert dict(numbers) == {"step_norm": None}
