@@ -397,7 +397,7 @@ def test_a_learners_step_decays_and_projects_like_training(name):
     outside = Learner(problem, RATE, generator(0))
     outside.step((outside.w * 0).sum())
     assert outside.w.norm().item() == pytest.approx(problem.radius, rel=1e-12)
-    assert outside.update().w.norm().item() <= problem.radius
+    assert outside.result().w.norm().item() <= problem.radius
 
 
 # What each is for.

@@ -63,6 +63,17 @@ def test_a_run_writes_a_record_that_says_how_it_was_made(tmp_path):
     assert [metric.value for metric in record.metrics] == [0.5, None]
 
 
+def test_a_metric_that_is_not_registered_is_refused():
+    run = begin("02_training", GIVEN)
+    with pytest.raises(
+        CduError, match=r"unknown metric 'acuracy' \(is 'accuracy' meant\?\); a new one needs a line in"
+    ):
+        run.log("acuracy", 0.5)
+    with pytest.raises(CduError, match=r"unknown metric 'zzz'; a new one"):
+        run.log("zzz", None, note="could not run")
+    assert run.metrics == []
+
+
 def test_a_point_is_logged_in_order_and_computed_once(tmp_path):
     calls = []
 
@@ -73,11 +84,11 @@ def test_a_point_is_logged_in_order_and_computed_once(tmp_path):
     for attempt in range(2):
         run = begin("06_ablations", GIVEN)
         run.setup.checkpoints = tmp_path
-        run.log("first", 1)
+        run.log("sigma", 1)
         run.point("radius = 5", lambda run=run: compute(run))
         run.point(f"radius = {6 + attempt}", lambda run=run: compute(run))
-        run.log("last", 2)
-        assert [one.metric for one in run.metrics] == ["first", "accuracy", "accuracy", "last"]
+        run.log("epsilon", 2)
+        assert [one.metric for one in run.metrics] == ["sigma", "accuracy", "accuracy", "epsilon"]
     assert len(calls) == 3
 
 

@@ -12,7 +12,7 @@ from cdu.experiments.experiment import load_experiment
 from cdu.experiments.records import read_record, record_path, write_record
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import BENCHMARKS, BY_HAND, COMMON, OPTIONAL, REVISIONS, SECTIONS, section_hash
-from cdu.report import collection, section_page
+from cdu.report import collection
 from test_records import record
 
 
@@ -139,7 +139,7 @@ def test_sections_of_different_settings_decide_nothing_together(batch):
         rewrite(record_path(batch / "runs", "quick", "digits", seed, "05_relearn"), settings=changed)
     (setup,) = collection.collect(batch)
     assert not setup.consistent
-    assert {verdict.word for verdict in section_page.decided_claims(setup).values()} == {"not yet tested"}
+    assert {verdict.word for verdict in setup.decided.values()} == {"not yet tested"}
 
 
 def test_current_references_are_shown_before_runs_of_other_settings(batch):

@@ -11,6 +11,7 @@ from cdu.experiments.experiment import load_experiment
 from cdu.experiments.records import read_record
 from cdu.experiments.repository import repository
 from cdu.report.chapters import relearn, tables
+from cdu.unlearning import registry
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.problem import UnlearningResult
@@ -87,6 +88,21 @@ def test_a_name_stands_for_one_class(registered):
             register(name)(Shrink)
     with pytest.raises(CduError, match="one of your own must be registered"):
         build("grow", {}, 1.0, 1e-5)
+
+
+def test_the_methods_of_an_installed_package_are_found(registered, tmp_path, monkeypatch):
+    (tmp_path / "theirs.py").write_text(
+        "from cdu.unlearning.methods.original import Original\n"
+        "from cdu.unlearning.registration import register\n"
+        "register('theirs')(Original)\n"
+    )
+    folder = tmp_path / "theirs-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[cdu.methods]\ntheirs = theirs\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.import_all()
+    assert isinstance(build("theirs", {}, 1.0, 1e-5), Original)
 
 
 def test_the_traits_of_the_methods_here():

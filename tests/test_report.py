@@ -22,7 +22,7 @@ from cdu.report import (
     front_page,
     markup,
     query,
-    section_page,
+    section_results,
     setups_page,
     theory_claims,
     theory_page,
@@ -127,7 +127,7 @@ def small(tmp_path, monkeypatch):
         one = made(seed=seed, metrics=trained, settings=LARGE)
         write_record(one, record_path(tmp_path / "results", "quick", "digits", seed, "02_training"))
     (tmp_path / "results" / "paper.csv").write_text("metric,dataset,method,split,value,source\n")
-    for module in (build, section_page):
+    for module in (build, section_results):
         monkeypatch.setattr(module, "repository", lambda: tmp_path)
     return tmp_path
 
@@ -261,7 +261,7 @@ def test_records_from_before_a_part_existed_say_how_to_make_new_ones(tmp_path):
     early = made(section="01_theory", metrics=[Metric(metric="lambda_max", value=9.0)])
     write_record(early, record_path(tmp_path / "results", "quick", "digits", 0, "01_theory"))
     (setup,) = collection.collect(tmp_path)
-    text = section_page.section_fragment(setup, "01_theory-bound", {}, tmp_path, {})
+    text = section_results.section_fragment(setup, "01_theory-bound", {}, tmp_path, {})
     assert "before this check existed: `make batch EXPERIMENT=quick` runs it" in text
 
 
@@ -271,7 +271,7 @@ def test_records_of_an_earlier_revision_say_what_moved_since(tmp_path, monkeypat
     monkeypatch.setitem(sections.REVISIONS, "03_methods", 3)
     known = {("03_methods", number): Entry(f"change {number}.", False) for number in (1, 2, 3)}
     monkeypatch.setattr(changelog, "entries", lambda: known)
-    told = section_page._source_line(setup, setup.sections["03_methods"])
+    told = section_results._source_line(setup, setup.sections["03_methods"])
     assert "are of revision 1 of this section's numbers. Revision 2: change 2. Revision 3: change 3." in told
 
 
@@ -282,16 +282,16 @@ def test_numbers_of_the_paper_stand_beside_ours_once_a_reader_fills_them_in(tmp_
             for value in (0.5, 0.7)
         ]
     )
-    assert section_page.paper_table(frame, "mnist") is None
+    assert section_results.paper_table(frame, "mnist") is None
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "paper.csv").write_text(
         "metric,dataset,method,split,value,source\naccuracy,mnist,newton,test,0.61,planted for this test\n"
     )
-    for module in (build, section_page):
+    for module in (build, section_results):
         monkeypatch.setattr(module, "repository", lambda: tmp_path)
-    found = section_page.paper_table(frame, "mnist")
+    found = section_results.paper_table(frame, "mnist")
     assert found.loc[0, ["paper", "here"]].tolist() == ["0.61", "0.60 ± 0.14"]
-    assert section_page.paper_table(frame, "digits") is None
+    assert section_results.paper_table(frame, "digits") is None
 
 
 def test_the_committed_file_of_the_papers_numbers_is_empty():
@@ -302,7 +302,7 @@ def test_the_committed_file_of_the_papers_numbers_is_empty():
 @pytest.mark.parametrize("name", ["01_theory-noise", "06_ablations-noise", "06_ablations-lissa"])
 def test_only_the_theory_chapters_pages_show_its_statements(setups, name, tmp_path):
     for setup in setups:
-        fragment = section_page.section_fragment(setup, name, {}, tmp_path, {})
+        fragment = section_results.section_fragment(setup, name, {}, tmp_path, {})
         if fragment is not None:
             assert ("{div} statements" in fragment) == name.startswith(theory_claims.SECTION), (setup.title, name)
 
@@ -342,7 +342,7 @@ def shortened(tmp_path):
 
 
 def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(shortened, tmp_path):
-    text = section_page.section_fragment(shortened, "11_scale", {}, tmp_path, {})
+    text = section_results.section_fragment(shortened, "11_scale", {}, tmp_path, {})
     cut = (
         "2 of 50 epochs, Hessian on 5,000 samples, accuracy on 2,000 retained and test samples, "
         "statistics of D_r over 2,560 samples"
@@ -352,7 +352,7 @@ def test_what_was_cut_of_the_papers_setting_stands_at_every_table_and_figure(sho
     assert all(cut in line for line in heads)
     assert f"Shortened: {cut}." in text
     assert "| shortened                    | 2 of 50 epochs" in setups_page.setups_table([shortened])
-    assert section_page.cut_in_words(shortened) == f" ({cut})"
+    assert section_results.cut_in_words(shortened) == f" ({cut})"
     table = claims_page.claims_table([shortened]).splitlines()
     assert f" {shortened.title}\\* " in table[0]
     assert table[-1] == f"\\* shortened: *{shortened.title}* ({cut})."
@@ -370,7 +370,7 @@ def test_a_set_up_whose_sections_have_different_seeds_says_so(shortened, tmp_pat
 def test_one_seed_has_neither_mean_nor_deviation(tmp_path):
     write_record(large(), record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "11_scale"))
     (setup,) = collection.collect(tmp_path)
-    text = section_page.section_fragment(setup, "11_scale", {}, tmp_path, {})
+    text = section_results.section_fragment(setup, "11_scale", {}, tmp_path, {})
     assert "One seed." in text
     assert "** (one seed; 2 of 50 epochs" in text
     assert "deviation" not in text
@@ -381,13 +381,13 @@ def test_nothing_is_said_to_be_cut_where_nothing_was(tmp_path):
     whole = made(settings=settings, metrics=[Metric(metric="seconds", value=1.0, method="original")])
     write_record(whole, record_path(tmp_path / "results", "quick", "digits", 0, "02_training"))
     (setup,) = collection.collect(tmp_path)
-    assert section_page.shortened(setup.sections["02_training"], "; ") == ""
-    assert section_page.cut_in_words(setup) == ""
+    assert section_results.shortened(setup.sections["02_training"], "; ") == ""
+    assert section_results.cut_in_words(setup) == ""
     assert "shortened" not in claims_page.claims_table([setup])
 
 
 def test_claims_about_a_large_network_are_decided_from_its_one_record(shortened):
-    decided = section_page.decided_claims(shortened)
+    decided = shortened.decided
     assert decided["C9a"].word == "holds but says nothing"
     assert "σ = 0.01 certifies ε = 32,000,000" in decided["C9a"].evidence
     assert (decided["C5a"].word, decided["C5a"].seeds) == ("holds but says nothing", 2)
@@ -420,7 +420,7 @@ def test_claims_about_a_step_that_is_undefined_are_not_called_short_of_seeds(tmp
     for seed, low in ((0, -22), (1, -19)):
         write_record(refused(seed, low), record_path(tmp_path / "results", "paper-cpu", "cifar10", seed, "11_scale"))
     (setup,) = collection.collect(tmp_path)
-    decided = section_page.decided_claims(setup)
+    decided = setup.decided
     for claim in ("C1a", "C4d", "C5a", "C5c", "C6a", "C6b", "C9a", "C9b"):
         assert (decided[claim].word, decided[claim].seeds) == ("assumption violated", 2)
         assert "On none of 2 seeds could the Newton step be taken." in decided[claim].evidence
@@ -429,7 +429,7 @@ def test_claims_about_a_step_that_is_undefined_are_not_called_short_of_seeds(tmp
     assert (decided["C1b"].word, decided["C1b"].evidence[:11]) == ("not yet tested", "The section")
     ablation = made(experiment="paper-cpu", dataset="cifar10", section="06_ablations", settings=LARGE)
     write_record(ablation, record_path(tmp_path / "results", "paper-cpu", "cifar10", 0, "06_ablations"))
-    assert section_page.decided_claims(collection.collect(tmp_path)[0])["C10"].word == "not yet tested"
+    assert collection.collect(tmp_path)[0].decided["C10"].word == "not yet tested"
     words = front_page.worth_table(setup)
     assert "Test accuracy (with BatchNorm's statistics taken anew): without noise 70.0 % (80.0 %); with" in words
     assert "the Newton step is undefined" in words
@@ -442,7 +442,7 @@ def test_one_seed_with_a_step_is_enough_to_judge_by_the_rules(tmp_path):
         write_record(one, record_path(tmp_path / "results", "paper-cpu", "cifar10", one.seed, "11_scale"))
     (setup,) = collection.collect(tmp_path)
     assert verdicts.undefined_step(setup.metrics) is None
-    assert "assumption violated" not in {verdict.word for verdict in section_page.decided_claims(setup).values()}
+    assert "assumption violated" not in {verdict.word for verdict in setup.decided.values()}
 
 
 ANEW = "newton, λ = 10, statistics of D_r first"
@@ -477,7 +477,7 @@ def test_a_step_that_was_refused_is_told_from_one_that_a_run_did_not_come_to(tmp
         ("10", "of D_r"): "0 of 1",
     }
     assert steps.loc[("20,000", "as trained"), "‖step‖"] == "2.00·10⁻⁵"
-    assert section_page.reasons(frame) == [
+    assert section_results.reasons(frame) == [
         "**Newton step, λ = 10** (3 of 3 seeds): λ_min(H) ≤ -30.0",
         f"**{ANEW.replace('newton', 'Newton step')}** (2 of 3 seeds): {UNREACHED}: too late",
         f"**{ANEW.replace('newton', 'Newton step')}** (1 of 3 seeds): λ_min ≤ -12",
@@ -612,7 +612,7 @@ def test_the_claims_on_the_bound_are_decided_from_the_record_of_a_large_network(
     setup = setup_of(
         tmp_path, *(bounded(seed, bounds, (*errors[:2], errors[2]), spread * (1 + seed)) for seed in range(3))
     )
-    decided = section_page.decided_claims(setup)
+    decided = setup.decided
     assert (decided["C1b"].word, decided["C2"].word) == words
     for claim in ("C1b", "C2"):
         assert "over 5,000 retained samples" in decided[claim].evidence
@@ -621,7 +621,7 @@ def test_the_claims_on_the_bound_are_decided_from_the_record_of_a_large_network(
 
 
 def test_one_seed_of_a_large_network_decides_nothing_about_the_bound(tmp_path):
-    decided = section_page.decided_claims(setup_of(tmp_path, bounded(0)))
+    decided = setup_of(tmp_path, bounded(0)).decided
     assert {decided[claim].word for claim in ("C1a", "C1b", "C2", "C3", "C5a", "C9a")} == {"not yet tested"}
 
 
@@ -631,13 +631,13 @@ def test_the_bound_on_a_smooth_network_is_no_mere_number(tmp_path):
         metrics = [m.model_copy(update={"value": 0.0}) if m.metric == "relu" else m for m in one.metrics]
         return one.model_copy(update={"metrics": metrics})
 
-    decided = section_page.decided_claims(setup_of(tmp_path, *map(smooth, range(3))))
+    decided = setup_of(tmp_path, *map(smooth, range(3))).decided
     assert "over 5,000 retained samples" in decided["C1b"].evidence
     assert "ReLU" not in decided["C1b"].evidence
 
 
 def test_solvers_on_a_large_network_are_judged_by_their_own_steps_and_not_called_idle(tmp_path):
-    decided = section_page.decided_claims(setup_of(tmp_path, *(bounded(seed, solved=7.0) for seed in range(3))))
+    decided = setup_of(tmp_path, *(bounded(seed, solved=7.0) for seed in range(3))).decided
     assert (decided["C4b"].word, decided["C4c"].word) == ("holds but says nothing", "does not hold")
     for claim in ("C4b", "C4c"):
         assert "not on an idle machine" in decided[claim].evidence
@@ -662,9 +662,7 @@ def test_lissa_with_the_authors_constants_is_judged_within_the_record_that_has_i
         )
         for seed in range(3)
     ]
-    one = section_page.decided_claims(
-        setup_of(tmp_path, *others, *(bounded(seed, authors=seconds) for seed in range(3)))
-    )["C4a"]
+    one = setup_of(tmp_path, *others, *(bounded(seed, authors=seconds) for seed in range(3))).decided["C4a"]
     assert (one.word, one.seeds) == (word, 3)
     assert "removes 50 %" in one.evidence
 
@@ -712,7 +710,7 @@ def test_the_page_of_the_bound_has_the_papers_table_for_each_kind_of_statistics(
     assert solvers.loc["lissa", ["system (s)", "relative residual"]].tolist() == ["2.004 ± 0.014", "0.1"]
     assert solvers.loc["lissa, λ and constants of the authors' code"].unique().tolist() == ["—"]
     assert "with the gradient (s)" not in solvers
-    text = section_page.section_fragment(setup, "11_bound", {}, tmp_path, {})
+    text = section_results.section_fragment(setup, "11_bound", {}, tmp_path, {})
     assert "Shortened: Hessian on 5,000 samples." in text
     assert "LiSSA diverges at step 3" in text
     shown = [line.split()[1] for line in text.splitlines() if line.startswith(":::{admonition} C")]

@@ -12,7 +12,7 @@ from cdu import clock
 from cdu.clock import OutOfTime
 from cdu.errors import CduError
 from cdu.experiments.execution import Kernel, cells_hash, execute, install_kernel, write_notebook
-from cdu.experiments.experiment import DEFAULT_EXPERIMENT, available_experiments, load_experiment
+from cdu.experiments.experiment import available_experiments, default_experiment, load_experiment
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import REVISIONS, SECTIONS, section_hash
 
@@ -32,7 +32,7 @@ def data_status() -> None:
 
 
 @data_app.command("fetch")
-def data_fetch(name: Annotated[str, typer.Argument(help="mnist, cifar10 or svhn")]) -> None:
+def data_fetch(name: Annotated[str, typer.Argument(help="one that 'cdu data status' lists")]) -> None:
     """Download a dataset; files that are there and whole are not fetched again."""
     from cdu.data import download
 
@@ -110,7 +110,7 @@ def paper(
 @app.command()
 def section(
     name: Annotated[str, typer.Argument(help="01_theory, 02_training, ...")],
-    dataset: Annotated[str, typer.Option(help="digits, mnist, cifar10 or svhn")] = "digits",
+    dataset: Annotated[str, typer.Option(help="one that 'cdu data status' lists")] = "digits",
     seeds: Annotated[
         list[int] | None,
         typer.Option("--seed", min=0, help="seed of split, weights, batches and noise; 0 if none; may be repeated"),
@@ -157,9 +157,7 @@ def run_section(
     _require_clone(official)
     if official and name != "09_official_code":
         raise CduError(f"section '{name}' takes no --official; it is for 09_official_code, and for 'cdu bench'")
-    if not experiment and dataset not in DEFAULT_EXPERIMENT:
-        raise CduError(f"unknown dataset '{dataset}': known are {', '.join(DEFAULT_EXPERIMENT)}")
-    loaded = load_experiment(experiment or DEFAULT_EXPERIMENT[dataset])
+    loaded = load_experiment(experiment or default_experiment(dataset))
     wanted = section_hash(loaded.settings(dataset), dataset, name)
     record = record_path(repository() / output, loaded.name, dataset, seed, name)
     record.parent.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,8 @@ class Samples:
         inputs: Tensor of shape (n, ...): floats, which are only cast to ``dtype`` when a batch is taken, or uint8
             images of shape (n, channels, height, width), which are normalised.
         targets: Tensor of shape (n,): class labels (int64), or regression targets.
-        shift: Per-channel mean of the pixels in [0, 1].
-        spread: Per-channel standard deviation of the pixels in [0, 1].
+        mean: Per-channel mean of the pixels in [0, 1].
+        std: Per-channel standard deviation of the pixels in [0, 1].
         maximum: The largest pixel value.
         dtype: Floating-point type of the batches.
         ids: A number for every sample by which it is known, shape (n,), int64. None where its own bits tell it from all
@@ -39,8 +39,8 @@ class Samples:
 
     inputs: Tensor
     targets: Tensor
-    shift: tuple[float, ...] = (0.0,)
-    spread: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
     maximum: float = 255.0
     dtype: torch.dtype = torch.float32
     ids: NDArray[np.int64] | None = None
@@ -87,9 +87,9 @@ class Samples:
 
     @cached_property
     def _affine(self) -> tuple[Tensor, Tensor]:
-        spread = torch.tensor(self.spread, dtype=torch.float64)
-        shift = torch.tensor(self.shift, dtype=torch.float64)
-        scale, offset = 1 / (self.maximum * spread), -shift / spread
+        std = torch.tensor(self.std, dtype=torch.float64)
+        mean = torch.tensor(self.mean, dtype=torch.float64)
+        scale, offset = 1 / (self.maximum * std), -mean / std
 
         def shaped(values: Tensor) -> Tensor:
             return values.view(-1, 1, 1).to(self.device, self.dtype)
@@ -254,4 +254,4 @@ def fingerprint(samples: Samples) -> str:
     """Hash of the images and labels that a model is trained on, and of how they are normalised."""
     parts = [samples.inputs, samples.targets]
     contents = [hashlib.sha256(part.contiguous().cpu().numpy().tobytes()).hexdigest() for part in parts]
-    return digest([*contents, samples.shift, samples.spread, samples.maximum, str(samples.dtype)])
+    return digest([*contents, samples.mean, samples.std, samples.maximum, str(samples.dtype)])

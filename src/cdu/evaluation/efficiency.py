@@ -77,8 +77,8 @@ class System:
         return replace(self, samples=self.samples.subset(rows))
 
     def random_vectors(self, purpose: str, *shape: int) -> Tensor:
-        """Gaussian vectors as rows, shape (..., p), drawn for a purpose."""
-        return torch.randn(*shape, len(self.w), generator=generator(self.seed, purpose)).to(self.w.device)
+        """Gaussian vectors as rows, shape (..., p), drawn for a purpose in single precision."""
+        return torch.randn(*shape, len(self.w), generator=generator(self.seed, purpose)).to(self.w)
 
     def product(self, vector: Tensor) -> Tensor:
         """Hv, its gradient's graph computed anew."""

@@ -28,7 +28,7 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.transform = transforms.Compose(
-            [transforms.ToPILImage(), transforms.ToTensor(), transforms.Normalize(samples.shift, samples.spread)]
+            [transforms.ToPILImage(), transforms.ToTensor(), transforms.Normalize(samples.mean, samples.std)]
         )
 
     def __len__(self) -> int:

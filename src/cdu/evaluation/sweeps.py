@@ -3,7 +3,20 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from cdu.errors import CduError
+
+
+def log_spaced(low: float, high: float, count: int) -> list[float]:
+    """Points evenly spaced on a log axis, rounded to six digits so that every processor agrees on them.
+
+    Args:
+        low: The first point, above 0.
+        high: The last.
+        count: How many.
+    """
+    return [float(f"{point:.6g}") for point in np.geomspace(low, high, count)]
 
 
 def crossing(points: Sequence[float], values: Sequence[float], level: float) -> float:

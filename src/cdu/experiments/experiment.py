@@ -3,29 +3,32 @@
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+from cdu.data.registry import dataset_named
 from cdu.errors import CduError
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import BENCHMARKS, BY_HAND, OPTIONAL, SECTIONS
 from cdu.experiments.settings import DatasetSettings
 from cdu.settings import Positive, Settings
 
-DatasetName = Literal["digits", "mnist", "cifar10", "svhn"]
+
+def _registered(name: str) -> str:
+    try:
+        return dataset_named(name).name
+    except CduError as error:
+        # What pydantic takes for a refusal.
+        raise ValueError(str(error)) from error
+
+
+#: The name of a registered dataset.
+DatasetName = Annotated[str, AfterValidator(_registered)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 #: A run: dataset, seed, section.
 Job = tuple[DatasetName, int, str]
-
-#: The experiment that a notebook run without one belongs to.
-DEFAULT_EXPERIMENT: dict[str, str] = {
-    "digits": "quick",
-    "mnist": "mnist",
-    "cifar10": "paper",
-    "svhn": "paper-resnet18",
-}
 
 
 class Loader(yaml.SafeLoader):
@@ -148,8 +151,20 @@ class Experiment(Settings):
                 return settings
         raise CduError(
             f"experiment '{self.name}' has no dataset '{dataset}': it has {', '.join(self.datasets)}; "
-            f"the experiment made for '{dataset}' is '{DEFAULT_EXPERIMENT.get(dataset, 'none')}'"
+            f"the experiment made for '{dataset}' is '{dataset_named(dataset).experiment or 'none'}'"
         )
+
+
+def default_experiment(dataset: object) -> str:
+    """Name or file of the experiment that a notebook run on a dataset without one belongs to.
+
+    Raises:
+        CduError: No such dataset, or it is registered without an experiment.
+    """
+    registered = dataset_named(dataset)
+    if not registered.experiment:
+        raise CduError(f"dataset '{registered.name}' has no experiment of its own; name one, or the file of one")
+    return registered.experiment
 
 
 def available_experiments() -> list[str]:

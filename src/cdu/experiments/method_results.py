@@ -22,7 +22,7 @@ from cdu.unlearning.problem import Method, Problem, UnlearningResult
 from cdu.unlearning.registry import build, methods
 from cdu.unlearning.release import Release, publish, publish_at
 
-#: Fields of an update that are kept as they are; the others are tensors, modules and models of their own.
+#: Fields of a result that are kept as they are; the others are tensors, modules and models of their own.
 _PLAIN = tuple(
     field.name for field in fields(UnlearningResult) if field.name not in {"w", "model", "bound", "certificate"}
 )
@@ -107,10 +107,10 @@ class MethodResults:
     def release(self, name: str, noisy: bool = False) -> Release:
         """A method's result, projected; with the noise that certifies the experiment's ε if ``noisy``."""
         epsilon, delta = self._promise(None)
-        update, noise = self.update(name), generator(self.setup.seed, "noise")
+        result, noise = self.update(name), generator(self.setup.seed, "noise")
         if noisy:
-            return publish_at(self.problem, update, noise, epsilon, delta)
-        return publish(self.problem, update, noise)
+            return publish_at(self.problem, result, noise, epsilon, delta)
+        return publish(self.problem, result, noise)
 
     def _promise(self, epsilon: float | None) -> tuple[float, float]:
         settings = self.setup.settings.unlearning
@@ -141,7 +141,7 @@ class MethodResults:
             raise storage.unreadable(path, error, "to unlearn again") from error
 
     def _module(self, kind: str, buffers: dict[str, Tensor], w: Tensor) -> nn.Module | None:
-        """The module that an update brought, made anew with its buffers."""
+        """The module that a result brought, made anew with its buffers."""
         if kind == "none":
             return None
         model: nn.Module
@@ -155,18 +155,18 @@ class MethodResults:
         return model.eval()
 
 
-def _write(path: Path, update: UnlearningResult) -> None:
-    model = update.model
+def _write(path: Path, result: UnlearningResult) -> None:
+    model = result.model
     kind = "none" if model is None else "network"
     if isinstance(model, nn.Sequential) and isinstance(model[0], FixedFeatures):
         kind = "linear"
     content = {
-        **{name: getattr(update, name) for name in _PLAIN},
+        **{name: getattr(result, name) for name in _PLAIN},
         "module": kind,
-        "bound": None if update.bound is None else update.bound.model_dump(mode="json"),
-        "certificate": None if update.certificate is None else update.certificate.model_dump(mode="json"),
+        "bound": None if result.bound is None else result.bound.model_dump(mode="json"),
+        "certificate": None if result.certificate is None else result.certificate.model_dump(mode="json"),
     }
-    tensors = {"w": update.w, **({} if model is None else dict(model.named_buffers()))}
+    tensors = {"w": result.w, **({} if model is None else dict(model.named_buffers()))}
     storage.write_tensors(path, tensors, content)
 
 

@@ -35,7 +35,7 @@ PACKAGES = (
 #: Variables by which PyTorch, MKL, oneDNN and OpenBLAS are told to compute like on another processor.
 ROUNDING = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
 
-#: How the note of a number begins that a run did not come to; all other reasons are a method's own.
+#: Prefix of the note on metrics that a run never reached; every other note gives a method's own reason.
 UNREACHED = "not computed"
 
 

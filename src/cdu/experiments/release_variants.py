@@ -17,7 +17,7 @@ from cdu.unlearning.settings import UnlearningSettings
 def released(
     name: str,
     problem: Problem,
-    update: UnlearningResult,
+    result: UnlearningResult,
     settings: UnlearningSettings,
     noise: Callable[[], torch.Generator],
 ) -> Iterator[tuple[str, Release]]:
@@ -30,31 +30,31 @@ def released(
     Args:
         name: The method's name.
         problem: What was to be unlearned.
-        update: What the method returned.
+        result: What the method returned.
         settings: σ, ε and δ.
         noise: Makes the generator of one release's noise; the same each time where all are to have the same draw.
     """
-    if update.certificate is None and not traits(name).without_noise:
-        yield name, publish(problem, update, noise())
+    if result.certificate is None and not traits(name).without_noise:
+        yield name, publish(problem, result, noise())
     if name in NOISED:
-        yield f"{name} + noise", publish(problem, update, noise(), settings.sigma, settings.delta)
+        yield f"{name} + noise", publish(problem, result, noise(), settings.sigma, settings.delta)
     if traits(name).certified:
         epsilon, delta = settings.epsilon, settings.delta
-        yield f"{name}, ε = {epsilon:g}", publish_at(problem, update, noise(), epsilon, delta)
+        yield f"{name}, ε = {epsilon:g}", publish_at(problem, result, noise(), epsilon, delta)
 
 
 def every_release(
-    unlearned: MethodResults, attempt: Callable[[str, Callable[[], UnlearningResult]], UnlearningResult | None]
+    results: MethodResults, attempt: Callable[[str, Callable[[], UnlearningResult]], UnlearningResult | None]
 ) -> Iterator[tuple[str, Release]]:
     """All releases of all methods on a setup, all with the same draw of noise: they differ in the model alone.
 
     Args:
-        unlearned: The methods.
+        results: The methods.
         attempt: Gives what a function gives, by the method's name, or None where the method cannot run.
     """
-    setup = unlearned.setup
-    for name in unlearned.names:
-        update = attempt(name, partial(unlearned.update, name))
-        if update is not None:
+    setup = results.setup
+    for name in results.names:
+        result = attempt(name, partial(results.update, name))
+        if result is not None:
             settings, noise = setup.settings.unlearning, partial(generator, setup.seed, "noise")
-            yield from released(name, unlearned.problem, update, settings, noise)
+            yield from released(name, results.problem, result, settings, noise)

@@ -11,7 +11,7 @@ FILE = "reproduced.json"
 
 
 class Run(BaseModel):
-    """One run beside its reference.
+    """One run compared with its committed record.
 
     Attributes:
         dataset: The dataset.

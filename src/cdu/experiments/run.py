@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from cdu import clock
 from cdu.certification import Bound
-from cdu.data.download import DATASETS
+from cdu.data.registry import dataset_named
 from cdu.data.samples import Samples
 from cdu.errors import CduError, DamagedFileError
 from cdu.evaluation.accuracy import accuracy
+from cdu.evaluation.readings import Reading
 from cdu.experiments.device import pick_device, prepare
-from cdu.experiments.experiment import DEFAULT_EXPERIMENT, load_experiment
+from cdu.experiments.experiment import default_experiment, load_experiment
+from cdu.experiments.metrics import quantity
 from cdu.experiments.records import (
     SCHEMA_VERSION,
     Machine,
@@ -87,7 +89,12 @@ class Run:
         point: float | None = None,
         note: str = "",
     ) -> None:
-        """Log one number; see :class:`cdu.experiments.records.Metric` for the keys."""
+        """Log one number; see :class:`cdu.experiments.records.Metric` for the keys.
+
+        Raises:
+            CduError: No metric has this name in :mod:`cdu.experiments.metrics`.
+        """
+        quantity(metric)
         number = None if value is None else float(value)
         where = None if point is None else float(point)
         self.metrics.append(
@@ -159,6 +166,32 @@ class Run:
             if value is not None:
                 self.log(metric, value, method=name, note=note if metric == metrics[0] else "", **keys)
 
+    def log_all(self, numbers: Mapping[str, float | None], *, quiet: bool = False, **keys: Any) -> None:
+        """Log several numbers that share their keys, and print them in one line.
+
+        Args:
+            numbers: By metric, in the order in which they are logged.
+            quiet: Print nothing.
+            keys: As for :meth:`log`.
+        """
+        for metric, value in numbers.items():
+            self.log(metric, value, **keys)
+        if quiet:
+            return
+        words = [f"{metric} = {'none' if value is None else f'{value:.4g}'}" for metric, value in numbers.items()]
+        print(": ".join(filter(None, [_where(keys), ", ".join(words), keys.get("note", "")])))
+
+    def log_each(self, readings: Iterable[Reading], *, quiet: bool = False, **keys: Any) -> None:
+        """Log what a check yields, as it comes.
+
+        Args:
+            readings: Numbers and the keys that tell them apart.
+            quiet: Print nothing, as for the many points of a curve that is drawn.
+            keys: Keys that all of them share.
+        """
+        for numbers, own in readings:
+            self.log_all(numbers, quiet=quiet, **keys, **own)
+
     def attempt(
         self,
         name: str,
@@ -207,8 +240,7 @@ class Run:
             print(f"no bound: {error}")
             self.log(metric, None, note=str(error), **keys)
             return None
-        where = ", ".join(f"{key} {value}" for key, value in keys.items())
-        print(f"{metric} ({where}): {found.value:.4g}, {found.name}, {found.kind}")
+        print(f"{metric} ({_where(keys)}): {found.value:.4g}, {found.name}, {found.kind}")
         self.log(metric, found.value, **keys)
         return found
 
@@ -310,12 +342,10 @@ def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = (
     missing = sorted({"dataset", "seed"} - set(given))
     if missing:
         raise CduError(f"the parameter '{missing[0]}' is missing; restore the notebook's parameters cell")
-    dataset, seed = given["dataset"], given["seed"]
-    if dataset not in DATASETS:
-        raise CduError(f"unknown dataset {dataset!r}: known are {', '.join(DATASETS)}")
+    dataset, seed = dataset_named(given["dataset"]).name, given["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise CduError(f"seed = {seed!r} is not a whole number of at least 0")
-    experiment = load_experiment(str(given.get("experiment") or DEFAULT_EXPERIMENT[dataset]))
+    experiment = load_experiment(str(given.get("experiment") or default_experiment(dataset)))
     experiment.settings(dataset)
     output = repository() / str(given.get("output") or "runs")
     device = pick_device(str(given.get("device") or "auto"))
@@ -323,6 +353,14 @@ def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = (
     checkpoints = output / "checkpoints" / f"threads-{torch.get_num_threads()}"
     setup = Setup(experiment, dataset, seed, checkpoints, device)
     return Run(section, setup, output, revision=REVISIONS[section], arithmetic=prepare(setup))
+
+
+def _where(keys: Mapping[str, Any]) -> str:
+    """What a number is of, in words: the method, the split, and the point on its axis."""
+    words = [str(keys[key]) for key in ("method", "split") if keys.get(key)]
+    if keys.get("axis"):
+        words.append(f"{keys['axis']} {keys['point']:.6g}")
+    return ", ".join(words)
 
 
 def _parameters(namespace: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:

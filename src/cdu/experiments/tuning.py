@@ -97,12 +97,12 @@ def tune(
     def attempt(values: Values) -> Trial:
         try:
             method = build(values)
-            update = method(problem, generator(seed, "trial", name))
+            result = method(problem, generator(seed, "trial", name))
             noise = generator(seed, "trial noise", name)
-            if update.bound is None:
-                released = publish(problem, update, noise)
+            if result.bound is None:
+                released = publish(problem, result, noise)
             else:
-                released = publish_at(problem, update, noise, epsilon, delta)
+                released = publish_at(problem, result, noise, epsilon, delta)
         except CduError as error:
             return Trial(values, None, str(error))
         found = [accuracy(released.objective, released.w, samples) for samples in judges]

@@ -10,6 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from cdu.experiments.names import NETWORK, SMOOTH
+from cdu.report.query import select
 from cdu.report.theory_claims import SECTION
 
 State = Literal["holds", "violated", "unknown"]
@@ -17,7 +18,7 @@ State = Literal["holds", "violated", "unknown"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: the state of an assumption in a set-up, and the measured value or the reason."""
+    """Whether an assumption holds in a set-up, with the measured value or the reason."""
 
     state: State
     text: str
@@ -25,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the theory section measured of one set-up, over its seeds.
+    """The numbers that the theory section measured of one set-up, over its seeds.
 
     Attributes:
         frame: The section's metrics in long form.
@@ -37,10 +38,8 @@ class Facts:
 
     def values(self, metric: str, **keys: str) -> "pd.Series[float]":
         """All seeds' values of one metric of the set-up, empty where it was not measured."""
-        rows = self.frame
-        for column, wanted in {"metric": metric, "method": self.method, "axis": "", **keys}.items():
-            rows = rows[rows[column] == wanted]
-        return rows["value"].dropna().astype(float)
+        where: dict[str, str | float] = {"method": self.method, "axis": "", **keys}
+        return select(self.frame, metric=metric, **where)["value"].dropna().astype(float)
 
     def mean(self, metric: str, **keys: str) -> float:
         """The mean over seeds."""
@@ -80,14 +79,19 @@ def convex_cells(facts: Facts) -> list[Cell]:
 
 
 def network_cells(facts: Facts, relu: bool) -> list[Cell]:
-    """Cells of a network; ``relu`` says that it has ReLU activations, whatever was measured."""
+    """Cells of a network.
+
+    Args:
+        facts: What was measured of it.
+        relu: Whether it has ReLU activations.
+    """
     kinks = Cell("violated", _KINKS)
     if facts.values("lambda_max").empty:
         unknown = [_UNKNOWN] * len(ASSUMPTIONS)
         return [kinks, *unknown[1:-1], Cell("violated", "all but C")] if relu else unknown
     steep, bend = facts.mean("gradient_lipschitz"), facts.mean("hessian_lipschitz")
     share = facts.mean("default_exceeds_norm")
-    damping = facts.frame[facts.frame["metric"] == "default_damping"]["value"].mean()
+    damping = select(facts.frame, metric="default_damping")["value"].mean()
     seeds = len(facts.values("lambda_max"))
     largest, smallest = facts.values("lambda_max").max(), facts.values("lambda_min").min()
     radius = facts.mean("trivial_bound") / 2
@@ -113,7 +117,7 @@ def _stationary(facts: Facts) -> Cell:
 
 
 def _per_batch(facts: Facts) -> Cell:
-    rows = facts.frame[(facts.frame["metric"] == "batch_condition") & (facts.frame["method"] == facts.method)]
+    rows = select(facts.frame, metric="batch_condition", method=facts.method)
     sizes = sorted({str(split) for split in rows["split"]}, key=lambda name: int(name.split()[-1]))
     shares = {size: facts.mean("batch_condition", split=size) for size in sizes}
     if not shares:
@@ -143,15 +147,14 @@ def ledger(mlp: pd.DataFrame, others: dict[str, pd.DataFrame]) -> dict[str, list
 
 
 def large_cells(frame: pd.DataFrame) -> list[Cell]:
-    """Cells of a network that is too large for the theory section, from what training and the section on it measured.
+    """Cells of a network that is too large for the theory section, from training and the sections on large networks.
 
     Ritz values bound the ends of a sub-sample's spectrum from inside: they can show that H + λI is indefinite there,
     never that it is not.
     """
     cells = network_cells(Facts(_theory(frame), NETWORK), relu=True)
     measured = [
-        Facts(frame[frame["section"] == section], method)
-        for section, method in (("11_scale", ""), ("11_bound", NETWORK))
+        Facts(select(frame, section=section), method) for section, method in (("11_scale", ""), ("11_bound", NETWORK))
     ]
     spectrum = next((facts for facts in measured if len(facts.values("lambda_min"))), None)
     if spectrum is not None:
@@ -164,11 +167,11 @@ def large_cells(frame: pd.DataFrame) -> list[Cell]:
             f"(H on {samples:,.0f} samples, after {epochs:.0f} epochs); seen to be indefinite in "
             f"{(damping + smallest <= 0).sum()} of {seeds} seeds, λ < ‖H‖ in {(damping < largest).sum()}",
         )
-    projected = Facts(frame[frame["section"] == "02_training"], "original").values("final_projected")
+    projected = Facts(select(frame, section="02_training"), "original").values("final_projected")
     if not projected.empty:
         cells[2] = Cell("holds", f"by projection, active in {projected.mean():.0%} of the last epoch's steps")
     return cells
 
 
 def _theory(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["section"] == SECTION]
+    return select(frame, section=SECTION)

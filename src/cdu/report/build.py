@@ -1,4 +1,4 @@
-"""Records → tables, figures and pages of the book. Reads records and nothing else, and imports no torch."""
+"""Writes all generated pages and figures of the book, from records alone. Imports no torch."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ from cdu.report.api_pages import api_pages
 from cdu.report.claims_page import claims_detail, claims_table, family_in_words, shadowed_in_words
 from cdu.report.collection import Results, collect
 from cdu.report.front_page import audited_table, compute_table, starts_table, worth_table
-from cdu.report.provenance_page import platforms_table, provenance_tables
+from cdu.report.provenance_page import datasets_table, platforms_table, provenance_tables
 from cdu.report.run_pages import run_pages
-from cdu.report.section_page import section_fragment
+from cdu.report.section_results import section_fragment
 from cdu.report.setups_page import absent_setups, setups_table
-from cdu.report.theory_page import control_table, ledger_tables, statements_table
+from cdu.report.theory_page import control_table, ledger_tables, theory_claims_table
 
 # --- pages ---------------------------------------------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ def build(book: Path) -> None:
             fragments.append(fragment)
             files |= drawn
         files[book / "_generated" / f"{name}.md"] = "\n\n".join(filter(None, fragments)).encode()
-    files[book / "_generated" / "statements.md"] = statements_table(setups).encode()
+    files[book / "_generated" / "statements.md"] = theory_claims_table(setups).encode()
     ledgers = ledger_tables(setups)
     files[book / "_generated" / "ledger.md"] = "\n".join(ledgers).encode()
     files[book / "_generated" / "ledger-first.md"] = "".join(ledgers[:1]).encode()
@@ -75,6 +75,7 @@ def build(book: Path) -> None:
     files[book / "_generated" / "provenance.md"] = provenance_tables(setups, known).encode()
     files[book / "_generated" / "platforms.md"] = platforms_table(known).encode()
     files |= {book / "api" / f"{name}.md": content.encode() for name, content in api_pages().items()}
+    files[book / "_generated" / "datasets.md"] = datasets_table().encode()
     outputs = {str(path.relative_to(book)): _digest(content) for path, content in files.items()}
     files[book / _MADE_FROM] = json.dumps({"inputs": inputs, "outputs": outputs}, indent=1).encode()
     _synchronise(files, folders)
@@ -92,7 +93,7 @@ def _digest(content: bytes) -> str:
 
 
 def _inputs() -> str:
-    """Hash of all that the generated files depend on: records, executed notebooks, settings, this package, versions.
+    """Hash of everything that the generated files depend on: records, executed notebooks, settings, package, versions.
 
     Contents count and not times, which a checkout sets anew.
     """
@@ -110,7 +111,7 @@ def _inputs() -> str:
 
 
 def _up_to_date(book: Path, inputs: str, folders: Iterable[Path]) -> bool:
-    """Whether the generated files are what these inputs make; if so, files that are not among them are deleted."""
+    """Whether the generated files were made from these inputs. If so, all other files in the folders are deleted."""
     try:
         known = json.loads((book / _MADE_FROM).read_bytes())
         if known["inputs"] != inputs:
@@ -125,14 +126,14 @@ def _up_to_date(book: Path, inputs: str, folders: Iterable[Path]) -> bool:
     return True
 
 
-#: What the processes that draw share with the one that forked them: pickling it would cost more than it saves.
+#: The work of the forked processes that draw. They inherit it: pickling it would cost more than it saves.
 _SHARED: list[tuple[Results, str, Path, dict[str, bytes]]] = []
 
 
 def _fragments(
     setups: list[Results], book: Path, pages: dict[str, bytes]
 ) -> list[tuple[str | None, dict[Path, bytes]]]:
-    """Every section of every set-up with its files, by section, drawn on all cores where processes can be forked."""
+    """The text and the files of every page and set-up, drawn on all cores where processes can be forked."""
     for setup in setups:
         # Once, before the processes divide.
         _ = setup.decided
@@ -149,7 +150,7 @@ def _fragments(
 
 
 def _fragment(number: int) -> tuple[str | None, dict[Path, bytes]]:
-    """One of the shared pieces of work: the text of a section of a set-up, and the files beside it."""
+    """One piece of the work: the text of a section of a set-up, and the files beside it."""
     setup, name, book, pages = _SHARED[number]
     files: dict[Path, bytes] = {}
     return section_fragment(setup, name, files, book, pages), files

@@ -1,8 +1,8 @@
 """The paper's claims, and for each the test that decides it here, in words, with its thresholds.
 
-A claim with two halves, or about several solvers or noises, has a test for each. :mod:`cdu.report.verdicts` carries
-the tests out. Thresholds for differences in accuracy, AUC and relearn time are those of the first version, before any
-run. All tests were rewritten when their results were known: ``CHANGELOG.md`` says what changed, and which words.
+A claim with two halves, or about several solvers or noises, has a test for each. :mod:`cdu.report.verdicts` carries out
+the tests. Thresholds for differences in accuracy, AUC and relearn time are those of the first version, before any run.
+All tests were rewritten when their results were known: ``CHANGELOG.md`` says what changed, and which verdicts.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ CLOSE_AUC = 0.02
 CLOSE_EPOCHS = 1.0
 #: Largest share of retraining's time that counts as "more than ten times faster".
 FAST = 0.1
-#: Smallest ratio of the exact inverse's time to LiSSA's: a tenth of the claim.
+#: Smallest ratio of the exact inverse's time to LiSSA's that passes: a tenth of the claim's.
 SMALLEST_SPEEDUP = 47.0
 #: Largest relative residual at which LiSSA counts as having solved the system.
 SOLVED_RESIDUAL = 0.1
-#: Largest ε that still says something: e^10 is about 22,000.
+#: Largest ε that still means something: e^10 is about 22,000.
 LARGEST_EPSILON = 10.0
 #: Default of the noise's σ in the authors' code.
 AUTHORS_SIGMA = 0.001
@@ -59,8 +59,8 @@ class Claim:
         why: Why this threshold.
         chapter: The chapter that shows it.
         about: The one set-up that the claim is about; None for a claim about all.
-        needs_step: Whether it is about the Newton step or its release, which is not there where no step can be taken.
-        timed: Whether it compares times, which are of a machine.
+        needs_step: Whether it is about the Newton step or its release, which exist only where a step can be taken.
+        timed: Whether it compares times, which depend on the machine.
     """
 
     quoted: str

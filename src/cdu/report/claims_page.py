@@ -1,4 +1,4 @@
-"""The page of the claims: a table, and every claim in detail."""
+"""The page on the claims: a table, and every claim in detail."""
 
 import pandas as pd
 
@@ -7,13 +7,13 @@ from cdu.report.claim_rules import forgetting
 from cdu.report.claims import CLAIMS, Claim
 from cdu.report.collection import Results
 from cdu.report.markup import badge, chapter_link, markdown_table, p_value, plain_text
-from cdu.report.section_page import cut_in_words, decided_claims
+from cdu.report.section_results import cut_in_words
 
 
 def claims_table(setups: list[Results]) -> str:
-    """Claims by set-up; what was cut stands below, since a column's head has no room for it."""
+    """Claims by set-up. What was shortened stands below the table, since the head of a column has no room for it."""
     cut = {setup.title: cut_in_words(setup) for setup in setups}
-    decided = {setup.title + (r"\*" if cut[setup.title] else ""): decided_claims(setup) for setup in setups}
+    decided = {setup.title + (r"\*" if cut[setup.title] else ""): setup.decided for setup in setups}
     rows, quoted = [], ""
     for identifier, claim in CLAIMS.items():
         words = [claim.quoted if claim.quoted != quoted else "", f"*{claim.part}*" if claim.part else ""]
@@ -34,7 +34,7 @@ def claims_table(setups: list[Results]) -> str:
 
 
 def _rule(claim: Claim) -> list[str]:
-    """What is tested, against what, and why so."""
+    """How a claim is decided: set-up, test, smallest effect, yardstick, and the reason for the threshold."""
     parts = {
         "Set-up": claim.setting,
         "Test": claim.test,
@@ -47,8 +47,8 @@ def _rule(claim: Claim) -> list[str]:
 
 
 def claims_detail(setups: list[Results]) -> str:
-    """Every claim in detail: quotation, rule, verdicts with their evidence."""
-    decided = {setup.title + cut_in_words(setup): decided_claims(setup) for setup in setups}
+    """Every claim in detail: quotation, rule, and verdicts with their evidence."""
+    decided = {setup.title + cut_in_words(setup): setup.decided for setup in setups}
     lines = []
     for identifier, claim in CLAIMS.items():
         title = f"{identifier}: {claim.part}" if claim.part else identifier
@@ -75,11 +75,11 @@ def claims_detail(setups: list[Results]) -> str:
 
 
 def family_in_words(setups: list[Results]) -> str:
-    """What is left of each set-up's words when all its tests are taken together."""
-    return "\n".join(f"- **{setup.title}**: {verdicts.together(decided_claims(setup))}" for setup in setups)
+    """How many verdicts of each set-up stand when all its tests are taken together (Holm's correction)."""
+    return "\n".join(f"- **{setup.title}**: {verdicts.together(setup.decided)}" for setup in setups)
 
 
 def shadowed_in_words(setup: Results) -> str | None:
-    """What the attack by shadow models finds in the release and in its reference."""
+    """What the attack with shadow models finds in the release and in its reference; None where there are none."""
     words = forgetting.shadows(evidence.Evidence(setup.metrics))
     return f"- **{setup.title}**. {words}" if words else None

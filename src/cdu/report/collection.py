@@ -1,4 +1,4 @@
-"""Records → the ones that are shown: runs of this machine before committed references."""
+"""Which records are shown: runs of this machine before committed records."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,17 +8,16 @@ from typing import Any
 
 import pandas as pd
 
+from cdu.data.registry import dataset_named, known_datasets
 from cdu.errors import CduError
-from cdu.experiments.experiment import DEFAULT_EXPERIMENT, load_experiment
+from cdu.experiments.experiment import load_experiment
 from cdu.experiments.records import Record, read_record
 from cdu.experiments.sections import REVISIONS, SECTIONS, STAND_INS, section_hash
 from cdu.experiments.settings import DatasetSettings
 from cdu.report import evidence, verdicts
 from cdu.report.claims import CLAIMS, Place
 
-TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
-
-#: What tells a number from the others of a section's records.
+#: The columns that identify a number among the records of a section.
 _KEYS = ["seed", "metric", "method", "split", "axis", "point"]
 
 #: Folders of records, and whether they hold runs of this machine.
@@ -27,7 +26,7 @@ FOLDERS = {"results": False, "runs": True}
 
 @dataclass(frozen=True)
 class Loaded:
-    """A record, where it was read, and whether it is a run of this machine or a committed reference."""
+    """A record, the file that it was read from, and whether it is a run of this machine or a committed record."""
 
     record: Record
     path: Path
@@ -69,8 +68,10 @@ class Results:
     @property
     def title(self) -> str:
         """The dataset's name, with the experiment's where it is not the one made for that dataset."""
-        usual = DEFAULT_EXPERIMENT[self.dataset] == self.experiment
-        return TITLES[self.dataset] + ("" if usual else f" ({self.experiment})")
+        dataset = dataset_named(self.dataset)
+        # A dataset of another package may name the file of its experiment.
+        usual = Path(dataset.experiment).stem == self.experiment
+        return dataset.title + ("" if usual else f" ({self.experiment})")
 
     @property
     def seeds(self) -> int:
@@ -116,8 +117,8 @@ def collect(root: Path, folders: Mapping[str, bool] = FOLDERS) -> list[Results]:
     """Read the records below ``runs/`` and ``results/`` and choose which to show.
 
     Per section those count that were made with the settings that the experiment has now; where there are none, those
-    made with the settings of the latest run, or else of the latest reference. Among them a run replaces the reference
-    of the same seed.
+    made with the settings of the latest run, or else of the latest committed record. Among them a run replaces the
+    committed record of the same seed.
 
     Args:
         root: Where the folders lie.
@@ -131,12 +132,13 @@ def collect(root: Path, folders: Mapping[str, bool] = FOLDERS) -> list[Results]:
             record = read_record(path)
             sections = found.setdefault((record.experiment, record.dataset), {})
             sections.setdefault(record.section, []).append(Loaded(record, path, run))
-    order = list(TITLES)
+    known = known_datasets()
+    order = [*(name for name in known if known[name].in_the_paper), *known]
     setups = [
         Results(experiment, dataset, {name: _choose(name, sections[name]) for name in SECTIONS if name in sections})
         for (experiment, dataset), sections in found.items()
     ]
-    return sorted(setups, key=lambda setup: (setup.dataset == "digits", order.index(setup.dataset), setup.experiment))
+    return sorted(setups, key=lambda setup: (order.index(dataset_named(setup.dataset).name), setup.experiment))
 
 
 def _choose(section: str, candidates: list[Loaded]) -> Shown:
@@ -148,7 +150,7 @@ def _choose(section: str, candidates: list[Loaded]) -> Shown:
 
 
 def outdated(record: Record) -> bool:
-    """Whether a record is of an earlier revision or of other settings than its experiment has now, or that is gone."""
+    """Whether a record is of another revision or of other settings than now, or of an experiment that is gone."""
     current = _current_settings(record.experiment, record.dataset)
     if current is None:
         return True
@@ -158,7 +160,7 @@ def outdated(record: Record) -> bool:
 
 @cache
 def _current_settings(experiment: str, dataset: str) -> DatasetSettings | None:
-    """An experiment's settings as they are now; None where it is gone. Kept, since every record is asked about."""
+    """An experiment's settings as they are now; None where it is gone. Cached, since every record asks for them."""
     try:
         return load_experiment(experiment).settings(dataset)
     except CduError:

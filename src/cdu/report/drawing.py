@@ -22,7 +22,7 @@ from cdu.unlearning.names import title
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-#: Distances below this are rounding in float32: the model is the one it is compared with.
+#: Distances below this are the rounding of float32: the two models are the same.
 ROUNDING = 1e-5
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -38,15 +38,15 @@ STYLE: dict[Any, Any] = {
 
 
 def style() -> AbstractContextManager[None]:
-    """The style that figures are both made and saved in."""
+    """The style of all figures, for making and for saving them."""
     return matplotlib.rc_context(STYLE)
 
 
 def image(figure: Figure, **options: Any) -> bytes:
-    """A figure as a file's content; the layout is found once, not in every pass of drawing.
+    """A figure as the content of a file. The layout is computed once, not in every pass of drawing.
 
     Args:
-        figure: The figure, whose layout is fixed by this.
+        figure: The figure; its layout is fixed afterwards.
         options: As for ``Figure.savefig``, such as ``format``.
     """
     engine, buffer = figure.get_layout_engine(), io.BytesIO()

@@ -8,6 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from cdu.report.intervals import LEVEL, Interval, all_of, any_of, interval
+from cdu.report.query import by_seed, points, select
 
 Word = Literal[
     "holds", "holds but says nothing", "does not hold", "assumption violated", "no certificate", "not testable here",
@@ -17,10 +18,10 @@ Word = Literal[
 #: Why a claim that was looked at is not decided.
 Reason = Literal["", "interval too wide", "effect on the margin", "other set-up"]
 
-#: Differences of counts whose interval is narrower are the same in every seed, up to rounding.
+#: Differences of counts are equal in every seed, up to rounding, if their interval is narrower than this.
 TIE = 1e-12
 
-#: The released model of the paper's method, and the yardstick that did nothing but received the same noise.
+#: The released model of the paper's method, and the original model with the same noise.
 RELEASED, NOTHING = "newton + noise", "original + noise"
 
 #: The step by conjugate gradient at the experiment's λ, and by LiSSA there.
@@ -75,41 +76,48 @@ def as_text(value: float) -> str:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Metrics of one dataset, looked up seed by seed."""
+    """The metrics of one set-up, from which rules choose by section.
+
+    Attributes:
+        metrics: All metrics in long form, with columns ``section`` and ``seed``.
+    """
 
     metrics: pd.DataFrame
 
+    def rows(self, section: str, metric: str, **keys: str | float) -> pd.DataFrame:
+        """All rows of one metric that ``keys`` select, but for those without a value."""
+        return select(self.metrics, section=section, metric=metric, **keys).dropna(subset=["value"])
+
     def values(self, section: str, metric: str, **keys: str | float) -> "pd.Series[float]":
-        """Values by seed of the one metric that ``keys`` select."""
-        rows = self.metrics
-        for column, wanted in {"section": section, "metric": metric, **keys}.items():
-            rows = rows[rows[column] == wanted]
-        return rows.set_index("seed")["value"].astype(float)
+        """The values of one metric by seed; ``keys`` must leave one row a seed."""
+        return by_seed(self.metrics, section=section, metric=metric, **keys)
 
     def points(self, section: str, metric: str, axis: str, method: str | None = None) -> list[float]:
         """The points of an axis at which a metric was measured, for one method or any, ascending."""
-        rows = self.metrics
-        rows = rows[(rows["section"] == section) & (rows["metric"] == metric) & (rows["axis"] == axis)]
-        rows = rows if method is None else rows[rows["method"] == method]
-        return sorted(float(point) for point in rows["point"].dropna().unique())
+        keys = {} if method is None else {"method": method}
+        return points(self.metrics, section=section, metric=metric, axis=axis, **keys)
 
 
 NOTHING_MEASURED = Verdict("not yet tested", "At least two seeds are needed; fewer are recorded.")
 
 
 def not_recorded(what: str) -> Verdict:
-    """The verdict where no record has the numbers that a rule reads."""
+    """The verdict where no record has the numbers that a rule needs.
+
+    Args:
+        what: What was not run, as the subject of a sentence.
+    """
     return Verdict("not yet tested", f"{what} was not run on this set-up.")
 
 
 @dataclass(frozen=True)
 class MarginTest:
-    """A passed test, a failed one, or neither, by p-values.
+    """A test that passed, failed or did neither, by its p-values.
 
     Attributes:
         passed: The p-value of "the claim's condition is met".
         failed: The p-value of "it is not met".
-        margins: Every interval that does not pass, with the smallest effect that it should have told from none.
+        margins: Every interval that does not pass, with the smallest effect that it should detect.
     """
 
     passed: float
@@ -117,7 +125,14 @@ class MarginTest:
     margins: Sequence[tuple[Interval, float]]
 
     def verdict(self, text: str, effect: str, seeds: int, empty: bool) -> Verdict:
-        """The verdict; ``empty`` says that something worthless passes as well."""
+        """The verdict.
+
+        Args:
+            text: The evidence in one sentence.
+            effect: The smallest true effect that so many seeds would find, in words.
+            seeds: Number of seeds.
+            empty: Whether a pass says nothing, since something worthless passes as well.
+        """
         if self.failed < LEVEL:
             return Verdict("does not hold", text, effect, seeds, p=self.failed)
         if self.passed < LEVEL:
@@ -130,7 +145,7 @@ class MarginTest:
 
 
 def closeness_test(gaps: Sequence[Interval], margin: float) -> MarginTest:
-    """Are all of several differences within a margin?"""
+    """The test of whether all of several differences are within a margin."""
     return MarginTest(
         passed=all_of([gap.p_within(margin) for gap in gaps]),
         failed=any_of([gap.p_beyond(margin) for gap in gaps]),
@@ -154,44 +169,54 @@ def gap_of(
 
 
 def counted_seeds(differences: "pd.Series[float]") -> Interval:
-    """The interval of differences of counts.
+    """The interval of differences of counts, such as accuracies or epochs.
 
-    Accuracies and epochs are counted, so that few seeds can agree to the last sample: then their spread is unknown, not
-    zero, and the interval has no end.
+    A few seeds can agree to the last sample. Then their spread is unknown, not zero, and the interval is infinite.
     """
     found = interval(differences)
     return found if found.half > TIE else replace(found, half=math.inf)
 
 
 def difference(gap: Interval, digits: int, factor: float = 1.0) -> str:
-    """A difference with its interval."""
+    """A difference with its interval, as text.
+
+    Args:
+        gap: The interval.
+        digits: Digits after the point.
+        factor: By what values are multiplied, such as 100 for points.
+    """
     half = "unknown (the same in every seed)" if math.isinf(gap.half) else f"{factor * gap.half:.{digits}f}"
     return f"{factor * gap.mean:+.{digits}f} ± {half}"
 
 
 def detectable_difference(gaps: Sequence[Interval], digits: int, unit: str, factor: float = 1.0) -> str:
-    """The smallest effect that every one of several intervals would find."""
+    """The smallest effect that each of several intervals would detect, as text; arguments as for :func:`difference`."""
     largest = max(gap.detectable for gap in gaps)
     return "unknown" if math.isinf(largest) else f"{factor * largest:.{digits}f} {unit}"
 
 
-#: Where utility is measured.
+#: The splits on which utility is measured.
 UTILITY = ("retain", "test")
 
 
 def says_nothing(idle: Sequence[Interval], margin: float) -> bool:
-    """Whether doing nothing is not seen to fail where a release passes: then the pass is no merit of the release."""
+    """Whether a pass says nothing, since the test does not show that doing nothing fails.
+
+    Args:
+        idle: The intervals of the model on which nothing was done.
+        margin: The margin of the test.
+    """
     return closeness_test(idle, margin).failed >= LEVEL
 
 
 #: The retrained model with the noise of the release, which is what a certificate compares with.
 REFERENCE = "retrain + noise"
-#: Which samples the attack by shadow models has to tell the forgotten ones from.
+#: The samples from which the attack with shadow models has to tell the forgotten ones.
 NEVER = "never trained"
 
 
 def shadow_area(evidence: Evidence, method: str) -> Interval:
-    """The AUC of the attack by shadow models: over seeds, or of the one seed that has some, by its own interval."""
+    """The AUC of the attack with shadow models, over seeds; of a single seed with the interval of its own bootstrap."""
     area, low, high = (
         evidence.values("04_shadows", metric, method=method, split=NEVER)
         for metric in ("lira_auc", "lira_auc_low", "lira_auc_high")
@@ -202,13 +227,18 @@ def shadow_area(evidence: Evidence, method: str) -> Interval:
 
 
 def has_statistics(evidence: Evidence) -> bool:
-    """Whether the network has running statistics, seen by what was measured after they were taken anew."""
-    rows = evidence.metrics
-    return bool(rows[rows["metric"] == "recalibrated_accuracy"]["value"].notna().any())
+    """Whether the network has running statistics: only then is accuracy measured after they were taken anew."""
+    return bool(select(evidence.metrics, metric="recalibrated_accuracy")["value"].notna().any())
 
 
 def weights_alone(evidence: Evidence, what: str, whose: str) -> str:
-    """What an ε of a network with running statistics is about, before it is told; empty for other networks."""
+    """A sentence that limits an ε to the weights, for a network with running statistics; empty for other networks.
+
+    Args:
+        evidence: The metrics.
+        what: What no certificate covers, such as "this release".
+        whose: Whose weights are certified, such as "its".
+    """
     if not has_statistics(evidence):
         return ""
     return (

@@ -1,4 +1,4 @@
-"""The front page's tables: what a certificate is worth, what methods cost, what audits find."""
+"""The front page: what a certificate is worth, what methods cost, and what audits find."""
 
 import math
 
@@ -11,9 +11,9 @@ from cdu.report.chapters.audit import equal_pairs
 from cdu.report.collection import Results
 from cdu.report.intervals import Interval, interval
 from cdu.report.markup import markdown_table
-from cdu.report.query import of_seeds, select
-from cdu.report.section_page import cut_in_words
-from cdu.report.tables import plus_minus, rounded
+from cdu.report.query import by_seed, select
+from cdu.report.section_results import cut_in_words
+from cdu.report.tables import of_seeds, plus_minus, rounded
 from cdu.unlearning.names import title
 
 
@@ -100,17 +100,14 @@ def beside_starts(frame: pd.DataFrame) -> dict[tuple[str, str], dict[float, "pd.
     """
     rows = select(frame, metric="later_accuracy")
     noisy = select(rows, split=f"test, ε = {methods.epsilons(rows)[0]:g}")
-
-    def by_seed(part: pd.DataFrame, method: str, epochs: float) -> "pd.Series[float]":
-        return select(part, method=method, point=epochs).set_index("seed")["value"]
-
     alone = select(rows, split="test, no noise")
     found: dict[tuple[str, str], dict[float, pd.Series[float]]] = {}
     for method in map(str, dict.fromkeys(noisy["method"])):
-        later = [float(k) for k in select(noisy, method=method)["point"].unique() if k > 0]
+        own = select(noisy, method=method)
+        later = [float(k) for k in own["point"].unique() if k > 0]
         # Linear models are not trained after the noise.
         for start in STARTS if later else ():
-            found[method, start] = {k: by_seed(noisy, method, k) - by_seed(alone, start, k) for k in later}
+            found[method, start] = {k: by_seed(own, point=k) - by_seed(alone, method=start, point=k) for k in later}
     return found
 
 

@@ -1,4 +1,4 @@
-"""Means over seeds with their intervals, and what such an interval says about a threshold.
+"""Means over seeds with their 95 % intervals, and tests of such a mean against a threshold.
 
 Every p-value here is twice a one-sided one, so that it is below 5 % exactly where the 95 % interval lies wholly on one
 side of the threshold.
@@ -96,17 +96,17 @@ def interval(values: "pd.Series[float]") -> Interval:
 
 
 def all_of(values: list[float]) -> float:
-    """The p-value of "every one is so", from theirs: the largest."""
+    """The p-value of "all of several conditions are met", from the p-value of each: the largest."""
     return max(values)
 
 
 def any_of(values: list[float]) -> float:
-    """The p-value of "at least one is so", from theirs: the smallest, times their number (Bonferroni)."""
+    """The p-value of "at least one of several conditions is met": the smallest, times their number (Bonferroni)."""
     return min(1.0, len(values) * min(values))
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values: what is below a level is found while all tests together err at most at that level."""
+    """Holm's adjusted p-values: those below a level are significant with a family-wise error of at most that level."""
     adjusted: dict[str, float] = {}
     largest = 0.0
     for rank, (name, value) in enumerate(sorted(values.items(), key=lambda pair: pair[1])):

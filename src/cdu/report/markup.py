@@ -1,4 +1,4 @@
-"""Words and marks of pages: tables, badges, links."""
+"""Markdown of the pages: tables, badges, links and names of files."""
 
 import re
 
@@ -11,9 +11,10 @@ from cdu.report.chapters import PAGES, shows_verdicts
 from cdu.report.collection import Loaded
 from cdu.report.tables import rounded
 
-#: Marks a verdict that stands for its test alone, and not once all tests of the set-up are taken together.
+#: Marks a verdict that stands by its own test, but not when all tests of the set-up are taken together.
 ALONE = " †"
 
+#: The badge's class of every verdict and of every state of an assumption.
 BADGES: dict[str, str] = {
     "holds": "bdg-success",
     "holds but says nothing": "bdg-warning",
@@ -26,6 +27,7 @@ BADGES: dict[str, str] = {
     "not yet tested": "bdg-light",
 }
 
+#: The admonition's class of every verdict.
 LOOKS: dict[str, str] = {
     "holds": "tip",
     "holds but says nothing": "warning",
@@ -38,30 +40,30 @@ LOOKS: dict[str, str] = {
 
 
 def markdown_table(content: pd.DataFrame) -> str:
-    """A table in Markdown."""
+    """A table in Markdown, its cells as they are."""
     return str(content.to_markdown(index=False, disable_numparse=True))
 
 
 def seeds_in_words(count: int) -> str:
-    """A number of seeds in words."""
+    """A number of seeds in words, such as "3 seeds"."""
     return "one seed" if count == 1 else f"{count} seeds"
 
 
 def machine_in_words(record: Record) -> str:
-    """Processor or GPU, and threads, of a record."""
+    """The processor or GPU of a record, with the number of threads."""
     machine = record.machine
     place = machine.cpu if machine.device == "cpu" else machine.device
     return f"{place}, {machine.threads} thread{'s' if machine.threads > 1 else ''} per run"
 
 
 def svg(figure: Figure) -> bytes:
-    """A figure as SVG, the same for the same numbers."""
+    """A figure as SVG; the same numbers give the same bytes."""
     with drawing.style():
         return drawing.image(figure, format="svg", metadata={"Date": None})
 
 
 def page_name(loaded: Loaded) -> str:
-    """The page of a run's executed notebook."""
+    """The file of the page of a run's executed notebook."""
     record = loaded.record
     return f"{record.dataset}-{record.experiment}-seed-{record.seed}-{record.section}.ipynb"
 
@@ -88,7 +90,7 @@ def state_badge(cell: assumptions.Cell) -> str:
 
 
 def p_value(verdict: evidence.Verdict) -> str:
-    """The p-value of a verdict, and Holm's."""
+    """The p-value of a verdict, with Holm's in brackets; a dash where no sampling is involved."""
     if verdict.p is None or verdict.adjusted is None:
         return "—"
     return f"{_probability(verdict.p)} ({_probability(verdict.adjusted)})"

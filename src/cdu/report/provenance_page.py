@@ -1,7 +1,8 @@
-"""The page on provenance: records, machines, revisions."""
+"""The page on provenance: which commit, machine and revision every record is from."""
 
 import pandas as pd
 
+from cdu.data.registry import known_datasets
 from cdu.experiments import reproduced
 from cdu.experiments.records import Record
 from cdu.experiments.reproduced import Reproduction
@@ -12,13 +13,13 @@ from cdu.report.tables import rounded
 
 
 def _revision(record: Record) -> str:
-    """The revision of a record's numbers, and today's where that is another."""
+    """The revision of a record's numbers, and the code's where that is another."""
     now = REVISIONS[record.section]
     return str(record.revision) + ("" if record.revision == now else f" (now {now})")
 
 
 def _reproduced(records: list[Record], known: list[Reproduction]) -> str:
-    """Where the records of a section were last computed again, and how exactly."""
+    """On which platform the records of a section were last computed again, and how many numbers were equal."""
     latest: dict[str, list[reproduced.Run]] = {}
     for record in records:
         runs = [
@@ -44,7 +45,7 @@ def _reproduced(records: list[Record], known: list[Reproduction]) -> str:
 
 
 def platforms_table(known: list[Reproduction]) -> str:
-    """What comes out differently on other processors, by experiment, platform and section."""
+    """How far numbers move on other processors, by experiment, platform and section, and which verdicts change."""
     rows, changes = [], []
     for one in known:
         for section in dict.fromkeys(run.section for run in one.runs):
@@ -69,7 +70,7 @@ def platforms_table(known: list[Reproduction]) -> str:
 
 
 def provenance_tables(setups: list[Results], known: list[Reproduction]) -> str:
-    """Every record with its machine, commit and revision."""
+    """Every section of every set-up with the source, commit, revision and machine of its records."""
     rows = []
     for setup in setups:
         for section, shown in setup.sections.items():
@@ -79,7 +80,7 @@ def provenance_tables(setups: list[Results], known: list[Reproduction]) -> str:
                     "set-up": setup.title,
                     "section": section,
                     "seeds": f"{len(records)}",
-                    "source": ", ".join(sorted({"run" if loaded.run else "reference" for loaded in shown.records})),
+                    "source": ", ".join(sorted({"run" if loaded.run else "committed" for loaded in shown.records})),
                     "commit": ", ".join(sorted({record.commit[:10] for record in records})),
                     "settings": records[0].config_hash + (" (other than now)" if outdated(records[0]) else ""),
                     "revision": ", ".join(sorted({_revision(record) for record in records})),
@@ -90,4 +91,10 @@ def provenance_tables(setups: list[Results], known: list[Reproduction]) -> str:
                     "time (s), sum": f"{sum(record.duration for record in records):,.0f}",
                 }
             )
+    return markdown_table(pd.DataFrame(rows))
+
+
+def datasets_table() -> str:
+    """Every dataset, what it holds and where it comes from."""
+    rows = [{"name": name, "what": one.holds, "source": one.source} for name, one in known_datasets().items()]
     return markdown_table(pd.DataFrame(rows))

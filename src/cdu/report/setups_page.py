@@ -1,32 +1,27 @@
-"""The page of the set-ups."""
+"""The page on the set-ups."""
 
 from typing import Any
 
 import pandas as pd
 
-from cdu.report.collection import TITLES, Results, network_in_words
+from cdu.data.registry import DatasetSpec, known_datasets
+from cdu.experiments import paper
+from cdu.report.collection import Results, network_in_words
 from cdu.report.markup import machine_in_words, markdown_table
 from cdu.report.query import select
-from cdu.report.section_page import shortened
+from cdu.report.section_results import shortened
 from cdu.report.tables import plus_minus, rounded
-
-#: The paper's set-ups: why one without records has none, and what runs it.
-PAPER_SETUPS = {
-    "mnist": ("not run yet", "make batch EXPERIMENT=mnist"),
-    "cifar10": ("not run yet: a GPU is needed for the paper's 50 epochs", "make paper"),
-    "svhn": ("its files were not at hand where these results were made, and a GPU is needed", "make paper"),
-}
 
 
 def setups_table(setups: list[Results]) -> str:
-    """Every set-up with its network, sizes, machine, speed and cost; then those of the paper that have no records."""
+    """All set-ups, one a column; below, those of the paper that have no records."""
     # Side by side: there are more quantities than set-ups.
     columns = pd.DataFrame({setup.title: _setup_column(setup) for setup in setups})
     return markdown_table(columns.reset_index(names="set-up")) + "\n\n" + absent_setups(setups)
 
 
 def _setup_column(setup: Results) -> dict[str, str]:
-    """One set-up: what was trained on what, what was cut, where, how fast, for how long."""
+    """One set-up: network, forget set and training, what was shortened, machine, speed and hours."""
     trained = setup.sections.get("02_training")
     shown = trained or next(iter(setup.sections.values()))
     settings = shown.records[0].record.settings
@@ -61,11 +56,16 @@ def _forgotten(forget: dict[str, Any]) -> str:
 
 
 def absent_setups(setups: list[Results]) -> str:
-    """The paper's set-ups that have no records, why, and the one command that makes them."""
+    """The paper's set-ups that have no records, with the reason and the command that makes them."""
     present = {setup.dataset for setup in setups}
     lines = [
-        f"- **{TITLES[name]}**: {reason}. `cdu data fetch {name} && {command}` fills its rows."
-        for name, (reason, command) in PAPER_SETUPS.items()
-        if name not in present
+        f"- **{dataset.title}**: {dataset.not_run}. `cdu data fetch {name} && {_command(dataset)}` fills its rows."
+        for name, dataset in known_datasets().items()
+        if dataset.in_the_paper and name not in present
     ]
     return "\n".join(lines)
+
+
+def _command(dataset: DatasetSpec) -> str:
+    """What runs the experiment of a dataset."""
+    return "make paper" if dataset.experiment in paper.EXPERIMENTS else f"make batch EXPERIMENT={dataset.experiment}"

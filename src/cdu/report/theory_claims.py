@@ -1,8 +1,8 @@
-"""The claims of the theory, and for each the numeric check that decides it. Written before the results.
+"""The theory's claims, and for each the numeric check that decides it. Written before the results.
 
-Where :mod:`cdu.report.verdicts` asks whether the paper's claims hold of its method, this module asks whether its
-formulas hold of anything: of problems whose constants are known, of a network with a smooth activation, and of the
-ReLU network.
+:mod:`cdu.report.verdicts` asks whether the paper's claims hold of its method. This module asks whether the paper's
+formulas hold at all: on problems whose constants are known, on a network with a smooth activation, and on the ReLU
+network. This file is part of the hash that the page of the claims shows.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import pandas as pd
 from cdu.experiments.names import NETWORK, SMOOTH
 from cdu.report.evidence import Evidence, Verdict, Word
 from cdu.report.intervals import interval
+from cdu.report.query import beside, minus, select
 
 #: Largest distance between simulation and formula, in standard errors.
 SIMULATION = 4.5
@@ -25,11 +26,11 @@ SIZE_SLOPES = {"random": 1.0, "one class": 2.0}
 SIZE_MARGIN = 0.3
 #: Largest relative difference of the two forms of the step that counts as none.
 SAME_STEP = 1e-6
-#: Smallest probability, times the number of tests, at which LiSSA's mean still counts as that of the series.
+#: Smallest p-value, times the number of tests, at which LiSSA's mean counts as that of the series.
 UNBIASED = 1e-3
-#: Deletions that the control experiment must at least contain.
+#: The smallest number of deletions that decides the control experiment.
 DELETIONS = 20
-#: Loss of accuracy that a useful certificate may cost.
+#: The largest loss of accuracy at which a certificate is useful.
 USEFUL_LOSS = 0.01
 #: Rounding allowed in a comparison of a distance with its bound, relative to the bound.
 ROUNDING = 1e-9
@@ -39,7 +40,7 @@ SECTION = "01_theory"
 
 @dataclass(frozen=True)
 class TheoryClaim:
-    """A statement of the theory.
+    """One claim of the theory.
 
     Attributes:
         text: What it says.
@@ -58,24 +59,20 @@ _UNTESTED = Verdict("not yet tested", "No run checks this yet.")
 
 
 def decide(identifier: str, metrics: pd.DataFrame) -> Verdict:
-    """The verdict on one statement for one dataset; metrics as for :func:`cdu.report.verdicts.decide`."""
+    """The verdict on one theory claim for one dataset; metrics as for :func:`cdu.report.verdicts.decide`."""
     return THEORY_CLAIMS[identifier].rule(Evidence(metrics))
 
 
 def _rows(evidence: Evidence, metric: str, **keys: str | float) -> pd.DataFrame:
-    """All rows of one metric of the theory section that ``keys`` select, without those that could not be had."""
-    rows = evidence.metrics
-    for column, wanted in {"section": SECTION, "metric": metric, **keys}.items():
-        rows = rows[rows[column] == wanted]
-    return rows.dropna(subset=["value"])
+    """The theory section's rows of one metric that ``keys`` select, but for those without a value."""
+    return evidence.rows(SECTION, metric, **keys)
 
 
-def _ratio(evidence: Evidence, small: str, large: str, **keys: str | float) -> pd.DataFrame:
-    """One metric over another, row by row, as column ``ratio``."""
-    where = ["seed", "method", "split", "axis", "point"]
-    left, right = (_rows(evidence, metric, **keys)[[*where, "value"]] for metric in (small, large))
-    joined = left.merge(right, on=where, suffixes=("", "_large"))
-    return joined.assign(ratio=joined["value"] / joined["value_large"])
+def _with_bounds(evidence: Evidence, axis: str, method: str) -> pd.DataFrame:
+    """Errors along an axis that have a bound, with the bound as column ``bound`` and their ratio as ``ratio``."""
+    errors, bounds = (_rows(evidence, metric, axis=axis, method=method) for metric in ("distance", "bound"))
+    found = errors.assign(bound=beside(errors, bounds, "seed", "split", "point")).dropna(subset=["bound"])
+    return found.assign(ratio=found["value"] / found["bound"])
 
 
 def _seeds(rows: pd.DataFrame) -> int:
@@ -124,7 +121,7 @@ def _ridge(evidence: Evidence) -> Verdict:
 
 def _slopes(wanted: dict[str, float], margin: float) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        found = {name: interval(_rows(evidence, "slope", method=name).set_index("seed")["value"]) for name in wanted}
+        found = {name: interval(_rows(evidence, "slope", method=name)["value"]) for name in wanted}
         seeds = min(one.seeds for one in found.values())
         if seeds < 2:
             return _UNTESTED
@@ -153,13 +150,11 @@ def _bound(axis: str, *methods: str, violated: bool = False) -> Callable[[Eviden
     """Error under the bound for every seed and point; it says nothing where the bound is above 2C."""
 
     def rule(evidence: Evidence) -> Verdict:
-        ratios = pd.concat([_ratio(evidence, "distance", "bound", axis=axis, method=name) for name in methods])
+        ratios = pd.concat([_with_bounds(evidence, axis, name) for name in methods])
         if ratios.empty or set(ratios["method"]) != set(methods):
             return _UNTESTED
-        trivial = {
-            name: _rows(evidence, "trivial_bound", method=name).set_index("seed")["value"].mean() for name in methods
-        }
-        ratios = ratios.assign(trivial=ratios["value_large"] / ratios["method"].map(trivial))
+        trivial = {name: _rows(evidence, "trivial_bound", method=name)["value"].mean() for name in methods}
+        ratios = ratios.assign(trivial=ratios["bound"] / ratios["method"].map(trivial))
         text = " ".join(
             f"{name}: the error is at most {rows['ratio'].max():.2g} of the bound, the bound between "
             f"{rows['trivial'].min():.3g} and {rows['trivial'].max():.3g} times 2C."
@@ -242,9 +237,8 @@ def _control(evidence: Evidence) -> Verdict:
 
 def _useful(evidence: Evidence) -> Verdict:
     rows = _rows(evidence, "accuracy", axis="steps", point=2.0)
-    clean = rows[rows["split"] == "test"].set_index(["method", "seed"])["value"]
-    noisy = rows[rows["split"] == "test, ε = 1"].set_index(["method", "seed"])["value"]
-    losses = {str(name): interval(group.droplevel("method")) for name, group in (clean - noisy).groupby("method")}
+    costs = minus(select(rows, split="test"), select(rows, split="test, ε = 1"), "method", "seed")
+    losses = {str(name): interval(own["value"]) for name, own in costs.groupby("method")}
     if not losses or min(one.seeds for one in losses.values()) < 2:
         return _UNTESTED
     passed = [name for name, one in losses.items() if one.high <= USEFUL_LOSS]
@@ -259,7 +253,7 @@ def _useful(evidence: Evidence) -> Verdict:
     return Verdict(word, text, seeds=worst.seeds)
 
 
-#: Every statement, in the order of the chapter.
+#: Every theory claim, in the order of the chapter.
 THEORY_CLAIMS: dict[str, TheoryClaim] = {
     "T1": TheoryClaim(
         "The closed form of Balle & Wang is the privacy profile of Gaussian noise at distance Δ.",

@@ -1,28 +1,29 @@
-"""The overview of the theory: claims, assumptions, and the control experiment."""
+"""The page on the theory: theory claims, assumptions, and the control experiment."""
 
 import pandas as pd
 
+from cdu.data.registry import dataset_named
 from cdu.report import assumptions, theory_claims
-from cdu.report.collection import TITLES, Results
+from cdu.report.collection import Results
 from cdu.report.markup import badge, chapter_link, markdown_table, plain_text, seeds_in_words, state_badge
 from cdu.report.query import select
 from cdu.report.tables import plus_minus
 
-# --- statements and assumptions ------------------------------------------------------------------------------------
+# --- theory claims and assumptions ------------------------------------------------------------------------------------
 
 
 def theory_claims_of(setup: Results, part: str) -> list[str]:
-    """The table of the statements that one part of the theory chapter checks, for one set-up."""
+    """The table of the theory claims that one part of the theory chapter checks, for one set-up."""
     rows = []
-    for identifier, statement in theory_claims.THEORY_CLAIMS.items():
-        if statement.part != part:
+    for identifier, claim in theory_claims.THEORY_CLAIMS.items():
+        if claim.part != part:
             continue
         verdict = theory_claims.decide(identifier, setup.metrics)
         rows.append(
             {
                 "": identifier,
-                "statement": statement.text,
-                "check and tolerance": statement.check,
+                "statement": claim.text,
+                "check and tolerance": claim.check,
                 "verdict": badge(verdict),
                 "evidence": plain_text(verdict.evidence),
                 "seeds": str(verdict.seeds or "—"),
@@ -31,26 +32,27 @@ def theory_claims_of(setup: Results, part: str) -> list[str]:
     return ["::::{div} statements", markdown_table(pd.DataFrame(rows)), "::::", ""] if rows else []
 
 
-def statements_table(setups: list[Results]) -> str:
-    """Every statement with its verdict per set-up."""
+def theory_claims_table(setups: list[Results]) -> str:
+    """Every theory claim with its verdict on each set-up."""
     with_theory = [setup for setup in setups if theory_claims.SECTION in setup.sections]
     rows = []
-    for identifier, statement in theory_claims.THEORY_CLAIMS.items():
-        row = {"": identifier, "statement": statement.text}
+    for identifier, claim in theory_claims.THEORY_CLAIMS.items():
+        row = {"": identifier, "statement": claim.text}
         for setup in with_theory:
             row[setup.title] = badge(theory_claims.decide(identifier, setup.metrics))
-        row["shown in"] = chapter_link(f"{theory_claims.SECTION}-{statement.part}")
+        row["shown in"] = chapter_link(f"{theory_claims.SECTION}-{claim.part}")
         rows.append(row)
     return markdown_table(pd.DataFrame(rows))
 
 
 def ledger_tables(setups: list[Results]) -> list[str]:
     """The assumption ledger of every set-up whose network is an MLP; convolutional networks get their own columns."""
-    others = dict(_network_column(setups, *named) for named in (("allcnn", "AllCNN"), ("resnet18", "ResNet-18")))
+    convolutional = {"allcnn": "AllCNN", "resnet18": "ResNet-18"}
+    others = dict(_network_column(setups, *named) for named in convolutional.items())
     found = []
     for setup in setups:
         shown = setup.sections.get(theory_claims.SECTION)
-        if shown is None or setup.dataset in {"cifar10", "svhn"}:
+        if shown is None or shown.records[0].record.settings["model"]["name"] in convolutional:
             continue
         columns = assumptions.ledger(setup.metrics, others)
         rows = [
@@ -80,11 +82,11 @@ def _network_column(setups: list[Results], name: str, label: str) -> tuple[str, 
     if not with_it:
         return label, pd.DataFrame(columns=["section", "metric", "method", "split", "axis", "value"])
     first = min(with_it, key=lambda setup: setup.experiment != "paper")
-    return f"{label} ({TITLES[first.dataset]})", first.metrics
+    return f"{label} ({dataset_named(first.dataset).title})", first.metrics
 
 
 def control_table(setup: Results) -> str | None:
-    """What a certificate costs in the control experiment: its smaller l2, a random forget set, two Newton steps."""
+    """What a certificate costs in the control experiment, at its smaller l2 values after two Newton steps."""
     if theory_claims.SECTION not in setup.sections:
         return None
     rows = select(setup.metrics, section=theory_claims.SECTION, axis="steps", point=2.0)

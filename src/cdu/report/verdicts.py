@@ -1,4 +1,4 @@
-"""Verdicts: every claim on every set-up, decided by rules that were fixed beforehand."""
+"""The verdicts on all claims for one set-up."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -17,12 +17,13 @@ from cdu.report.claim_rules.utility import c5, c5_authors
 from cdu.report.claims import CLAIMS, Place
 from cdu.report.evidence import LISSA, NOTHING, RELEASED, STEP, Evidence, Verdict
 from cdu.report.intervals import LEVEL, holm
+from cdu.report.query import select
 
 
 def rules_hash() -> str:
-    """The first 12 hexadecimal digits of SHA-256 over claims, rules, their statistics and the theory's statements."""
+    """The first 12 hexadecimal digits of SHA-256 over claims, rules, statistics and theory claims."""
     here = Path(__file__).parent
-    files = [here / f"{name}.py" for name in ("claims", "evidence", "verdicts", "intervals", "theory_claims")]
+    files = [here / f"{name}.py" for name in ("claims", "evidence", "query", "verdicts", "intervals", "theory_claims")]
     files += sorted((here / "claim_rules").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
@@ -50,7 +51,7 @@ def decide_all(metrics: pd.DataFrame, place: Place, consistent: bool = True) -> 
     Args:
         metrics: As for :func:`decide`.
         place: The set-up.
-        consistent: Whether all sections were made with the same shared settings, so that they decide together.
+        consistent: Whether all sections were made with the same shared settings, so that they may be combined.
     """
     if not consistent:
         mixed = Verdict("not yet tested", "The sections shown were made with different settings; run them again.")
@@ -70,7 +71,11 @@ def decide_all(metrics: pd.DataFrame, place: Place, consistent: bool = True) -> 
 
 
 def together(found: Mapping[str, Verdict]) -> str:
-    """What is left of the words of a set-up when all its tests are taken together, in words."""
+    """How many verdicts of a set-up stand when all its tests are taken together, as a sentence.
+
+    Args:
+        found: The verdicts of :func:`decide_all`.
+    """
     family = {name: one for name, one in found.items() if one.adjusted is not None}
     alone = [name for name, one in family.items() if one.p is not None and one.p < LEVEL]
     single = [name for name in alone if family[name].single]
@@ -84,9 +89,9 @@ def together(found: Mapping[str, Verdict]) -> str:
 
 
 def undefined_step(metrics: pd.DataFrame) -> Verdict | None:
-    """What a set-up says of the claims about a release where no seed's Newton step could be taken; else None."""
-    evidence, rows = Evidence(metrics), metrics
-    rows = rows[(rows["section"] == "03_unlearning") & (rows["metric"] == "accuracy") & (rows["method"] == STEP)]
+    """The verdict on claims about the step where no seed could take the Newton step; None where one could."""
+    evidence = Evidence(metrics)
+    rows = select(metrics, section="03_unlearning", metric="accuracy", method=STEP)
     rows = rows[~rows["note"].str.startswith(UNREACHED)]
     if rows.empty or rows["value"].notna().any():
         return None

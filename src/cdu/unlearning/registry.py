@@ -16,12 +16,18 @@ from cdu.unlearning.settings import UnlearningSettings
 #: Added to a run's seed for the yardstick "a second retraining with another seed".
 SECOND_SEED = 1000
 
-#: Under this name an installed package lists the modules in which its methods register themselves.
+#: The group of entry points under which an installed package names the modules of its own methods.
 ENTRY_POINTS = "cdu.methods"
 
-home.import_all()
-for module in entry_points(group=ENTRY_POINTS):
-    module.load()
+
+def import_all() -> None:
+    """Import the methods of this package and those of installed packages, so that they register themselves."""
+    home.import_all()
+    for module in entry_points(group=ENTRY_POINTS):
+        module.load()
+
+
+import_all()
 
 
 def build(name: str, values: Mapping[str, Value], epsilon: float, delta: float) -> Method:

@@ -78,8 +78,8 @@ def release(
         source = secret_generator(secrets.token_bytes(32), "release")
     else:
         source = torch.Generator().manual_seed(unsafe_seed)
-    update = method(problem, source)
-    own, total = update.certificate, len(problem.retain) + len(problem.forget)
+    result = method(problem, source)
+    own, total = result.certificate, len(problem.retain) + len(problem.forget)
     expect(
         own is None or sigma == 0,
         f"sigma = {sigma:g} was given to a method that adds noise of its own; leave it out, and make the method for "
@@ -91,26 +91,26 @@ def release(
         f"of samples, {total:,}: so much would let one be published outright; make the method for far less",
     )
     expect(
-        bool(update.w.isfinite().all()),
+        bool(result.w.isfinite().all()),
         "the unlearned weights hold NaN or infinite numbers; lower the method's learning rate, raise its damping, or "
         "retrain",
     )
-    released = publish(problem, update, source, sigma, delta, torch.float64)
+    released = publish(problem, result, source, sigma, delta, torch.float64)
     if unsafe_seed is None:
         return released
-    reason = update.no_certificate_reason or "the seed of its noise was given"
-    return replace(released, certificate=None, update=replace(update, no_certificate_reason=reason))
+    reason = result.no_certificate_reason or "the seed of its noise was given"
+    return replace(released, certificate=None, update=replace(result, no_certificate_reason=reason))
 
 
 def publish(
     problem: Problem,
-    update: UnlearningResult,
+    result: UnlearningResult,
     generator: torch.Generator,
     sigma: float = 0.0,
     delta: float = 1e-5,
     noise_dtype: torch.dtype | None = None,
 ) -> Release:
-    """Project an update that was computed before and add noise to it; see :func:`release`.
+    """Project a result that was computed before and add noise to it; see :func:`release`.
 
     The noise is drawn in ``noise_dtype``, in the weights' own type when None, as the committed records have it.
 
@@ -123,41 +123,41 @@ def publish(
             :func:`distance_bound`).
     """
     original = problem.objective
-    w = projected(problem, update, sigma)
-    objective = original if update.model is None else original.with_model(update.model)
-    if sigma == 0 or update.certificate is not None:
-        return Release(w, objective, update.certificate, update)
-    certificate = None if update.no_certificate_reason else certify(distance_bound(problem, update), sigma, delta)
+    w = projected(problem, result, sigma)
+    objective = original if result.model is None else original.with_model(result.model)
+    if sigma == 0 or result.certificate is not None:
+        return Release(w, objective, result.certificate, result)
+    certificate = None if result.no_certificate_reason else certify(distance_bound(problem, result), sigma, delta)
     noise = draw_noise(w.to(noise_dtype or w.dtype), generator)
-    return Release((w + sigma * noise).to(w.dtype), objective, certificate, update)
+    return Release((w + sigma * noise).to(w.dtype), objective, certificate, result)
 
 
 def trials(
-    problem: Problem, update: UnlearningResult, generator: torch.Generator, sigma: float, count: int, together: int = 64
+    problem: Problem, result: UnlearningResult, generator: torch.Generator, sigma: float, count: int, together: int = 64
 ) -> Iterator[Tensor]:
-    """The weights of many releases of one update, bit for bit those of as many calls of :func:`publish`.
+    """The weights of many releases of one result, bit for bit those of as many calls of :func:`publish`.
 
-    The update is checked and projected once for all, which is most of a call.
+    The result is checked and projected once for all, which is most of a call.
 
     Args:
         problem: What was unlearned.
-        update: A method's result, of one that adds no noise of its own.
+        result: A method's result, of one that adds no noise of its own.
         generator: Draws the noise.
         sigma: Standard deviation of the noise per coordinate, above 0.
         count: How many releases.
         together: Releases in a block.
 
     Yields:
-        Blocks of releases, one a row, on the device of the update's weights.
+        Blocks of releases, one a row, on the device of the result's weights.
 
     Raises:
         CduError: The method adds noise of its own, or as for :func:`publish`.
     """
     expect(
-        sigma > 0 and update.certificate is None,
+        sigma > 0 and result.certificate is None,
         "trials of a release differ in the noise that is added last; give sigma above 0 and a method without its own",
     )
-    w = projected(problem, update, sigma)
+    w = projected(problem, result, sigma)
     # Rows begin where vectors of their own would: a sum's last digits may depend on how its terms lie in memory.
     width = -(-len(w) // 16) * 16
     for first in range(0, count, together):
@@ -167,12 +167,12 @@ def trials(
         yield rows.to(w.device).mul_(sigma).add_(w)
 
 
-def projected(problem: Problem, update: UnlearningResult, sigma: float = 0.0) -> Tensor:
-    """An update's weights, projected onto its ball: what noise is added to.
+def projected(problem: Problem, result: UnlearningResult, sigma: float = 0.0) -> Tensor:
+    """A result's weights, projected onto its ball: what noise is added to.
 
     Args:
         problem: What was to be unlearned.
-        update: What a method returned.
+        result: What a method returned.
         sigma: The noise that is to be added.
 
     Raises:
@@ -180,52 +180,52 @@ def projected(problem: Problem, update: UnlearningResult, sigma: float = 0.0) ->
     """
     expect(0 <= sigma < math.inf, f"sigma = {sigma} is not a finite number of at least 0")
     expect(
-        bool(update.w.isfinite().all()) or not (sigma or update.certificate),
+        bool(result.w.isfinite().all()) or not (sigma or result.certificate),
         "the unlearned weights hold NaN or infinite numbers, which no noise hides; lower the method's learning rate, "
         "raise its damping, or retrain",
     )
     expect(
         sigma == 0
-        or update.certificate is not None
-        or update.bound is None
-        or update.radius is not None
+        or result.certificate is not None
+        or result.bound is None
+        or result.radius is not None
         # In double precision: in single the norm of ten million weights is 4e-4 too small on a CPU.
-        or update.w.double().norm().item() <= problem.radius * (1 + 4 * torch.finfo(update.w.dtype).eps),
+        or result.w.double().norm().item() <= problem.radius * (1 + 4 * torch.finfo(result.w.dtype).eps),
         f"the projection onto the problem's ball of radius {problem.radius:g} would move weights of norm "
-        f"{update.w.double().norm():g} away from what the method's own bound is about; give the update a radius that "
+        f"{result.w.double().norm():g} away from what the method's own bound is about; give the result a radius that "
         "its reference lies in, or math.inf",
     )
     expect(
-        update.certificate is None or update.certificate.arithmetic != "exact",
+        result.certificate is None or result.certificate.arithmetic != "exact",
         "the method's own certificate is a formula's: its Δ has no allowance for rounding; certify a bound of "
         "cdu.certification.rounding.computed",
     )
-    w = project(update.w, _radius(problem, update))
+    w = project(result.w, _radius(problem, result))
     expect_noise_shows(w, sigma)
     return w
 
 
 def publish_at(
-    problem: Problem, update: UnlearningResult, generator: torch.Generator, epsilon: float, delta: float = 1e-5
+    problem: Problem, result: UnlearningResult, generator: torch.Generator, epsilon: float, delta: float = 1e-5
 ) -> Release:
     """Like :func:`publish`, with the smallest σ that certifies (ε, δ); 0 for a method that adds noise of its own.
 
     Raises:
         CduError: The method's own certificate promises less, or as for :func:`publish`.
     """
-    if update.certificate is not None:
+    if result.certificate is not None:
         expect(
-            update.certificate.epsilon <= epsilon * (1 + 1e-6) and update.certificate.delta <= delta,
-            f"the method's own noise certifies ε = {update.certificate.epsilon:g} at δ = {update.certificate.delta:g}, "
+            result.certificate.epsilon <= epsilon * (1 + 1e-6) and result.certificate.delta <= delta,
+            f"the method's own noise certifies ε = {result.certificate.epsilon:g} at δ = {result.certificate.delta:g}, "
             f"not the ε = {epsilon:g} at δ = {delta:g} that is asked for; make the method for those",
         )
-        return publish(problem, update, generator)
-    sigma = required_sigma(distance_bound(problem, update), epsilon, delta)
-    return publish(problem, update, generator, sigma, delta)
+        return publish(problem, result, generator)
+    sigma = required_sigma(distance_bound(problem, result), epsilon, delta)
+    return publish(problem, result, generator, sigma, delta)
 
 
-def distance_bound(problem: Problem, update: UnlearningResult) -> Bound:
-    """The bound that noise for an update is scaled to: the method's own where that is smaller than the projection's.
+def distance_bound(problem: Problem, result: UnlearningResult) -> Bound:
+    """The bound that noise for a result is scaled to: the method's own where that is smaller than the projection's.
 
     Every certificate of a release passes through here. Proofs are about real numbers and weights are rounded, so that
     a proven allowance is added to Δ: for the projection from the number of weights and their type, for the method's own
@@ -234,21 +234,21 @@ def distance_bound(problem: Problem, update: UnlearningResult) -> Bound:
     Raises:
         CduError: Nothing bounds the distance, or the method has a bound but none on its rounding.
     """
-    radius, arithmetic = _radius(problem, update), _arithmetic(update.w)
+    radius, arithmetic = _radius(problem, result), _arithmetic(result.w)
     found = []
     if not math.isinf(radius):
-        found.append(computed(trivial_bound(radius), arithmetic, 2 * ball_rounding(radius, len(update.w))))
-    if update.bound is not None and update.bound.fixed_in_advance:
-        if update.rounding is None:
+        found.append(computed(trivial_bound(radius), arithmetic, 2 * ball_rounding(radius, len(result.w))))
+    if result.bound is not None and result.bound.fixed_in_advance:
+        if result.rounding is None:
             raise CduError(
-                f"the method's own bound, {update.bound.value:g}, is about exact arithmetic, and nothing is known of "
-                f"the rounding of its {arithmetic} computation; give the update a proven rounding, or no bound"
+                f"the method's own bound, {result.bound.value:g}, is about exact arithmetic, and nothing is known of "
+                f"the rounding of its {arithmetic} computation; give the result a proven rounding, or no bound"
             )
-        rounding = update.rounding + projection_rounding(radius, arithmetic)
-        found.append(computed(update.bound, arithmetic, 2 * rounding))
+        rounding = result.rounding + projection_rounding(radius, arithmetic)
+        found.append(computed(result.bound, arithmetic, 2 * rounding))
     if not found:
         raise CduError(
-            "the update has neither a ball nor a bound fixed in advance, so that no noise certifies it; give it a "
+            "the result has neither a ball nor a bound fixed in advance, so that no noise certifies it; give it a "
             "finite radius to be projected onto"
         )
     return min(found, key=lambda bound: bound.sensitivity)
@@ -297,8 +297,8 @@ def _arithmetic(w: Tensor) -> Arithmetic:
     return "float32" if w.dtype == torch.float32 else "float64"
 
 
-def _radius(problem: Problem, update: UnlearningResult) -> float:
-    return problem.radius if update.radius is None else update.radius
+def _radius(problem: Problem, result: UnlearningResult) -> float:
+    return problem.radius if result.radius is None else result.radius
 
 
 def recalibrated(released: Release, samples: Samples, batch_size: int) -> Release:

@@ -1,7 +1,7 @@
-"""Canaries: every section in seconds, with committed numbers, which tell whether a change of the code moves any.
+"""Canaries: small runs of every section with committed numbers, which tell whether a change of the code moves any.
 
-A record stays valid while the code gives the same numbers. That is seen here and not from the code's text. A change
-that moves no number of a canary is free. One that is meant to move some needs another revision of the section
+A record stays valid while the code gives the same numbers. The canaries show that, and not the text of the code. A
+change that moves no number of a canary is free. One that is meant to move some needs another revision of the section
 (:data:`cdu.experiments.sections.REVISIONS`), a line in ``CHANGELOG.md`` that says what moved and by how much, and
 new canaries (``cdu canaries --accept``). The canaries train for three epochs at most, in which rounding has no time to
 grow: their numbers agree on every processor within the tolerances below.
@@ -21,8 +21,9 @@ from pkgutil import iter_modules
 from typing import Any
 
 from cdu.errors import CduError
-from cdu.experiments import changelog
+from cdu.experiments import changelog, metrics
 from cdu.experiments.experiment import Experiment, load_experiment
+from cdu.experiments.metrics import MetricKind
 from cdu.experiments.records import Record, read_record, record_path, write_record
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import BENCHMARKS, REVISIONS, SECTIONS
@@ -33,43 +34,30 @@ from cdu.verification.kinds import Key, Numbers
 #: Where the canaries' experiments lie, and their records beside them.
 FOLDER = Path("tests") / "canaries"
 
-#: What benchmarks measure of the machine, beside the times of :data:`cdu.verification.kinds.TIMES`.
-MEASURED = frozenset({
-    "gradients", "memory", "rate_share", "ratio", "seconds_high", "seconds_low", "slope", "speedup",
-    # Its points are computed eigenvalues, which rounding moves.
-    "density",
-})  # fmt: skip
+#: Metrics of the theory by whose names benchmarks call what they measure of the machine.
+ALSO_MEASURED = frozenset({"ratio", "slope"})
 
-#: By how much a number may differ and still be the same, relatively. On one processor with the rounding of two, numbers
-#: of the MLP differ by 1e-6 at most, those of the network with BatchNorm, which divides by small deviations, by 3e-2.
+#: The relative difference up to which a number is the same. Between the rounding of two processors, numbers of the MLP
+#: differ by 1e-6 at most, those of the network with BatchNorm, which divides by small deviations, by 3e-2.
 TOLERANCE, BATCHNORM_TOLERANCE = 1e-4, 3e-2
 
 #: Networks with BatchNorm.
 BATCHNORM = ("allcnn", "resnet18")
 
-#: The same for numbers around 0, beside the largest number of the same metric.
+#: The same for numbers around 0, relative to the largest number of the same metric.
 FLOOR = 1e-9
 
-#: Shares of samples: a few of a hundred may change sides.
+#: Shares of samples: a few of a hundred may change sides. So may pairs of scores with BatchNorm, where rounding moves
+#: the scores and two that are close may change places.
 SHARE_TOLERANCE = 0.02
 
-#: Areas and rates of the attack with shadow models count pairs of scores. With BatchNorm rounding moves the scores, and
-#: two that are close may change places.
-PAIRED = "lira_"
-
-#: What rests on the random features of the theory section, whose convolutions are in single precision.
+#: Methods on the random features of the theory section, whose convolutions are in single precision.
 FEATURES, FEATURES_TOLERANCE = "random features", 3e-3
 
-#: What is left over by a solver, or differs by rounding alone: up to three times as much is the same.
-LEFT_OVER = frozenset({
-    "claim_error", "claim_residual", "difference", "forms_unexplained", "lambda_max_error", "lambda_min_error",
-    "own_residual", "residual", "ridge_error", "single_difference",
-})  # fmt: skip
+#: An iteration more or less of a solver.
+WORK_TOLERANCE = 0.2
 
-#: An iteration more or less.
-WORK, WORK_TOLERANCE = "hvp_samples", 0.2
-
-#: How many moved numbers a sentence names.
+#: The most moved numbers that a sentence names.
 NAMED = 5
 
 
@@ -113,10 +101,10 @@ def run(canaries: Sequence[Canary], output: Path, device: str = "cpu", jobs: int
     """Run canaries, each in a process of its own that starts with everything imported.
 
     Args:
-        canaries: Which.
-        output: An empty folder: nothing that other code has left may be found there.
+        canaries: The canaries.
+        output: An empty folder, so that nothing is reused that other code has left.
         device: As for a section.
-        jobs: How many at a time, each on one thread.
+        jobs: How many run at a time, each on one thread.
 
     Raises:
         CduError: One failed; the sentence names the file with what it printed.
@@ -142,7 +130,7 @@ def run(canaries: Sequence[Canary], output: Path, device: str = "cpu", jobs: int
 
 
 def _import_everything() -> None:
-    """Import what sections import: a forked process has it at once."""
+    """Import what sections import, so that forked processes need not."""
     rooms = ("certification.convex", "evaluation", "experiments.run", "report.chapters")
     for name in (
         "IPython.display",
@@ -158,7 +146,7 @@ def _import_everything() -> None:
 
 
 def _run_here(canary: Canary, output: Path, device: str, log: Path) -> None:
-    """Run a canary in this process, which is its own, and leave what it prints in a file."""
+    """Run a canary in this process, and write what it prints to a file."""
     from cdu.experiments.execution import execute_here
 
     with log.open("w", encoding="utf-8") as stream:
@@ -187,7 +175,7 @@ def _run_here(canary: Canary, output: Path, device: str, log: Path) -> None:
 
 
 def arithmetic() -> dict[str, str]:
-    """How every type of device computes, in words: a GPU's is known without one."""
+    """The arithmetic of every type of device, in words; a GPU's is known without one."""
     from cdu.models.objective import CHUNK_BYTES
     from cdu.models.precision import ARITHMETIC, configure
 
@@ -198,7 +186,7 @@ def arithmetic() -> dict[str, str]:
 
 
 def moves(section: str, found: Numbers, committed: Numbers, tolerance: float = TOLERANCE) -> list[str]:
-    """The numbers that are not the committed ones, in words, those that moved most first.
+    """The numbers that differ from the committed ones, in words, the largest move first.
 
     Args:
         section: The section; a benchmark's times are left out.
@@ -224,12 +212,13 @@ def moves(section: str, found: Numbers, committed: Numbers, tolerance: float = T
 
 def _compared(section: str, key: Key) -> bool:
     """Whether a number is compared: times, and what a benchmark measures of the machine, are not."""
-    left_out = kinds.TIMES | (MEASURED if section in BENCHMARKS else set())
-    return key.metric not in left_out and "seconds" not in key.metric
+    if metrics.kind(key.metric) in {MetricKind.TIME, MetricKind.BENCHMARK}:
+        return False
+    return section not in BENCHMARKS or key.metric not in ALSO_MEASURED
 
 
 def _largest(numbers: Numbers) -> Mapping[str, float]:
-    """The largest size of every metric."""
+    """The largest absolute value of every metric."""
     found: dict[str, float] = {}
     for key, value in numbers.items():
         found[key.metric] = max(found.get(key.metric, 0.0), abs(value or 0.0))
@@ -237,17 +226,17 @@ def _largest(numbers: Numbers) -> Mapping[str, float]:
 
 
 def _allowed(key: Key, value: float, largest: Mapping[str, float], tolerance: float) -> float:
-    if key.metric in LEFT_OVER:
+    what = metrics.kind(key.metric)
+    if what is MetricKind.REMAINDER:
+        # Up to three times as much is the same.
         return 2 * abs(value) + 1e-9
-    if key.metric == WORK:
+    if what is MetricKind.WORK:
         return WORK_TOLERANCE * abs(value) + 1e-9
-    if key.metric in kinds.COUNTS:
+    if what is MetricKind.COUNT:
         return 1e-12
-    if key.metric in kinds.CLOSED_FORMS:
+    if what is MetricKind.CLOSED_FORM:
         return kinds.CLOSED_TOLERANCE * abs(value) + 1e-15
-    if key.metric in kinds.SHARES or "accuracy" in key.metric:
-        return SHARE_TOLERANCE
-    if key.metric.startswith(PAIRED) and tolerance >= BATCHNORM_TOLERANCE:
+    if what is MetricKind.SHARE or (what is MetricKind.PAIRS and tolerance >= BATCHNORM_TOLERANCE):
         return SHARE_TOLERANCE
     tolerance = max(tolerance, FEATURES_TOLERANCE if FEATURES in key.method else 0.0)
     return tolerance * abs(value) + FLOOR * largest[key.metric] + 1e-12
@@ -262,15 +251,15 @@ def _number(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the canaries of one section say.
+    """The result of the canaries of one section.
 
     Attributes:
         section: The section.
         numbers: How many numbers were compared.
-        moved: Which moved, in words.
+        moved: The numbers that moved, in words.
         before: The committed revision; None where a canary is not committed yet.
-        now: Today's revision.
-        noted: Whether ``CHANGELOG.md`` has a line on today's revision.
+        now: The revision in the code.
+        noted: Whether ``CHANGELOG.md`` has a line on that revision.
         unseen: Whether that line says that no canary can see the change.
     """
 
@@ -314,7 +303,7 @@ class Finding:
 
     @property
     def acceptable(self) -> bool:
-        """Whether today's numbers may be committed: they moved, and the revision says so; or some are the first."""
+        """Whether the new numbers may be committed: they moved and the revision was raised, or they are the first."""
         if self.before is None:
             return not self.moved
         return self.now > self.before and (bool(self.moved) or self.unseen) and self.noted
@@ -366,7 +355,7 @@ def judge(canaries: Sequence[Canary], output: Path, committed: Path | None = Non
 
 
 def judge_arithmetic() -> str:
-    """What is wrong with the arithmetic of devices, which only a GPU's numbers would show; empty if nothing is."""
+    """A complaint about a changed arithmetic of a device, which only a GPU's numbers would show; empty if none did."""
     path = repository() / FOLDER / "arithmetic.json"
     now, known = arithmetic(), json.loads(path.read_text(encoding="utf-8"))
     changed = [device for device in now | known if now.get(device) != known.get(device)]

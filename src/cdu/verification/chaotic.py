@@ -23,30 +23,32 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cdu.verification.kinds import SHARES, Key
+from cdu.experiments import metrics
+from cdu.experiments.metrics import MetricKind
+from cdu.verification.kinds import Key
 
 Array = NDArray[np.float64]
 
-#: d₀: as how many degrees of freedom the family's mean variance counts.
+#: d₀: the degrees of freedom that the mean variance of the family counts for.
 PRIOR = 3.0
 
-#: As how many degrees of freedom a variance counts at most, however many seeds it is from: seeds' numbers have heavier
-#: tails than normal ones, which a quantile for more degrees cuts off.
+#: The most degrees of freedom that a variance counts for, however many seeds it is from: numbers of seeds have heavier
+#: tails than normal ones, and the quantile for more degrees would cut them off.
 MOST = 8.0
 
-#: Series that a family needs; smaller ones join wider ones.
+#: The smallest number of series in a family; the series of smaller ones join wider families.
 FAMILY = 5
 
-#: Counts of epochs: compared as they are, like shares, in steps of one.
-STEPPED = SHARES | {"chosen_epoch", "epochs"}
+#: Metrics that are compared as they are: shares in steps of a sample, epochs in steps of one.
+STEPPED = frozenset({MetricKind.SHARE, MetricKind.EPOCHS})
 
-#: The smallest standard deviation, relatively: what moves less, no reader sees. Numbers fixed by a projection, say,
-#: have a spread between seeds that is rounding alone.
+#: The smallest relative standard deviation: no reader sees a smaller move. The spread of numbers that a projection
+#: fixes, for example, is rounding alone.
 SMALLEST = 1e-3
 
 
 class Series(NamedTuple):
-    """One number over seeds."""
+    """One number, over all seeds."""
 
     dataset: str
     section: str
@@ -55,7 +57,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Shifts:
-    """Of every series, how far the means of two batches lie apart.
+    """The shift of the mean between two batches, for every series.
 
     Attributes:
         reference: Its mean in the reference; geometric where ``logarithmic``.
@@ -98,7 +100,7 @@ class Families:
     @classmethod
     def of(cls, series: list[Series], values: Array) -> "Families":
         """The families of series whose ``values`` have the shape (series, seeds)."""
-        share = np.array([one.key.metric in STEPPED for one in series], dtype=bool)
+        share = np.array([metrics.kind(one.key.metric) in STEPPED for one in series], dtype=bool)
         levels = (
             _numbered([one[:2] for one in series]),
             _numbered([(one.dataset, one.key.metric) for one in series]),
@@ -166,7 +168,7 @@ def _scaled(values: Array, logarithmic: NDArray[np.bool_]) -> Array:
 
 
 def _moments(values: Array) -> tuple[Array, Array, Array]:
-    """Of every series: how many values, their mean, and the sum of squares about it."""
+    """For every series the number of values, their mean, and the sum of squares about it."""
     there = np.isfinite(values)
     count = there.sum(axis=1).astype(float)
     filled = np.where(there, values, 0.0)
@@ -177,10 +179,10 @@ def _moments(values: Array) -> tuple[Array, Array, Array]:
 def _prior(
     variance: Array, varies: NDArray[np.bool_], families: Families, logarithmic: NDArray[np.bool_]
 ) -> tuple[Array, Array]:
-    """s₀² and d₀ of every series, of the narrowest of its families that is large enough; none where none is.
+    """s₀² and d₀ of every series, from the narrowest of its families that is large enough; 0 where none is.
 
-    Variances of logarithms compare between all metrics, those of shares within one metric, and others, which have a
-    unit and a size, only within one metric of one section.
+    Variances of logarithms are comparable between all metrics, variances of shares within one metric. All others have a
+    unit and a size, and are comparable only within one metric of one section.
     """
     prior, weight = np.zeros(len(variance)), np.zeros(len(variance))
     kind = np.where(families.share, 2, logarithmic)

@@ -1,4 +1,4 @@
-"""The numbers of two batches beside each other: one by one, and by their means over seeds."""
+"""Two batches compared: number by number, and by means over seeds."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from cdu.experiments.records import Record
 from cdu.verification import chaotic, kinds
 from cdu.verification.kinds import BITWISE, Key, Kind, Numbers
 
-#: How often an experiment's comparison may raise an alarm although nothing is wrong.
+#: The probability of a false alarm in the comparison of an experiment.
 ERROR = 0.01
 
 #: The kind of a difference of means over seeds.
@@ -38,7 +38,7 @@ class Difference:
     """One number of one run, or a mean over seeds, beside the reference's.
 
     Attributes:
-        place: Of which run.
+        place: The run.
         kind: How it is compared: a :class:`cdu.verification.kinds.Kind`, :data:`cdu.verification.kinds.BITWISE` or
             :data:`MEAN`.
         key: Which number.
@@ -46,7 +46,7 @@ class Difference:
         value: The run's; None where it has none.
         size: How far apart they are, on the scale of the tolerance: infinite where one is not there.
         tolerance: The largest difference allowed; None where the number is not compared by itself.
-        rule: Why it is that.
+        rule: The reason for the tolerance.
         excess: Whether the difference exceeds it, or one side lacks the number.
     """
 
@@ -62,32 +62,32 @@ class Difference:
 
     @property
     def used(self) -> float:
-        """Which share of the tolerance the difference takes."""
+        """The difference as a share of the tolerance."""
         if not self.size or self.tolerance in (None, math.inf):
             return 0.0
         return self.size / self.tolerance if self.tolerance else math.inf
 
     @property
     def relative(self) -> float:
-        """The distance of the values, relatively to the larger: 0 where they are equal, at most 2."""
+        """The difference relative to the larger value: 0 where they are equal, at most 2."""
         if self.reference is None or self.value is None or self.reference == self.value:
             return 0.0
         return abs(self.value - self.reference) / max(abs(self.value), abs(self.reference))
 
 
-#: What a record's note says where a Newton step or a bound needs H + λI to be positive definite and it is not.
+#: Parts of the note on a Newton step or bound that does not exist since H + λI is not positive definite.
 INDEFINITE = ("so the Newton step is undefined", "needs H + λI positive definite")
 
 
 class Undefined(NamedTuple):
-    """A method that had no number, at a point of an axis or anywhere."""
+    """A method without a number, at one point of an axis or everywhere."""
 
     method: str
     axis: str
     point: float | None
 
     def covers(self, key: Key) -> bool:
-        """Whether a number belongs to it, or to what was made from it."""
+        """Whether a number is of this method, or of a release made from it."""
         there = not self.axis or (self.axis, self.point) == (key.axis, key.point)
         return there and bool(self.method) and key.method.startswith(self.method)
 
@@ -108,10 +108,10 @@ class Batch:
 
 
 def numbers(record: Record) -> dict[Key, float | None]:
-    """A record's numbers by what tells them apart.
+    """The numbers of a record by key.
 
     Raises:
-        CduError: Two cannot be told apart, so that neither could be compared.
+        CduError: Two numbers have the same key, so that neither could be compared.
     """
     found: dict[Key, float | None] = {}
     for one in record.metrics:
@@ -123,7 +123,7 @@ def numbers(record: Record) -> dict[Key, float | None]:
 
 
 def undefined(record: Record) -> frozenset[Undefined]:
-    """The methods that had no Newton step or bound, by the reason that the record gives: H + λI is indefinite."""
+    """The methods without a Newton step or bound, since H + λI is indefinite, as the notes of the record say."""
     return frozenset(
         Undefined(one.method, one.axis, one.point)
         for one in record.metrics
@@ -140,7 +140,7 @@ def compare(
     samples: int | None = None,
     missing: frozenset[Undefined] = frozenset(),
 ) -> list[Difference]:
-    """All numbers of a run beside its reference's, but for what only means over seeds can tell.
+    """All numbers of a run compared with those of its reference, except for what only means over seeds can tell.
 
     Args:
         place: The run's.
@@ -181,7 +181,7 @@ def _absence(
     missing: frozenset[Undefined],
     unsettled: set[tuple[str, str, str, str]],
 ) -> str:
-    """Why one side may lack a number on another platform; empty where it may not."""
+    """The reason why one side may lack a number on another platform; empty where there is none."""
     if _series(key) in unsettled:
         return "not at every seed of the reference either"
     if key.metric in kinds.INTERVAL:
@@ -194,7 +194,7 @@ def _absence(
 
 
 def _ends(key: Key, numbers: Numbers) -> bool:
-    """Whether a curve over epochs has a point there exactly if its record's count of epochs reaches so far."""
+    """Whether a curve over epochs is as long as its own record's count of epochs says."""
     epochs = numbers.get(Key("epochs", key.method, "", "", None))
     return key.axis == "epoch" and epochs is not None and (key in numbers) == ((key.point or 0.0) <= epochs)
 
@@ -210,7 +210,7 @@ def _allowed(kind: str, key: Key, reference: Numbers) -> tuple[float | None, str
 
 
 def means(experiment: str, batches: Mapping[tuple[str, str], Batch]) -> list[Difference]:
-    """All chaotic numbers of a batch beside the references', by their means over seeds where there are two or more.
+    """All chaotic numbers of a batch compared with the references, by means over seeds where there are two or more.
 
     Args:
         experiment: Its name.
@@ -238,9 +238,10 @@ def means(experiment: str, batches: Mapping[tuple[str, str], Batch]) -> list[Dif
 
 
 def _alone(place: Place, key: Key, batch: Batch, level: float) -> list[Difference]:
-    """A chaotic number of a section with one seed; none where fewer than two of several seeds have it on a side.
+    """A chaotic number of a section with one seed.
 
-    Whether those may lack it is decided one by one.
+    Nothing where there are several seeds and fewer than two have it on a side: whether those may lack it is decided
+    number by number.
     """
     known, run = batch.references[0].get(key), batch.runs[0].get(key)
     if len(batch.references) > 1 or known is None or run is None:
@@ -262,7 +263,7 @@ def _chaotic(section: str, batch: Batch) -> list[Key]:
 
 
 def _values(series: Sequence[chaotic.Series], sides: Mapping[tuple[str, str], Sequence[Numbers]]) -> chaotic.Array:
-    """Of every series its numbers, of the shape (series, seeds); NaN where there is none."""
+    """The numbers of all series, of the shape (series, seeds); NaN where there is none."""
     width = max((len(one) for one in sides.values()), default=0)
     values = np.full((len(series), width), np.nan)
     for row, one in enumerate(series):
@@ -277,7 +278,7 @@ def _series(key: Key) -> tuple[str, str, str, str]:
 
 
 def _unsettled(seeds: Sequence[Numbers]) -> Iterator[tuple[str, str, str, str]]:
-    """Series that have a number at some seeds and none at others: where an epoch count ends, say, is up to training."""
+    """Series with a number at some seeds and none at others, such as a curve whose length depends on training."""
     for key in {key for one in seeds for key in one}:
         if len({one.get(key) is None for one in seeds}) > 1:
             yield _series(key)

@@ -3,10 +3,10 @@
     python -m cdu.verification.false_alarms results/mnist/mnist --draws 300
     python -m cdu.verification.false_alarms results/quick/digits runs/quick/digits --draws 300
 
-Another platform can move a trained network as far as another seed does, and no farther. So the worst case is this:
-from all seeds there are, a "reference" of three and a "run" of three others are drawn at random, and compared as
-`cdu verify --elsewhere` would. Nothing is wrong, and every alarm is a false one. Left out are continuous numbers, which
-no training moves, and sections with fewer than six seeds.
+Another platform can move a trained network as far as another seed does, and no farther. For this worst case a
+"reference" of three seeds and a "run" of three others are drawn at random from all seeds, and compared as
+`cdu verify --elsewhere` would. Nothing is wrong, so that every alarm is false. Continuous numbers, which no training
+moves, and sections with fewer than six seeds are left out.
 
 The draws overlap: ten seeds allow 2,100 pairs of disjoint sets, but hold few that are independent. The share of alarms
 among them estimates the rate without bias, with an error that the number of draws does not show.
@@ -89,7 +89,7 @@ def disjoint(seeds: Sequence[int], draws: int, number: int = 0) -> Iterator[tupl
 def alarms(
     every: Seeds, reference: Sequence[int], run: Sequence[int], others: Sequence[int] = (), verdicts: bool = True
 ) -> Counter[str]:
-    """What a comparison of two sets of seeds raises, by the rule that raises it; changed verdicts too, alarm or not.
+    """The alarms of a comparison of two sets of seeds, by rule, and the changed verdicts that raise none.
 
     Args:
         every: All records.
@@ -127,12 +127,12 @@ def alarms(
     return found
 
 
-#: How the count of a verdict begins that is another and raises no alarm.
+#: Prefix of the rule under which changed verdicts are counted that raise no alarm.
 CHANGED = "changed"
 
 
 def _records(every: Seeds, seeds: Sequence[int], names: Sequence[int]) -> list[Record]:
-    """The records of some seeds, called by the names of others, as those of another platform would be."""
+    """The records of some seeds under the names of others, as if another platform had made them."""
     return [
         records[seed].model_copy(update={"seed": name})
         for records in every.records.values()
@@ -141,12 +141,12 @@ def _records(every: Seeds, seeds: Sequence[int], names: Sequence[int]) -> list[R
 
 
 def rate(every: Seeds, draws: int, spread: bool = False) -> dict[str, object]:
-    """How many of ``draws`` comparisons raise an alarm, and in how many of them each rule does.
+    """In how many of ``draws`` comparisons there is an alarm, and how often by which rule.
 
     Args:
         every: All records.
         draws: How many.
-        spread: Whether the seeds that are on neither side tell the spread, as those of
+        spread: Whether the seeds on neither side help to estimate the spread, as those of
             :mod:`cdu.verification.spreads` do.
     """
     rules: Counter[str] = Counter()

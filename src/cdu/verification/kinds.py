@@ -1,9 +1,10 @@
-"""Which numbers must come out again on another platform exactly, which nearly, and which only as another seed's would.
+"""How every number is compared on another platform: exactly, within a tolerance, or by its mean over seeds.
 
-Rounding differs between processors. What 50 epochs of training make of it is a model as far from the reference's as
-another seed's can be, so that a number of a trained network tells nothing by itself. Numbers that no such training goes
-into are compared one by one: those that the settings give (*exact*), and those of convex problems, simulations with
-fixed draws and untrained quantities (*continuous*). All others are *chaotic*: see :mod:`cdu.verification.chaotic`.
+Rounding differs between processors. After 50 epochs of training the model can be as far from the reference's as that of
+another seed, so that a single number of a trained network tells nothing. Numbers that do not depend on such training
+are compared one by one: those that follow from the settings (*exact*), and those of convex problems, of simulations
+with fixed draws and of untrained models (*continuous*). All others are *chaotic*: see
+:mod:`cdu.verification.chaotic`. What a metric is, :mod:`cdu.experiments.metrics` says.
 """
 
 import math
@@ -14,10 +15,12 @@ from typing import NamedTuple
 from scipy import stats
 
 from cdu.evaluation.settings import FOUND, PLANTED
+from cdu.experiments import metrics
+from cdu.experiments.metrics import MetricKind
 
 
 class Key(NamedTuple):
-    """What tells a number from the others of its record."""
+    """What identifies a number within its record."""
 
     metric: str
     method: str
@@ -27,7 +30,7 @@ class Key(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The key as it is printed."""
+        """The key, as it is printed."""
         where = "" if self.point is None else f"{self.axis} {self.point:g}"
         return ", ".join(filter(None, (self.metric, self.method, self.split, where)))
 
@@ -45,50 +48,25 @@ class Kind(StrEnum):
 
 
 class Allowed(NamedTuple):
-    """By how much a number may differ, and why."""
+    """The largest difference that is allowed, and why."""
 
     tolerance: float
     rule: str
 
 
-#: Never compared: times and rates. They measure the machine and what else it does, not the method.
-TIMES = frozenset({"claim_seconds", "seconds", "training_seconds", "images_per_second", "matrix_rate", "matrix_share"})
-
-#: Counts and yes-or-no answers: the next value of one is another answer.
-COUNTS = frozenset({
-    "batches", "certified", "contradicted", "converged", "depth", "epochs_trained", "fallback", "gradient_samples",
-    "hessian_samples", "hvp_samples", "judged_samples", "members", "network_samples", "operations_per_image",
-    "parameters", "recalibration_samples", "relu", "requests", "spectrum_samples", "timed_alone", "train_samples",
-    "trials",
-})  # fmt: skip
-
-#: Formulas of the settings and of the data alone, and the settings: only the rounding of libraries differs.
-CLOSED_FORMS = frozenset({
-    "certified_epsilon", "control_sigma", "crossover", "damping", "default_damping", "delta", "detectable", "epsilon",
-    "epsilon_classical", "epsilon_wanted", "failure", "gain", "gaussian_detectable", "known_hessian_lipschitz",
-    "known_lipschitz", "majority", "sensitivity", "sequential_epsilon", "sigma", "sigma_needed", "sigma_ratio",
-    "simulated_epsilon", "trivial_bound",
-})  # fmt: skip
+#: Metrics that count: the next value of one is another answer.
+COUNTS = frozenset({MetricKind.COUNT, MetricKind.WORK})
 
 #: Closed forms, relatively: a thousand times the rounding of the searches behind them, 1e-12.
 CLOSED_TOLERANCE = 1e-9
 
-#: Where every method's hyper-parameters are chosen by trained networks, and what such a choice decides there.
+#: Sections in which hyper-parameters are chosen by trained networks, with the metrics that such a choice decides.
 TUNED = {("03_methods", "gradient_samples"), ("03_methods", "sigma"), ("10_audit", "sensitivity")}
 
-#: Certified methods whose noise is for the distance 2C, whatever else was chosen.
+#: Certified methods whose noise is for the distance 2C, whatever hyper-parameters were chosen.
 FOR_THE_BALL = ("Newton step", "output perturbation")
 
-#: Shares of samples, and sums of gaps between them.
-SHARES = frozenset({
-    "accuracy", "attack_accuracy", "attack_auc", "attack_tpr", "auc", "auc_half", "batch_condition", "chosen_gap",
-    "counted", "counted_high", "counted_low", "default_exceeds_norm", "detected", "detected_high", "detected_low",
-    "final_projected", "later_accuracy", "network_accuracy", "never_trained", "projected",
-    "published_accuracy", "published_auc", "recalibrated_accuracy", "released_projected", "sequential_accuracy",
-    "spread_accuracy", "tpr", "tpr_high", "tpr_low", "trial_gap",
-})  # fmt: skip
-
-#: The section whose convex problems are solved in float64, and what belongs to its networks.
+#: The section whose convex problems are solved in float64, and the names of its networks and of their metrics.
 THEORY, NETWORKS, OF_NETWORKS = "01_theory", ("network", "smooth network"), "lissa"
 
 #: Convex problems in float64, relatively. They end where the gradient is 1e-10, not at the last bit; forty times the
@@ -98,47 +76,39 @@ CONVEX_TOLERANCE = 1e-6
 #: The same on features that fixed random filters compute in float32; ten times the largest move seen, 1.9e-4.
 FEATURES, FEATURES_TOLERANCE = "random features", 2e-3
 
-#: How far the released noise moves a model on which nothing was done: the norm of a fixed draw, whatever was trained;
-#: a thousandth is what rounding of the weights leaves of it. It shows a wrong amount of noise, which accuracies hide.
+#: How far the released noise moves the original model: the norm of a fixed draw, whatever was trained, up to a
+#: thousandth for the rounding of the weights. It shows a wrong amount of noise, which accuracies hide.
 NOISE, NOISE_METRIC, NOISE_TOLERANCE = "original + noise", "distance_to_original", 1e-3
 
 #: Accuracies of convex problems: a sample on the border of two classes may fall to either side; three of 300 may.
 BORDER = 0.01
 
-#: Below this a difference is the rounding of numbers of order one: residuals of exact solutions differ by all they are.
+#: A smaller difference is the rounding of numbers of order one. Residuals of exact solutions are nothing but rounding.
 ROUNDING = 1e-9
 
-#: Eigenvalues from ARPACK, and what is computed from them. Its rounding changes from call to call within one process,
-#: and products in float32 amplify that; the largest difference seen was 7e-7 of the number on digits and 2e-7 of the
-#: largest eigenvalue on MNIST.
-ITERATED = frozenset({
-    "batch_lambda_max", "batch_lambda_min", "bound", "gradient_lipschitz", "hessian_lipschitz", "lambda_max",
-    "lambda_min", "lissa_bound", "lissa_term",
-})  # fmt: skip
-
-#: Theirs, relatively (to the largest eigenvalue for the smallest), on the same platform too.
+#: Eigenvalues from ARPACK and what is computed from them, relatively (to the largest eigenvalue for the smallest), on
+#: the same platform too. ARPACK's rounding changes from call to call within one process, and products in float32
+#: amplify that; the largest difference seen was 7e-7 of the number on digits and 2e-7 of the largest eigenvalue on
+#: MNIST.
 ITERATED_TOLERANCE = 1e-5
 
-#: The residual that Lanczos stopped at, and the eigenvalue that it belongs to.
+#: The residual at which Lanczos stopped, and its eigenvalue.
 RESIDUAL, EIGENVALUE = "lambda_min_error", "lambda_min"
 
 #: The residual, relatively to its eigenvalue: ten times the accuracy that is asked of ARPACK.
 RESIDUAL_TOLERANCE = 1e-2
 
-#: Estimates from an audit's trials, and the ends of their intervals.
+#: The ends of the interval of an audit's estimate.
 INTERVAL = ("mu_low", "mu_high")
-ESTIMATES = frozenset({"mu", *INTERVAL})
 
 #: The confidence of the bounds that an interval's ends are made of: at the middle threshold of cdu.evaluation.audit.
 INTERVAL_CONFIDENCE = 0.96
 
-#: Lower bounds on ε from trials: whether one contradicts its certificate is compared exactly.
-LOWER_BOUNDS = frozenset({"audit_epsilon", "audit_gaussian"})
-
-#: Theirs: half of the ε that the audited releases are certified for.
+#: Lower bounds on ε from trials: half of the ε that the audited releases are certified for. Whether one contradicts its
+#: certificate is compared exactly.
 LOWER_BOUND_FLOOR = 0.5
 
-#: Of a section with one seed: shares, and all else relatively.
+#: Tolerances for a section with one seed: of shares, and of all other numbers relatively.
 ALONE_SHARE, ALONE = 0.15, 0.25
 
 BITWISE = "bit for bit"
@@ -152,11 +122,12 @@ def kind_of(section: str, key: Key, reference: Numbers) -> Kind:
         key: Which of its numbers.
         reference: The committed numbers of the same seed.
     """
-    if key.metric in TIMES:
+    what = metrics.kind(key.metric)
+    if what is MetricKind.TIME:
         return Kind.TIME
     if key.metric == RESIDUAL:
         return Kind.CONTINUOUS
-    if key.metric in COUNTS | CLOSED_FORMS:
+    if what in COUNTS or what is MetricKind.CLOSED_FORM:
         return Kind.EXACT if _given(section, key, reference) else Kind.CHAOTIC
     if _noise(key):
         return Kind.CONTINUOUS
@@ -166,7 +137,7 @@ def kind_of(section: str, key: Key, reference: Numbers) -> Kind:
 
 
 def _given(section: str, key: Key, reference: Numbers) -> bool:
-    """Whether a count or formula follows from the settings, and not from a choice or a solver on a trained network."""
+    """Whether a count or formula follows from the settings, not from a trained network."""
     if not reference.get(key) and key.metric.endswith("_samples"):
         return True  # no gradient or no product at all: another method, not another model
     if (section, key.metric) in TUNED:
@@ -174,7 +145,7 @@ def _given(section: str, key: Key, reference: Numbers) -> bool:
     if key.metric == FOUND:
         # Whether an audit finds a planted error that is small is chance.
         return not key.method.startswith(PLANTED)
-    return key.metric != "hvp_samples" or OF_NETWORKS in key.method.lower()
+    return metrics.kind(key.metric) is not MetricKind.WORK or OF_NETWORKS in key.method.lower()
 
 
 def _noise(key: Key) -> bool:
@@ -182,10 +153,10 @@ def _noise(key: Key) -> bool:
 
 
 def repeated(key: Key, reference: Numbers) -> Allowed:
-    """By how much a number may differ on the same platform: not at all, but for what ARPACK computes."""
+    """The difference allowed on the same platform: none, except for what ARPACK computes."""
     if key.metric == RESIDUAL:
         return _residual(key, reference)
-    if key.metric in ITERATED:
+    if metrics.kind(key.metric) is MetricKind.ITERATED:
         # The smallest eigenvalue is known as well as the largest is, and can be much smaller.
         largest = key._replace(metric=key.metric.replace("lambda_min", "lambda_max"))
         size = max(abs(reference.get(one) or 0.0) for one in (key, largest))
@@ -194,22 +165,23 @@ def repeated(key: Key, reference: Numbers) -> Allowed:
 
 
 def exact(key: Key, reference: Numbers) -> Allowed:
-    """By how much an exact number may differ on another platform."""
-    if key.metric in COUNTS:
+    """The difference allowed for an exact number on another platform."""
+    if metrics.kind(key.metric) in COUNTS:
         return Allowed(0.0, "a count, exactly")
     return Allowed(CLOSED_TOLERANCE * abs(reference.get(key) or 0.0), f"closed form, relative {CLOSED_TOLERANCE:g}")
 
 
 def continuous(key: Key, reference: Numbers) -> Allowed:
-    """By how much a continuous number may differ on another platform."""
+    """The difference allowed for a continuous number on another platform."""
     if key.metric == RESIDUAL:
         return _residual(key, reference)
-    if key.metric in ITERATED:
+    what = metrics.kind(key.metric)
+    if what is MetricKind.ITERATED:
         return repeated(key, reference)
     if _noise(key):
         size = abs(reference.get(key) or 0.0)
         return Allowed(NOISE_TOLERANCE * size, f"the norm of a fixed draw, relative {NOISE_TOLERANCE:g}")
-    if key.metric in SHARES or key.metric == "l2_price":
+    if what is MetricKind.SHARE or key.metric == "l2_price":
         return Allowed(BORDER, f"convex, {BORDER:g} for a share")
     relative = FEATURES_TOLERANCE if key.method.startswith(FEATURES) else CONVEX_TOLERANCE
     return Allowed(max(relative * abs(reference.get(key) or 0.0), ROUNDING), f"convex, relative {relative:g}")
@@ -221,21 +193,22 @@ def _residual(key: Key, reference: Numbers) -> Allowed:
 
 
 def alone(key: Key, run: Numbers, reference: Numbers, level: float) -> Allowed:
-    """By how much a chaotic number may differ that only one seed has.
+    """The difference allowed for a chaotic number of a section with one seed.
 
     An audit's estimates are judged by their own intervals: with the standard error e of either, their difference is
     beyond z(level)·√(e₁² + e₂²) with probability ``level``. The other tolerances are no tests; they are wide, since one
     seed shows no spread.
     """
-    if key.metric in ESTIMATES:
+    what = metrics.kind(key.metric)
+    if what is MetricKind.ESTIMATE:
         errors = [_standard_error(key, numbers) for numbers in (run, reference)]
         known = [one for one in errors if one is not None]
         if known:
             error = math.hypot(known[0], known[-1])
             return Allowed(float(stats.norm.isf(level / 2)) * error, f"by both intervals, at level {level:.1g}")
-    if key.metric in LOWER_BOUNDS:
+    if what is MetricKind.LOWER_BOUND:
         return Allowed(LOWER_BOUND_FLOOR, f"{LOWER_BOUND_FLOOR:g} for a lower bound from trials")
-    if key.metric in SHARES:
+    if what is MetricKind.SHARE:
         return Allowed(ALONE_SHARE, f"a single seed, {ALONE_SHARE:g} for a share")
     if key.metric in {metric for _, metric in TUNED}:
         return Allowed(math.inf, "chosen by trained networks, of a single seed")
@@ -243,7 +216,7 @@ def alone(key: Key, run: Numbers, reference: Numbers, level: float) -> Allowed:
 
 
 def _standard_error(key: Key, numbers: Numbers) -> float | None:
-    """Of μ, from its interval: each end adds the errors of two shares, √2 times that of their difference."""
+    """The standard error of μ, from its interval: each end adds the errors of two shares, √2 times that of μ."""
     low, high = (numbers.get(key._replace(metric=end)) for end in INTERVAL)
     if low is None or high is None:
         return None
@@ -251,10 +224,10 @@ def _standard_error(key: Key, numbers: Numbers) -> float | None:
 
 
 def gridded(references: Sequence[Numbers], samples: int | None) -> set[tuple[str, str, str]]:
-    """Metric, split and axis of the accuracies on the forget set that are whole numbers of its samples.
+    """Metric, split and axis of the accuracies on the forget set that are multiples of one sample.
 
-    They are so on every platform, and an accuracy taken of other samples than it says is not. Means over draws of the
-    noise are not either, and left out.
+    They are so on every platform. An accuracy on samples other than stated is not. Means over draws of the noise are no
+    such multiples, and are left out.
     """
     found: dict[tuple[str, str, str], bool] = {}
     for numbers in references:

@@ -1,11 +1,11 @@
-"""The values of further seeds, kept beside the references to tell how far seeds lie apart.
+"""The values of further seeds, kept beside the references to estimate the spread between seeds.
 
     cdu section 04_attacks --seed 3 --output runs/spread    # and the other sections, and seeds
     python -m cdu.verification.spreads runs/spread/quick/digits            → results/spread/quick/digits.csv
 
-Three seeds of reference tell little about the spread of one number, and the fewer degrees of freedom a test has, the
-larger are the errors that it lets pass. Nothing is compared with these values: they need not be made again when a
-number changes, only when the spread between seeds does.
+Three seeds tell little about the spread of one number, and a test with few degrees of freedom misses large errors.
+Nothing is compared with these values: they need not be made again when a number changes, only when the spread between
+seeds does.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def spread_path(results: Path, experiment: str, dataset: str) -> Path:
 
 
 def read_spread(results: Path, experiment: str, dataset: str) -> dict[str, list[Numbers]]:
-    """By section the numbers of every further seed; nothing where there are none."""
+    """The numbers of every further seed, by section; empty where there are none."""
     path = spread_path(results, experiment, dataset)
     if not path.exists():
         return {}

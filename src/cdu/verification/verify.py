@@ -2,7 +2,7 @@
 
 On another platform numbers are of three kinds (:mod:`cdu.verification.kinds`). Exact and continuous ones are compared
 one by one. Chaotic ones are compared as a reader uses them: by their means over seeds
-(:mod:`cdu.verification.chaotic`), all of an experiment together. So a batch in which nothing is wrong raises an alarm
+(:mod:`cdu.verification.chaotic`), all of an experiment together. A batch in which nothing is wrong then raises an alarm
 at most once in a hundred times, even if its platform moves every trained network as far as another seed would. The
 verdicts are compared too (:mod:`cdu.verification.words`).
 ``python -m cdu.verification.false_alarms`` counts the alarms between sets of seeds.
@@ -27,23 +27,23 @@ from cdu.verification.comparison import ERROR, MEAN, Batch, Difference, Place, c
 from cdu.verification.kinds import BITWISE, Kind, Numbers
 from cdu.verification.spreads import read_spread
 
-#: How many excesses are printed at most, and of what lies within its tolerance. A file holds all.
+#: The most excesses that are printed, and the most numbers within their tolerance. A file holds all.
 PRINTED, CLOSEST = 200, 10
 
-#: What to do about a reference, and about a run, that cannot be compared.
+#: What to do about a reference and about a run that cannot be compared.
 REMADE = "'make reference' after a batch makes new ones"
 RERUN = "run the batch to its end"
 
 
 @dataclass(frozen=True)
 class Verification:
-    """An experiment's runs beside its references.
+    """The runs of an experiment compared with its references.
 
     Attributes:
-        platforms: For every run compared, which comparison applies and why.
+        platforms: Which comparison applies to every run, and why.
         problems: Sentences about runs that could not be compared.
-        differences: All numbers of the others, and of those on another platform the means over seeds.
-        changed: Verdicts that are others.
+        differences: All numbers of the runs that could be compared; means over seeds where the platform is another.
+        changed: Verdicts that differ.
     """
 
     platforms: dict[str, str]
@@ -64,7 +64,7 @@ class Verification:
 
     @property
     def summary(self) -> str:
-        """One line: how many numbers were compared how, and the largest difference."""
+        """One line: how many numbers were compared in which way, and the largest difference."""
         compared = [one for one in self.numbers if one.kind != Kind.TIME]
         bitwise = sum(one.kind == BITWISE for one in compared)
         excess = sum(one.excess for one in self.differences)
@@ -82,7 +82,7 @@ class Verification:
 
     @property
     def kinds(self) -> pd.DataFrame:
-        """Of every kind how many numbers there are, how many equal to the bit, and the largest move."""
+        """For every kind the count of numbers, how many are equal to the bit, and the largest move."""
         rows = []
         for kind in dict.fromkeys(one.kind for one in self.differences if one.kind != Kind.TIME):
             found = [one for one in self.differences if one.kind == kind]
@@ -117,14 +117,14 @@ class Verification:
 
     @property
     def table(self) -> pd.DataFrame:
-        """Excesses, and of what differs within its tolerance the numbers that take the largest share of it."""
+        """The numbers that exceed their tolerance, and those that come closest to it."""
         within = [one for one in self.differences if one.used and not one.excess]
         within.sort(key=lambda one: one.used, reverse=True)
         return frame([*(one for one in self.differences if one.excess)][:PRINTED] + within[:CLOSEST])
 
     @property
     def text(self) -> str:
-        """What is printed: how each run was compared, what could not be, the tables, the summary in the last line."""
+        """What is printed: how each run was compared, what could not be, the tables, and the summary at the end."""
         lines = [f"{run}: {comparison}" for run, comparison in self.platforms.items()]
         lines += [f"not compared: {problem}" for problem in self.problems]
         if not self.table.empty:
@@ -147,7 +147,7 @@ class Verification:
 
 
 def frame(differences: Sequence[Difference]) -> pd.DataFrame:
-    """Differences as a table, one a row: run, number, both values, how far apart, the tolerance and its rule."""
+    """Differences as a table, one a row: run, number, both values, their difference, the tolerance and its rule."""
     columns = ["run", "kind", "metric", "reference", "here", "difference", "tolerance", "rule", "excess"]
     rows = [
         [
@@ -213,12 +213,12 @@ def verify(experiment: Experiment, runs: Path, results: Path, elsewhere: bool = 
 
 
 def _made(experiment: Experiment, dataset: str, section: str) -> tuple[str, int]:
-    """What a record of today's settings and revision says: the hash of the ones and the number of the other."""
+    """The hash of the settings and the revision that a current record has."""
     return section_hash(experiment.settings(dataset), dataset, section), REVISIONS[section]
 
 
 def _read(path: Path, made: tuple[str, int], what: str, remedy: str) -> Record:
-    """A record of today's settings and revision, which are ``made``."""
+    """A current record: one with the hash and revision ``made``."""
     if not path.exists():
         raise CduError(f"the {what} {path} is missing; {remedy}")
     record = read_record(path)
@@ -230,14 +230,14 @@ def _read(path: Path, made: tuple[str, int], what: str, remedy: str) -> Record:
 
 
 def _known(experiment: Experiment, results: Path, dataset: str, section: str) -> list[Numbers]:
-    """The numbers of all seeds' references of a section, of those of today's settings and revision."""
+    """The numbers of the current references of a section, of all seeds."""
     made = _made(experiment, dataset, section)
     paths = [record_path(results, experiment.name, dataset, number, section) for number in experiment.seeds_of(section)]
     return [numbers(read_record(path)) for path in paths if is_current(path, *made)]
 
 
 def platform_change(run: Record, reference: Record) -> str:
-    """What differs between the platforms of two records, of all that can change a rounding; empty if nothing does.
+    """The differences between the platforms of two records that can change a rounding; empty if there are none.
 
     The device, the processor, the number of threads (sums are cut into as many parts), the C library's functions, and
     the versions of Python and of the packages. The kernel's version computes nothing.
@@ -280,7 +280,7 @@ def _largest(compared: Sequence[Difference]) -> str:
 
 
 def note(experiment: str, verification: "Verification", runs: Path, results: Path) -> Reproduction:
-    """Add a batch that was compared to the file, in place of an earlier one of the same experiment and platform.
+    """Note in the file that a batch reproduced the references, in place of an earlier one on the same platform.
 
     Args:
         experiment: The experiment.

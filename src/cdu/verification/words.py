@@ -1,4 +1,4 @@
-"""Do a batch and its references come to the same verdicts? The claims' and the statements' words beside each other."""
+"""The verdicts on claims and theory claims of two batches, compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from pathlib import Path
 from cdu.experiments.records import Record
 from cdu.report.claims import CLAIMS
 
-#: Claims about times: their verdicts compare machines.
+#: Claims about times, whose verdicts depend on the machine.
 TIMED = tuple(name for name, claim in CLAIMS.items() if claim.timed)
 
-#: Verdicts that say the same of a claim's test: passed, or failed. The others say that it could not be decided.
+#: Verdicts by which a test passed, and by which it failed. All others leave it undecided.
 PASSED = ("holds", "holds but says nothing")
 FAILED = ("does not hold", "assumption violated", "no certificate")
 
 
 @dataclass(frozen=True)
 class Changed:
-    """A claim or statement whose verdict is another.
+    """A claim or theory claim whose verdict differs.
 
     Attributes:
-        dataset: Of which dataset.
-        identifier: Of the claim or statement.
-        reference: The reference's word.
-        here: The run's.
+        dataset: The dataset.
+        identifier: The claim or theory claim, such as ``C1a``.
+        reference: The verdict from the committed records.
+        here: The verdict from the runs.
     """
 
     dataset: str
@@ -35,9 +35,9 @@ class Changed:
     def contradicts(self) -> bool:
         """Whether one passes the test and the other fails it.
 
-        A move into or out of "not testable here", and one between passing and passing for nothing, happens between
-        other seeds of the same code: ``python -m cdu.verification.false_alarms`` counts how often. Those are shown
-        and no alarm.
+        Two sets of seeds of the same code can differ in whether a test can be decided, and in whether a pass says
+        something: ``python -m cdu.verification.false_alarms`` counts how often. Such changes are shown and raise no
+        alarm.
         """
         return any(self.reference in one and self.here in other for one, other in _OPPOSED)
 
@@ -52,8 +52,8 @@ _OPPOSED = ((PASSED, FAILED), (FAILED, PASSED))
 
 
 def decided(records: Sequence[Record]) -> dict[tuple[str, str], str]:
-    """The verdict on every claim that is not about times, and on every statement, by dataset and identifier."""
-    # Here, since it loads what draws figures, which comparing numbers does not need.
+    """The verdict on every claim that is not about times, and on every theory claim, by dataset and identifier."""
+    # Imported here: it loads Matplotlib, which comparing numbers does not need.
     from cdu.report import collection, theory_claims
 
     sections: dict[tuple[str, str], dict[str, list[collection.Loaded]]] = {}

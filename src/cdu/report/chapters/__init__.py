@@ -1,4 +1,4 @@
-"""One module for each chapter: its figures, captions, tables and pages. A module here is found by being here."""
+"""One module for each chapter: its figures, captions, tables and pages. All modules of this folder are found."""
 
 from collections.abc import Callable, Collection
 from importlib import import_module
@@ -30,7 +30,7 @@ def drawn() -> list[str]:
 
 
 def figure(name: str) -> Callable[[pd.DataFrame], Figure]:
-    """What draws the figure of a section, or of one of its parts.
+    """The function that draws the figure of a section, or of one of its parts.
 
     Args:
         name: The section, or ``section-part``.

@@ -7,22 +7,22 @@ from matplotlib.figure import Figure
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, MARKERS, draw_line, figure_of, panel_grid, ticks_at_points
 from cdu.report.query import select
-from cdu.report.tables import WITH_NOISE, Column, along, cell_of, plus_minus, table, with_reduction
+from cdu.report.tables import SPLITS, WITH_NOISE, Column, along, table, with_reduction
 
 
 def _judged(*more: Column) -> list[Column]:
-    """What the ablations measure at every point."""
+    """The columns of an ablation: what is measured at every point."""
     return [
-        Column("distance to retrained, after the step", "distance_to_retrained", {"method": "newton"}),
-        Column("closer than doing nothing by (%)", "reduction", {"method": "newton"}, 100),
+        Column("distance_to_retrained", "distance to retrained, after the step", method="newton"),
+        Column("reduction", method="newton"),
         *more,
         *(
-            Column(f"{label}: {split} set (%)", "accuracy", {"method": name, "split": split}, 100)
+            Column("accuracy", f"{label}: {SPLITS[split]}", method=name, split=split)
             for split in ("forget", "test")
             for name, label in (("original", "nothing"), ("newton", "step"), ("retrain", "retrained"))
         ),
         *(
-            Column(f"attack's AUC, {label}", "auc", {"method": name})
+            Column("auc", f"attack's AUC, {label}", method=name)
             for name, label in (("newton", "step"), ("retrain", "retrained"))
         ),
     ]
@@ -30,12 +30,8 @@ def _judged(*more: Column) -> list[Column]:
 
 def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     frame = with_reduction(shown)
-    bounds = (Column("Theorem 3.4", "bound"), Column("2C", "trivial_bound"))
-    trained = (
-        Column("2C", "trivial_bound"),
-        Column("‖w\\*‖", "norm"),
-        Column("steps projected (%)", "projected", factor=100),
-    )
+    bounds = (Column("bound", "Theorem 3.4"), Column("trivial_bound"))
+    trained = (Column("trivial_bound"), Column("norm"), Column("projected"))
     return {
         "Damping": table(along(frame, "damping"), "point", "λ", _judged(*bounds)),
         "Radius": table(along(frame, "radius"), "point", "C", _judged(*trained)),
@@ -44,23 +40,19 @@ def _ablation_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _ablation_noise_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     columns = [
-        Column(f"{label}: {split} set (%)", "accuracy", {"method": name, "split": split}, 100)
+        Column("accuracy", f"{label}: {SPLITS[split]}", method=name, split=split)
         for split in ("test", "forget")
         for name, label in WITH_NOISE.items()
     ]
     lost = [
-        {
-            "model": label,
-            "test set without noise (%)": plus_minus(
-                select(frame, metric="accuracy", method=name, split="test, no noise")["value"], 100
-            ),
-            "σ at which one point is lost": cell_of(frame, "sigma_one_point", method=name),
-            "ε that it certifies": cell_of(frame, "epsilon_one_point", method=name),
-        }
-        for name, label in WITH_NOISE.items()
+        Column("accuracy", "test set without noise", split="test, no noise"),
+        Column("sigma_one_point"),
+        Column("epsilon_one_point"),
     ]
-    noise = table(along(frame, "sigma"), "point", "σ", [Column("ε certified", "epsilon"), *columns])
-    return {"What one point of accuracy buys": pd.DataFrame(lost), "Noise": noise}
+    return {
+        "What one point of accuracy buys": table(frame, "method", "model", lost, WITH_NOISE),
+        "Noise": table(along(frame, "sigma"), "point", "σ", [Column("epsilon"), *columns]),
+    }
 
 
 def _ablation_setup_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -81,9 +73,9 @@ def _ablation_lissa_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "scale": ("Scale", "h, in multiples of the usual one"),
         "batch": ("Batch size", "batch"),
     }
-    columns = [Column("relative residual", "residual"), Column("step off that of conjugate gradients by", "step_error")]
+    columns = [Column("residual"), Column("step_error")]
     depth = [
-        Column(f"{column.header}, {name}", column.metric, {"method": name})
+        Column(column.metric, f"{column.header}, {name}", method=name)
         for name in ("batch 10", "batch 128")
         for column in columns
     ]
@@ -92,7 +84,7 @@ def _ablation_lissa_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-#: Models that the ablations compare, and what they are called there.
+#: Models that the ablations compare, and what figures call them.
 JUDGED = {"original": "doing nothing", "newton": "after the step", "retrain": "retrained"}
 
 

@@ -7,15 +7,8 @@ from cdu.report.chapters.page import Page
 from cdu.report.claims import CLOSE_AUC
 from cdu.report.drawing import COLOURS, draw_dots, figure_of
 from cdu.report.intervals import interval
-from cdu.report.query import select
+from cdu.report.query import minus, points, select
 from cdu.report.tables import Column, plus_minus, table
-
-
-def _gaps(frame: pd.DataFrame, metric: str, name: str) -> pd.DataFrame:
-    """Differences of a metric to the retrained model's of the same seed, as a metric of their own."""
-    rows = select(frame, metric=metric)
-    base = select(rows, method="retrain").set_index("seed")["value"].reindex(rows["seed"]).to_numpy()
-    return rows.assign(metric=name, value=rows["value"] - base)
 
 
 def closeness(gaps: "pd.Series[float]", margin: float) -> str:
@@ -34,17 +27,16 @@ def closeness(gaps: "pd.Series[float]", margin: float) -> str:
 
 
 def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    whole = pd.concat([frame, _gaps(frame, "auc", "gap")], ignore_index=True)
-    levels = sorted(select(frame, metric="tpr")["point"].dropna().unique(), reverse=True)
-    rates = select(frame, metric="tpr")
-    for level in levels:
-        whole = pd.concat([whole, select(rates, point=level).assign(metric=f"tpr {level:g}")], ignore_index=True)
+    areas = select(frame, metric="auc")
+    differences = minus(areas, select(areas, method="retrain")).assign(metric="auc_difference")
+    whole = pd.concat([frame, differences], ignore_index=True)
+    levels = points(frame, metric="tpr")[::-1]
     columns = [
-        Column("AUC − retrained", "gap"),
-        Column("AUC", "auc"),
-        Column("half of its 95 % interval in a run", "auc_half"),
-        Column("accuracy", "attack_accuracy"),
-        *(Column(f"TPR at {100 * level:g} % FPR (%)", f"tpr {level:g}", factor=100) for level in levels),
+        Column("auc_difference"),
+        Column("auc"),
+        Column("auc_half"),
+        Column("attack_accuracy", unit=""),
+        *(Column("tpr", f"TPR at {100 * level:g} % FPR", point=level) for level in levels),
     ]
     paper = table(whole, "method", "model", columns)
     for level in levels:
@@ -53,8 +45,7 @@ def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         paper[f"its 95 % interval in a run, {100 * level:g} %"] = [
             f"{ends[0][name]:.1f} to {ends[1][name]:.1f}" if name in ends[0] else "—" for name in paper["model"]
         ]
-    gaps = select(whole, metric="gap")
-    words = [closeness(select(gaps, method=name)["value"], CLOSE_AUC) for name in paper["model"]]
+    words = [closeness(select(differences, method=name)["value"], CLOSE_AUC) for name in paper["model"]]
     paper.insert(1, "beside retraining", words)
     grid = select(frame, metric="attack_auc")
     parts = grid["split"].str.extract(r"(?P<set>\w+): (?P<features>.+), (?P<model>[^,]+)$")
@@ -67,13 +58,13 @@ def _attack_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             select(grid, set="retain"),
             "method",
             "model",
-            [Column(str(name), "attack_auc", {"features": str(name)}) for name in dict.fromkeys(grid["features"])],
+            [Column("attack_auc", str(name), features=str(name)) for name in dict.fromkeys(grid["features"])],
         ),
     }
 
 
 def _grid_table(grid: pd.DataFrame) -> pd.DataFrame:
-    """Constructions and attack models by a few released models."""
+    """The AUC of every construction and attack model, for a few released models."""
     wanted = ("original", "newton", "newton + noise", "retrain", "second retraining")
     shown = [name for name in wanted if name in set(grid["method"])]
     return pd.DataFrame(
@@ -86,13 +77,11 @@ def _grid_table(grid: pd.DataFrame) -> pd.DataFrame:
 
 
 def _strongest(grid: pd.DataFrame) -> pd.DataFrame:
-    """By model, for every seed the attack with the largest mean gap on the others: no seed chooses and counts."""
-    keys = ["seed", "split"]
-    base = select(grid, method="retrain").set_index(keys)["value"]
-    gaps = grid.assign(gap=grid["value"] - base.reindex(pd.MultiIndex.from_frame(grid[keys])).to_numpy())
+    """The attack with the largest mean gap, by model; for every seed it is chosen on the others."""
+    gaps = minus(grid, select(grid, method="retrain"), "seed", "split")
     lines = []
     for method in dict.fromkeys(gaps["method"]):
-        wide = select(gaps, method=str(method)).pivot_table(index="seed", columns="split", values="gap").dropna()
+        wide = select(gaps, method=str(method)).pivot_table(index="seed", columns="split", values="value").dropna()
         if method == "retrain" or len(wide) < 2:
             continue
         chosen = {seed: str(wide.drop(index=seed).mean().idxmax()) for seed in wide.index}

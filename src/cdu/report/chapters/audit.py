@@ -8,12 +8,12 @@ from cdu.evaluation.settings import PLANTED
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, LINES, MARKERS, figure_of
 from cdu.report.query import select
-from cdu.report.tables import cell_of, plus_minus, rounded
+from cdu.report.tables import Column, cell_of, rounded
 from cdu.unlearning.names import title
 
 
 def _end(frame: pd.DataFrame, metric: str) -> str:
-    """A value or an end of its interval, which is infinite where a seed has none."""
+    """The mean of an estimate or of an end of its interval; infinite or a dash where a seed has none."""
     values = select(frame, metric=metric)["value"]
     seeds = select(frame, metric="contradicted")["seed"].nunique()
     infinite = {"mu_low": "−∞", "mu_high": "∞"}.get(metric, "—")
@@ -25,6 +25,13 @@ def equal_pairs(frame: pd.DataFrame) -> set[tuple[str, str]]:
     furthest = select(frame, metric="pair_distance").groupby(["method", "split"])["value"].max().reset_index()
     equal = furthest[furthest["value"] == 0]
     return set(zip(equal["method"].map(str), equal["split"].map(str), strict=True))
+
+
+#: Columns: the ε that trials show, and the largest that so many trials can show.
+SHOWN = tuple(map(Column, ("audit_epsilon", "detectable", "audit_gaussian", "gaussian_detectable")))
+
+#: Columns: the distance of a release to its reference before noise, and what it is certified for.
+PAIR = tuple(map(Column, ("pair_distance", "sensitivity", "pair_epsilon")))
 
 
 def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -43,10 +50,7 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
                 "forget set": kind,
                 "adversary sees": view or "—",
                 "ε certified": rounded(float(certified.mean())) if len(certified) else "—",
-                "ε shown, Clopper-Pearson": cell_of(own, "audit_epsilon"),
-                "detectable": cell_of(own, "detectable"),
-                "ε shown, Gaussian": cell_of(own, "audit_gaussian"),
-                "detectable, Gaussian": cell_of(own, "gaussian_detectable"),
+                **{one.header: one.cell(own) for one in SHOWN},
                 "μ [its interval]": f"{_end(own, 'mu')} [{_end(own, 'mu_low')}, {_end(own, 'mu_high')}]",
                 "trials": cell_of(own, "trials"),
                 "verdict": "could not run" if contradicted.empty else word if contradicted.any() else fine,
@@ -55,14 +59,9 @@ def _audit_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     whole = pd.DataFrame(lines)
     planted = whole["method"].str.startswith(PLANTED)
     distances = [
-        {
-            "method": str(method),
-            "forget set": str(kind),
-            "distance of the pair": plus_minus(rows["value"]),
-            "Δ": cell_of(frame, "sensitivity", method=str(method), split=str(kind)),
-            "ε of this pair, exactly": cell_of(frame, "pair_epsilon", method=str(method), split=str(kind)),
-        }
-        for (method, kind), rows in select(frame, metric="pair_distance").groupby(["method", "split"], sort=False)
+        {"method": str(method), "forget set": str(kind)}
+        | {one.header: one.cell(select(frame, method=str(method), split=str(kind))) for one in PAIR}
+        for (method, kind), _ in select(frame, metric="pair_distance").groupby(["method", "split"], sort=False)
     ]
     noted = select(frame, metric="audit_epsilon")
     notes = noted[noted["note"].str.startswith("ε of")].drop_duplicates("method").set_index("method")["note"]
@@ -113,7 +112,7 @@ def _audit_power_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-#: How the names of those planted errors end that are right.
+#: Suffix of the names of planted "errors" whose noise is right.
 PLANTED_RIGHT = " right"
 
 
@@ -146,7 +145,7 @@ def audit(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-#: Simulated audits: the method under which their numbers stand, and the beginning of those of other strategies.
+#: Simulated audits: the name of their method, and the prefix of other strategies' names.
 SIMULATED, OTHER_STRATEGIES = "simulated", "simulated: "
 
 

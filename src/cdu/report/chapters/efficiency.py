@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import (
     COLOURS,
@@ -25,20 +26,25 @@ from cdu.report.tables import rounded
 from cdu.unlearning.names import title
 
 
-def _times(rows: pd.DataFrame, factor: float = 1.0) -> str:
-    """Median and range of one timing; of a mean over seeds where there are several."""
+def _times(rows: pd.DataFrame) -> str:
+    """The median of a timing with its range, in seconds; means over seeds where there are several."""
     middle, low, high = (
-        select(rows, metric=metric)["value"].mean() * factor for metric in ("seconds", "seconds_low", "seconds_high")
+        select(rows, metric=metric)["value"].mean() for metric in ("seconds", "seconds_low", "seconds_high")
     )
     if math.isnan(middle):
         return "—"
     return f"{middle:.3g}" if math.isnan(low) else f"{middle:.3g} ({low:.3g}–{high:.3g})"
 
 
-def one_value(rows: pd.DataFrame, metric: str, factor: float = 1.0) -> str:
-    """The mean of one metric in words; a dash where it was not measured."""
+def one_value(rows: pd.DataFrame, metric: str) -> str:
+    """The mean of one metric in its unit, in words; a dash where it was not measured."""
     known = select(rows, metric=metric)["value"].dropna()
-    return rounded(float(known.mean()) * factor) if len(known) else "—"
+    return rounded(float(known.mean()) * quantity(metric).factor) if len(known) else "—"
+
+
+def _means(rows: pd.DataFrame, *names: str) -> dict[str, str]:
+    """Cells of several metrics under their own heads, by :func:`one_value`."""
+    return {quantity(name).title: one_value(rows, name) for name in names}
 
 
 def _peers_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -63,21 +69,13 @@ def _peers_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         {
             "program": str(method),
             "time (s)": _times(own),
-            "in gradients": one_value(own, "gradients"),
-            "share of the matrix rate (%)": one_value(own, "rate_share", 100),
-            "relative difference to ours": one_value(own, "difference"),
-            "peak memory (MiB)": one_value(own, "memory", 2**-20),
+            **_means(own, "gradients", "rate_share", "difference", "memory"),
         }
         for method, own in select(frame, split="products").groupby("method", sort=False)
     ]
     machine = [
-        {"quantity": text, "value": one_value(select(frame, axis=""), metric, factor)}
-        for text, metric, factor in (
-            ("float32 matrix product, GFLOP/s", "matrix_rate", 1e-9),
-            ("parameters p", "parameters", 1.0),
-            ("retained samples", "samples", 1.0),
-            ("samples of the comparison with the exact inverse", "claim_samples", 1.0),
-        )
+        {"quantity": quantity(name).title, "value": one_value(select(frame, axis=""), name)}
+        for name in ("matrix_rate", "parameters", "samples", "claim_samples")
     ]
     return {
         "Machine and problem": pd.DataFrame(machine),
@@ -110,9 +108,7 @@ def _solvers_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     claim = [
         {
             "solver": str(name),
-            "time (s)": one_value(own, "claim_seconds"),
-            "relative residual": one_value(own, "claim_residual"),
-            "relative error to the exact solution": one_value(own, "claim_error"),
+            **_means(own, "claim_seconds", "claim_residual", "claim_error"),
             "exact inverse's time / this": rounded(
                 _exact_seconds(frame) / select(own, metric="claim_seconds")["value"].mean()
             )
@@ -153,8 +149,7 @@ def _scaling_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             "against": titles[str(axis)],
             "at": f"{float(str(point)):,.10g}",
             "time (s)": _times(own),
-            "in gradients": one_value(own, "gradients"),
-            "peak memory (MiB)": one_value(own, "memory", 2**-20),
+            **_means(own, "gradients", "memory"),
         }
         for (method, axis, point), own in select(frame, split="scaling").groupby(
             ["method", "axis", "point"], sort=False
@@ -182,9 +177,9 @@ def _retraining_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             {
                 "method": str(method) + ("" if math.isnan(point) else f", {point:g} epochs"),
                 "time (s)": _times(select(own, split="unlearning")),
-                "retraining in full / this": one_value(select(own, split="unlearning"), "speedup"),
+                **_means(select(own, split="unlearning"), "speedup"),
                 "test set (%)": rounded(100 * test),
-                "forget set (%)": one_value(select(own, split="forget"), "accuracy", 100),
+                "forget set (%)": one_value(select(own, split="forget"), "accuracy"),
                 "retraining reaches that after (s)": rounded(reached["value"].min()) if len(reached) else "not reached",
             }
         )
@@ -242,7 +237,9 @@ def efficiency_solvers(frame: pd.DataFrame) -> Figure:
                 own["seconds"], own["residual"], xerr=spread, color=COLOURS[number], marker=MARKERS[number],
                 linestyle=LINES[number % len(LINES)], markersize=5, capsize=2, linewidth=1.2, label=method,
             )  # fmt: skip
-        panel.set(xscale="log", yscale="log", xlabel="time (s)", ylabel="relative residual", title=split)
+        panel.set(
+            xscale="log", yscale="log", xlabel=quantity("seconds").title, ylabel=quantity("residual").title, title=split
+        )
         _plain_ticks(panel)
     panels[0].legend(fontsize=7)
     _density(panels[-1], frame)
@@ -257,7 +254,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 
 def _density(axes: Axes, frame: pd.DataFrame) -> None:
-    """Weight of the spectrum's density over bins that are even in the cube root, so that both ends can be seen."""
+    """The density of the spectrum in bins of equal width in the cube root, so that both ends can be seen."""
     rows = select(frame, metric="density")
     if rows.empty:
         return
@@ -267,7 +264,7 @@ def _density(axes: Axes, frame: pd.DataFrame) -> None:
     axes.stairs(np.maximum(weights, 1e-6), edges, color=COLOURS[0], fill=True, baseline=1e-6)
     marks = np.array([mark for mark in (-10, -1, -0.1, 0, 0.1, 1, 10, 100) if low <= mark <= high])
     axes.set_xticks(np.cbrt(marks), [f"{mark:g}" for mark in marks])
-    axes.set(yscale="log", ylim=(1e-5, 1), xlabel="eigenvalue of H", ylabel="share of eigenvalues", title="spectrum")
+    axes.set(yscale="log", ylim=(1e-5, 1), xlabel="eigenvalue of H", ylabel=quantity("density").title, title="spectrum")
 
 
 def efficiency_scaling(frame: pd.DataFrame) -> Figure:
@@ -280,7 +277,7 @@ def efficiency_scaling(frame: pd.DataFrame) -> Figure:
     }  # fmt: skip
     for panel, (axis, label) in zip(grid, axes.items(), strict=True):
         draw_methods(panel, select(rows, axis=axis))
-        panel.set(xscale="log", yscale="log", xlabel=label, ylabel="time (s)")
+        panel.set(xscale="log", yscale="log", xlabel=label, ylabel=quantity("seconds").title)
         if panel.lines:
             panel.legend(fontsize=8)
         if panel.lines and axis != "parameters":
@@ -305,7 +302,7 @@ def efficiency_retraining(frame: pd.DataFrame) -> Figure:
         )  # fmt: skip
     nothing = 100 * select(scored, method="original")["value"].mean()
     panel.axhline(nothing, color=COLOURS[6], linestyle="--", linewidth=1, label="the original, at no cost")
-    panel.set(xscale="log", xlabel="time (s)", ylabel="test accuracy (%)")
+    panel.set(xscale="log", xlabel=quantity("seconds").title, ylabel="test accuracy (%)")
     panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 

@@ -6,27 +6,25 @@ from matplotlib.ticker import MaxNLocator
 
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, draw_dots, draw_line, figure_of, panel_grid
-from cdu.report.query import select
-from cdu.report.tables import RETRAINED, Column, accuracy_columns, cost_columns, plus_minus, table
+from cdu.report.query import minus, over, select
+from cdu.report.tables import RETRAINED, Column, accuracy_columns, cost_table, table
 from cdu.unlearning.names import title
 
 
 def _methods_table_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    keys = ["seed", "split"]
-    accuracy = select(frame, metric="accuracy")
-    base = select(accuracy, method="retrain").set_index(keys)["value"]
-    difference = (accuracy["value"] - base.reindex(pd.MultiIndex.from_frame(accuracy[keys])).to_numpy()).abs()
-    gaps = accuracy.assign(value=difference).groupby(["method", "seed"], sort=False)["value"].mean().reset_index()
-    seconds = select(frame, metric="seconds")
-    retraining = select(seconds, method="retrain").set_index("seed")["value"].reindex(seconds["seed"]).to_numpy()
-    share = seconds.assign(metric="share", value=seconds["value"] / retraining)
-    whole = pd.concat([frame, gaps.assign(metric="gap"), share], ignore_index=True)
+    paired = _from_retrained(frame)
+    gaps = paired.assign(value=paired["value"].abs())
+    gaps = gaps.groupby(["method", "seed"], sort=False)["value"].mean().reset_index()
+    shares = _of_retraining(frame)
+    whole = pd.concat(
+        [frame, gaps.assign(metric="accuracy_gap"), shares.assign(metric="time_share")], ignore_index=True
+    )
     columns = [
         *accuracy_columns("forget", "retain", "test"),
-        Column("gap to retrain (points)", "gap", factor=100),
-        Column("time (s)", "seconds"),
-        Column("of retraining (%)", "share", factor=100),
-        Column("training of its own (s)", "training_seconds"),
+        Column("accuracy_gap"),
+        Column("seconds"),
+        Column("time_share"),
+        Column("training_seconds"),
     ]
     found = table(whole, "method", "method", columns)
     notes = select(frame, metric="certified").groupby("method")["note"].first()
@@ -38,10 +36,10 @@ def _methods_table_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         # Until revision 2 of the section these two computed in single precision, whose rounding exceeds their Δ.
         void = found["method"].str.contains("rewind, linear, ε|Langevin, linear, ε")
         found.loc[void, "certificate"] = "void: computed in single precision, whose rounding may exceed Δ"
-    cost = [Column("per-sample gradients", "gradient_samples"), Column("per-sample Hessian products", "hvp_samples")]
+    cost = [Column("gradient_samples"), Column("hvp_samples")]
     return {
         "Table 1: accuracy (= micro-F1), gap, time and certificate": found,
-        "What a method computes": cost_columns(frame, cost),
+        "What a method computes": cost_table(frame, cost),
         "Distance to the reference, measured and certified": _distances(frame),
     }
 
@@ -53,13 +51,9 @@ def _with_searched_l2(frame: pd.DataFrame) -> set[str]:
 
 
 def _distances(frame: pd.DataFrame) -> pd.DataFrame:
-    """By method: what noise hides, how far the release without it is from its reference, and the worst of the seeds."""
+    """By method: the distance of the release to its reference before noise, beside the certified distance."""
     shown = frame[frame["metric"] == "distance_ratio"]
-    columns = [
-        Column("measured", "measured_distance"),
-        Column("certified", "certified_distance"),
-        Column("of it for rounding", "rounding"),
-    ]
+    columns = [Column("measured_distance"), Column("certified_distance"), Column("rounding")]
     found = table(frame[frame["method"].isin(shown["method"])], "method", "method", columns)
     if found.empty:
         return found
@@ -76,9 +70,7 @@ def _methods_compute_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         named = frame["split"].isin([f"test, ε = {epsilon:g}", "test, no noise"])
         rows = frame[(frame["metric"] == "later_accuracy") & named]
         rows = rows.assign(split=rows["point"].map("k = {:g}".format))
-        columns = [
-            Column(f"{split} (%)", "later_accuracy", {"split": split}, 100) for split in dict.fromkeys(rows["split"])
-        ]
+        columns = [Column("later_accuracy", split, split=split) for split in dict.fromkeys(rows["split"])]
         certified = ~rows["method"].isin(unnoised(frame))
         found[f"Test accuracy after k epochs on D_r, ε = {epsilon:g}"] = pd.concat(
             [table(rows[certified], "method", "start", columns), table(rows[~certified], "method", "start", columns)]
@@ -91,15 +83,15 @@ def _methods_tuning_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     named = frame["method"].where(frame["split"] == "", frame["method"].str.cat(frame["split"], sep=", "))
     frame = frame.assign(method=named)
     for method, rows in select(frame, metric="trial_gap").groupby("method", sort=False):
-        winners = select(frame, metric="chosen_gap", method=str(method))
+        own = select(frame, method=str(method))
+        winners = select(own, metric="chosen_gap")
         counts = winners.dropna(subset=["value"])["note"].value_counts()
         lines.append(
             {
                 "method": str(method),
                 "trials": f"{rows['point'].nunique()}",
                 "of them without result (%)": f"{100 * rows['value'].isna().mean():.0f}",
-                "gap, all trials (points)": plus_minus(rows["value"], 100),
-                "gap, chosen (points)": plus_minus(winners["value"], 100),
+                **{one.header: one.cell(own) for one in map(Column, ("trial_gap", "chosen_gap"))},
                 "chosen (seeds)": "; ".join(
                     f"{values or 'nothing to choose'} ({count})" for values, count in counts.items()
                 ),
@@ -113,7 +105,7 @@ def methods_table(frame: pd.DataFrame) -> Figure:
 
     Rows that end in ε carry the noise that certifies it; a share of zero is not drawn.
     """
-    paired = _minus(select(frame, metric="accuracy"), "retrain")
+    paired = _from_retrained(frame)
     names = [name for name in dict.fromkeys(paired.dropna(subset=["value"])["method"]) if name != "retrain"]
     figure, (accuracy, share) = figure_of(2, 1.0 + 0.3 * len(names))
     for number, (split, label) in enumerate({"forget": "forget set", "test": "test set"}.items()):
@@ -124,9 +116,7 @@ def methods_table(frame: pd.DataFrame) -> Figure:
     accuracy.set_xticks([-100, -10, -1, 0, 1, 10], ["−100", "−10", "−1", "0", "1", "10"])
     accuracy.set(xlabel="accuracy − retrained (points, linear within ±1)")
     accuracy.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-    seconds = select(frame, metric="seconds")
-    base = select(seconds, method="retrain").set_index("seed")["value"]
-    rows = seconds.assign(value=seconds["value"] / base.reindex(seconds["seed"]).to_numpy())
+    rows = _of_retraining(frame)
     draw_dots(share, rows[rows["value"] > 0], names, "", 0, 100)
     share.axvline(100.0, color=COLOURS[6], linestyle="--", linewidth=1)
     share.set(xscale="log", xlabel="time (% of retraining)")
@@ -134,16 +124,21 @@ def methods_table(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _minus(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Values less those of one method, seed by seed and split by split."""
-    keys = ["seed", "split"]
-    base = select(rows, method=method).set_index(keys)["value"]
-    return rows.assign(value=rows["value"] - base.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy())
+def _from_retrained(frame: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies less the retrained model's of the same seed and split."""
+    rows = select(frame, metric="accuracy")
+    return minus(rows, select(rows, method="retrain"), "seed", "split")
 
 
 def unnoised(frame: pd.DataFrame) -> list[str]:
     """The starts of the compute axis that no noise was added to: untrained weights, noise alone, and the original."""
     return list(dict.fromkeys(select(frame, metric="later_accuracy", split="test, no noise")["method"]))
+
+
+def _of_retraining(frame: pd.DataFrame) -> pd.DataFrame:
+    """Times as shares of retraining's of the same seed."""
+    rows = select(frame, metric="seconds")
+    return over(rows, select(rows, method="retrain"))
 
 
 def epsilons(frame: pd.DataFrame) -> list[float]:

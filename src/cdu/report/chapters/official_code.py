@@ -3,79 +3,56 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import ROUNDING, draw_dots, draw_line, panel_grid
 from cdu.report.query import select
-from cdu.report.tables import Column, accuracy_columns, along, cell_of, table
+from cdu.report.tables import SPLITS, Column, accuracy_columns, along, table
 
 
 def _official_code_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     row = "departure"
     step = [
-        Column("‖x‖", "step_norm"),
-        Column("difference to the paper's / its norm", "step_difference"),
-        Column("cosine to the paper's", "step_cosine"),
-        Column("residual of (H + λI)x = g", "residual"),
-        Column("residual of its own system", "own_residual"),
-        Column("‖∇‖ of its objective at w\\*, over D", "gradient_norm"),
+        Column("step_norm", "‖x‖"),
+        Column("step_difference"),
+        Column("step_cosine"),
+        Column("residual", "residual of (H + λI)x = g"),
+        Column("own_residual"),
+        Column("gradient_norm"),
     ]
-    model = [
-        *accuracy_columns("forget", "retain", "test"),
-        Column("D_u never trained on (%)", "never_trained", factor=100),
-    ]
+    model = [*accuracy_columns("forget", "retain", "test"), Column("never_trained")]
     attack = [
-        Column("accuracy, held-out rows (%)", "attack_accuracy", factor=100),
-        Column("AUC, held-out rows", "auc"),
-        Column("accuracy, as published (%)", "published_accuracy", factor=100),
-        Column("majority (%)", "majority", factor=100),
-        Column("AUC, as published", "published_auc"),
+        Column("attack_accuracy", "accuracy, held-out rows"),
+        Column("auc", "AUC, held-out rows"),
+        Column("published_accuracy"),
+        Column("majority"),
+        Column("published_auc"),
     ]
-    promise = [
-        Column("ε certified, Δ = 2C by projection", "epsilon"),
-        Column("ε of 2C + ‖x‖, an indication", "epsilon_unprojected"),
-        Column("projected", "released_projected"),
-    ]
-    promised = table(select(frame, metric="epsilon"), "method", row, promise[:1])
-    for column in promise[1:2]:
-        promised[column.header] = [cell_of(frame, column.metric, method=name) for name in promised[row]]
+    epsilon, indication = Column("epsilon", "ε certified, Δ = 2C by projection"), Column("epsilon_unprojected")
+    promised = table(select(frame, metric="epsilon"), "method", row, [epsilon])
+    promised[indication.header] = [indication.cell(select(frame, method=name)) for name in promised[row]]
     # What is not projected has no bound that was fixed in advance.
     bare = set(frame[(frame["metric"] == "released_projected") & (frame["value"] == 0)]["method"])
-    promised[promise[0].header] = [
-        "none: not projected" if name in bare else cell
-        for name, cell in zip(promised[row], promised[promise[0].header], strict=True)
-    ]
+    promised.loc[promised[row].isin(bare), epsilon.header] = "none: not projected"
     depths = [
-        Column(f"relative residual, {words}", "depth_residual", {"method": name})
+        Column("depth_residual", f"relative residual, {words}", method=name)
         for name, words in {"paper": "λ above λ_max", "code": "the code's λ and h"}.items()
     ]
-    gains = [Column(name, "gain", {"method": name}) for name in ("wanted", "given")]
+    gains = [Column("gain", name, method=name) for name in ("wanted", "given")]
     network = [
-        Column("test set, before the step (%)", "network_accuracy", {"split": "test, original"}, 100),
-        *(
-            Column(column.header, "network_accuracy", column.keys, column.factor)
-            for column in accuracy_columns("forget", "retain", "test")
-        ),
+        Column("network_accuracy", "test set, before the step", split="test, original"),
+        *accuracy_columns("forget", "retain", "test", metric="network_accuracy"),
         *attack,
-        Column("change of the running statistics (%)", "statistics_shift", factor=100),
+        Column("statistics_shift"),
     ]
     requests = [
-        Column("‖w̃ − w\\*‖", "sequential_norm"),
-        *(
-            Column(column.header, "sequential_accuracy", column.keys, column.factor)
-            for column in accuracy_columns("forget", "retain", "test")
-        ),
-        Column("ε of all together, projected", "sequential_epsilon"),
-        Column("ε without projection, an indication", "sequential_epsilon_unprojected"),
+        Column("sequential_norm"),
+        *accuracy_columns("forget", "retain", "test", metric="sequential_accuracy"),
+        Column("sequential_epsilon"),
+        Column("sequential_epsilon_unprojected"),
     ]
-    spread = [
-        Column("accuracy on D_u, standard deviation (points)", "spread_accuracy", factor=100),
-        Column("mean distance between two releases", "spread_weights"),
-    ]
-    check = [
-        Column("gradients: difference / norm", "check_gradient"),
-        Column("steps: difference / norm", "check_step"),
-        Column("‖step‖", "check_norm"),
-    ]
+    spread = [Column("spread_accuracy"), Column("spread_weights")]
+    check = [Column("check_gradient"), Column("check_step"), Column("check_norm")]
     narrow = frame["method"].str.contains("BatchNorm")
     variants = frame[~narrow]
     checked = frame[frame["metric"].str.startswith("check_")].dropna(subset=["value"])
@@ -104,10 +81,9 @@ def official_code(frame: pd.DataFrame) -> Figure:
     draw_dots(grid[0], select(seen, metric="step_difference"), methods, "difference of the step / its norm", 0)
     draw_dots(grid[0], select(seen, metric="residual"), methods, "residual of (H + λI)x = g", 1)
     grid[0].set(xscale="log", xlabel="relative to the paper's step, to g")
-    names = {"forget": "forget set", "retain": "retained set", "test": "test set"}
-    for number, (split, label) in enumerate(names.items()):
+    for number, (split, label) in enumerate(SPLITS.items()):
         draw_dots(grid[1], select(frame, metric="accuracy", split=split), methods, label, number, 100)
-    grid[1].set(xlabel="accuracy (%)")
+    grid[1].set(xlabel=quantity("accuracy").title)
     draw_dots(grid[2], select(frame, metric="auc"), methods, "held-out rows", 0)
     draw_dots(grid[2], select(frame, metric="published_auc"), methods, "fitted rows, as published", 1)
     grid[2].set(xlabel="AUC of the attack")
@@ -115,7 +91,7 @@ def official_code(frame: pd.DataFrame) -> Figure:
     grid[1].set_yticklabels([])
     for number, (name, label) in enumerate({"paper": "λ above λ_max", "code": "the code's λ, h"}.items()):
         draw_line(grid[3], select(frame, metric="depth_residual", axis="depth", method=name), label, number)
-    grid[3].set(xscale="log", yscale="log", xlabel="LiSSA depth s₂ (steps)", ylabel="relative residual")
+    grid[3].set(xscale="log", yscale="log", xlabel="LiSSA depth s₂ (steps)", ylabel=quantity("residual").title)
     for panel, columns in zip(grid, (1, 3, 1, 1), strict=True):
         panel.legend(
             fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, columnspacing=0.8,

@@ -17,7 +17,7 @@ class Page:
         title: The page's title.
         figure: Draws the metrics in long form; its docstring is the caption. None for a page without results.
         tables: Makes the tables by title from the same metrics.
-        marker: A metric that every record of the page has. An older record without it cannot be shown there.
+        marker: A metric without which a record cannot be shown on the page; empty if every record can.
         verdicts: Whether the verdicts on the section's claims stand here; they always do on a section's only page.
         by_device: Whether ``tables`` also takes ``on_gpu``, the seeds whose runs were made on a GPU.
     """

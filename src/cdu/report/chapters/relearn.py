@@ -14,7 +14,7 @@ from cdu.unlearning.names import PAPERS, YARDSTICKS, title
 
 
 def _relearn_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    result = table(frame, "method", "model", [Column("epochs, mean ± sd", "epochs"), Column("time (s)", "seconds")])
+    result = table(frame, "method", "model", [Column("epochs", "epochs, mean ± sd", unit=""), Column("seconds")])
     means = [select(frame, metric="epochs", method=name)["value"].mean() for name in result["model"]]
     result["epochs, rounded mean"] = [f"{mean:.0f}" for mean in means]
     return {"Relearn time": with_censored(result, frame)}
@@ -51,7 +51,7 @@ def family(label: str, labels: Iterable[str]) -> str:
 #: What marks a release with the noise that certifies an ε.
 NOISE_OF_EPSILON = ", ε = "
 
-#: Losses above this, over the target, are not drawn: those of networks of noise, beside which nothing could be seen.
+#: Losses above so many times the target are not drawn: those of networks that are mostly noise would hide all others.
 LARGEST_LOSS = 1e4
 
 

@@ -3,19 +3,22 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cdu.experiments.metrics import quantity
 from cdu.experiments.names import ANEW
 from cdu.experiments.records import UNREACHED
-from cdu.report import query
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import draw_dots, figure_of
-from cdu.report.query import of_seeds, select, without_other_steps, without_useless_noise
+from cdu.report.query import select, without_other_steps, without_useless_noise
 from cdu.report.tables import (
     COST,
+    SPLITS,
     Column,
     accuracy_columns,
     cell_of,
-    cost_columns,
-    plus_minus,
+    cost_table,
+    judged_on,
+    of_seeds,
+    quantities,
     rounded,
     table,
     with_censored,
@@ -25,11 +28,11 @@ from cdu.unlearning.names import title
 
 
 def _newton_steps(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per λ and kind of statistics: in how many seeds there is a step, how long it is, and what it took."""
+    """The Newton steps, one row per λ and kind of statistics: seeds with a step, its norm, accuracy and cost."""
     columns = [
-        Column("‖step‖", "distance_to_original"),
+        Column("distance_to_original", "‖step‖"),
         *accuracy_columns("forget", "test"),
-        Column("relearn (epochs)", "epochs"),
+        Column("epochs"),
         *(column for column in COST if column.metric != "gradient_samples"),
     ]
     rows = []
@@ -55,49 +58,37 @@ def _newton_steps(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _scale_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     everything = with_reduction(shown)
-    frame = query.without_other_steps(everything)
-    facts = {
-        "parameters p": "parameters",
-        "training samples n": "train_samples",
-        "epochs trained": "epochs_trained",
-        "samples of the Hessian": "hessian_samples",
-        "λ": "damping",
-        "λ_max, at least": "lambda_max",
-        "λ_min, at most": "lambda_min",
-        "λ_max, at least, with statistics of D_r": "lambda_max",
-        "λ_min, at most, with statistics of D_r": "lambda_min",
-        "samples behind these": "spectrum_samples",
-        "samples of the recalibration": "recalibration_samples",
-    }
+    frame = without_other_steps(everything)
     anew = f"newton{ANEW}"
+    spectrum = {"lambda_max": "λ_max, at least", "lambda_min": "λ_min, at most"}
     known = set(select(everything, method=anew)["metric"])
-    setup = [
-        {"quantity": text, "": cell_of(everything, metric, method=anew if "of D_r" in text else "")}
-        for text, metric in facts.items()
-        if "of D_r" not in text or metric in known
-    ]
-    judged = select(frame, metric="judged_samples")
-    setup += [
-        {"quantity": f"samples behind accuracy, {split}", "": plus_minus(rows["value"])}
-        for split, rows in judged.groupby("split", sort=False)
+    facts = [
+        *(Column(name, method="") for name in ("parameters", "train_samples", "epochs_trained", "hessian_samples")),
+        Column("damping", method=""),
+        *(Column(name, label, method="") for name, label in spectrum.items()),
+        *(Column(name, f"{spectrum[name]}, with statistics of D_r", method=anew) for name in spectrum if name in known),
+        Column("spectrum_samples", "samples behind these", method=""),
+        Column("recalibration_samples", method=""),
     ]
     quality = [
         *accuracy_columns("forget", "retain", "test"),
-        Column("forget set, statistics of D_r (%)", "recalibrated_accuracy", {"split": "forget"}, 100),
-        Column("test set, statistics of D_r (%)", "recalibrated_accuracy", {"split": "test"}, 100),
-        Column("distance to retrained", "distance_to_retrained"),
-        Column("AUC", "auc"),
-        Column("relearn (epochs)", "epochs"),
+        Column("recalibrated_accuracy", "forget set, statistics of D_r", split="forget"),
+        Column("recalibrated_accuracy", "test set, statistics of D_r", split="test"),
+        Column("distance_to_retrained"),
+        Column("auc"),
+        Column("epochs"),
     ]
-    cost = [*COST, Column("closer than doing nothing by (%)", "reduction", factor=100)]
-    noise = [Column("σ", "sigma"), Column("ε certified at Δ = 2C", "epsilon")]
+    cost = [*COST, Column("reduction")]
+    noise = [Column("sigma"), Column("epsilon", "ε certified at Δ = 2C")]
     costed = frame[frame["method"].isin(select(frame, metric="seconds")["method"])]
     return {
         "Models": with_censored(table(frame, "method", "model", quality), frame),
-        "Cost": cost_columns(costed, cost),
+        "Cost": cost_table(costed, cost),
         "Noise": table(frame, "method", "model", noise),
         "The Newton step at every λ": _newton_steps(everything),
-        "What is computed on what": pd.DataFrame(setup),
+        "What is computed on what": pd.concat(
+            [quantities(everything, facts, {"": {}}), judged_on(frame)], ignore_index=True
+        ),
     }
 
 
@@ -107,15 +98,14 @@ def scale(frame: pd.DataFrame) -> Figure:
     methods = list(dict.fromkeys(select(frame, metric="accuracy").dropna(subset=["value"])["method"]))
     anew = select(frame, metric="recalibrated_accuracy", split="test")
     figure, (sets, statistics) = figure_of(2, 1.2 + 0.34 * len(methods))
-    names = {"forget": "forget set", "retain": "retained set", "test": "test set"}
-    for number, (split, label) in enumerate(names.items()):
+    for number, (split, label) in enumerate(SPLITS.items()):
         draw_dots(sets, select(frame, metric="accuracy", split=split), methods, label, number, 100)
     draw_dots(statistics, select(frame, metric="accuracy", split="test"), methods, "statistics of training", 0, 100)
     if not anew.empty:
         draw_dots(statistics, anew, methods, "taken anew", 1, 100)
     tested, seeds = select(frame, metric="accuracy", split="test"), frame["seed"].nunique()
     labels = [title(name) + of_seeds(select(tested, method=name)["value"], seeds) for name in methods]
-    sets.set(xlabel="accuracy (%)", yticklabels=labels)
+    sets.set(xlabel=quantity("accuracy").title, yticklabels=labels)
     statistics.set(xlabel="test accuracy (%)")
     statistics.set_yticklabels([])
     for panel in (sets, statistics):

@@ -6,15 +6,15 @@ from matplotlib.figure import Figure
 from cdu.experiments.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, draw_bound_or_error, figure_of
-from cdu.report.query import select
-from cdu.report.tables import Column, along, cell_of, rounded, table
+from cdu.report.query import over, select
+from cdu.report.tables import Column, along, quantities, rounded, table
 
-#: What the kinds of BatchNorm's statistics are called in tables, by how the names of networks end.
+#: What tables call BatchNorm's statistics, by the suffix of the network's name.
 _STATISTICS = {"": "statistics as trained", ANEW: "statistics of D_r"}
 
 
 def _statistics_of(frame: pd.DataFrame) -> dict[str, str]:
-    """The kinds of statistics that a set-up has; one without a name where its network has none."""
+    """The kinds of BatchNorm's statistics in a set-up; a single one without a title where the network has none."""
     known = set(frame["method"])
     found = {label: title for label, title in _STATISTICS.items() if f"{NETWORK}{label}" in known}
     return found if len(found) > 1 else {"": ""}
@@ -23,61 +23,67 @@ def _statistics_of(frame: pd.DataFrame) -> dict[str, str]:
 def _with_removed(frame: pd.DataFrame) -> pd.DataFrame:
     """Adds the metric ``removed``: the share of ‖w* − w̃*‖ that a step removes, formed seed by seed."""
     errors = frame[frame["metric"].isin(["distance", "distance_to_retrained"])]
-    nothing = select(frame, metric="distance_original", method=NETWORK).set_index("seed")["value"]
-    removed = 1 - errors["value"] / nothing.reindex(errors["seed"]).to_numpy()
-    return pd.concat([frame, errors.assign(metric="removed", value=removed)], ignore_index=True)
+    left = over(errors, select(frame, metric="distance_original", method=NETWORK))
+    return pd.concat([frame, left.assign(metric="removed", value=1 - left["value"])], ignore_index=True)
+
+
+#: What the bound is computed from. The right-hand side of the step's other form stands after the first eight.
+_CONSTANTS = (
+    Column("lambda_max", "λ_max, at least"),
+    Column("lambda_min", "λ_min, at most"),
+    Column("gradient_lipschitz"),
+    Column("hessian_lipschitz"),
+    Column("gradient_retrained", "G = ‖∇L(w̃\\*, D_r)‖, in the function of H"),
+    Column("gradient_retrained_own"),
+    Column("gradient_original"),
+    Column("right_hand_side"),
+    Column("forms_cosine"),
+    Column("spectrum_samples"),
+    Column("hessian_samples", "samples behind L, M and the steps"),
+    Column("trivial_bound"),
+    Column("distance_original"),
+    Column("damping", "λ by default"),
+)
+_OTHER_SIDE = Column("right_hand_side", "right-hand side, D_u form: n_u/n_r·‖∇L(w\\*, D_u)‖")
 
 
 def _scale_bound_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
     frame, statistics = _with_removed(shown), _statistics_of(shown)
     against_damping = {
-        "bound": ("bound", 1.0),
-        "error": ("distance", 1.0),
-        "removed (%)": ("removed", 100.0),
-        "‖step‖": ("step_norm", 1.0),
-        "residual": ("residual", 1.0),
+        "bound": "bound",
+        "distance": "error",
+        "removed": "removed",
+        "step_norm": "‖step‖",
+        "residual": "residual",
     }
     found = {}
     for label, title in statistics.items():
         columns = [
-            Column(f"{form}: {text}", metric, {"method": f"{NETWORK}{name}{label}"}, factor)
+            Column(metric, f"{form}: {text}", method=f"{NETWORK}{name}{label}")
             for form, name in (("D_r form", ""), ("D_u form", FORGET_FORM))
-            for text, (metric, factor) in against_damping.items()
+            for metric, text in against_damping.items()
         ]
         against = table(along(frame, "damping"), "point", "λ", columns)
         name = "Table 3: bound and error" + (f", {title}" if title else "")
         found[name] = against.assign(**{"λ": [rounded(float(str(damping))) for damping in against["λ"]]})
-    constants = {
-        "λ_max, at least": "lambda_max",
-        "λ_min, at most": "lambda_min",
-        "L, from below along w\\*–w̃\\*": "gradient_lipschitz",
-        "M, from below along w\\*–w̃\\*": "hessian_lipschitz",
-        "G = ‖∇L(w̃\\*, D_r)‖, in the function of H": "gradient_retrained",
-        "‖∇L(w̃\\*, D_r)‖ with the retrained model's own statistics": "gradient_retrained_own",
-        "‖∇L(w\\*, D)‖": "gradient_original",
-        "right-hand side, D_r form: ‖∇L(w\\*, D_r)‖": "right_hand_side",
-        "right-hand side, D_u form: n_u/n_r·‖∇L(w\\*, D_u)‖": "right_hand_side, forget",
-        "cosine of the two": "forms_cosine",
-        "samples behind λ_min and λ_max": "spectrum_samples",
-        "samples behind L, M and the steps": "hessian_samples",
-        "2C": "trivial_bound",
-        "‖w\\* − w̃\\*‖": "distance_original",
-        "λ by default": "damping",
-    }
-    rows = []
-    for text, name in constants.items():
-        metric, _, forget = name.partition(", ")
-        methods = {title: f"{NETWORK}{FORGET_FORM if forget else ''}{label}" for label, title in statistics.items()}
-        rows.append({"quantity": text, **{t: cell_of(frame, metric, method=name) for t, name in methods.items()}})
-    found["Constants (indications, not certificates)"] = pd.DataFrame(rows)
+    sides, forget = (
+        {title: {"method": f"{NETWORK}{form}{label}"} for label, title in statistics.items()}
+        for form in ("", FORGET_FORM)
+    )
+    constants = [
+        quantities(frame, _CONSTANTS[:8], sides),
+        quantities(frame, [_OTHER_SIDE], forget),
+        quantities(frame, _CONSTANTS[8:], sides),
+    ]
+    found["Constants (indications, not certificates)"] = pd.concat(constants, ignore_index=True)
     solvers = [
-        Column("system (s)", "claim_seconds"),
-        Column("with the gradient (s)", "seconds"),
-        Column("relative residual", "claim_residual"),
-        Column("relative residual, of H_S or at its own λ", "residual"),
-        Column("per-sample products", "hvp_samples"),
-        Column("error", "distance_to_retrained"),
-        Column("removed (%)", "removed", factor=100),
+        Column("claim_seconds", "system"),
+        Column("seconds", "with the gradient"),
+        Column("claim_residual"),
+        Column("residual", "relative residual, of H_S or at its own λ"),
+        Column("hvp_samples"),
+        Column("distance_to_retrained", "error"),
+        Column("removed"),
     ]
     compared = frame[(frame["axis"] == "") & frame["method"].isin(select(frame, metric="timed_alone")["method"])]
     tried = frame[(frame["axis"] == "") & frame["metric"].isin(["claim_seconds", "seconds"])]

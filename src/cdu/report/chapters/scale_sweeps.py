@@ -5,18 +5,18 @@ from matplotlib.figure import Figure
 
 from cdu.report.chapters.ablations import JUDGED
 from cdu.report.chapters.page import Page
-from cdu.report.drawing import COLOURS, draw_dots, draw_line, style, ticks_at_points
+from cdu.report.chapters.sequential import draw_stopped_early
+from cdu.report.drawing import draw_dots, draw_line, style, ticks_at_points
 from cdu.report.query import select
-from cdu.report.tables import PROMISED, WITH_NOISE, Column, along, cell_of, plus_minus, table
+from cdu.report.tables import PROMISED, SPLITS, WITH_NOISE, Column, along, judged_on, quantities, table
 
 
 def _with_and_without(names: dict[str, str], *splits: str) -> list[Column]:
     """Accuracy of several models, with BatchNorm's statistics as trained and taken anew."""
-    titles = {"retain": "retained set", "test": "test set"}
     kinds = {"accuracy": "", "recalibrated_accuracy": ", statistics of D_r"}
     return [
-        Column(f"{', '.join(filter(None, (label, titles[split])))}{kind} (%)", metric,
-               ({"method": name} if name else {}) | {"split": split}, 100)
+        Column(metric, f"{', '.join(filter(None, (label, SPLITS[split])))}{kind}",
+               **({"method": name} if name else {}), split=split)
         for split in splits
         for metric, kind in kinds.items()
         for name, label in names.items()
@@ -34,46 +34,38 @@ def _sweeps_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     quiet = quiet.assign(axis="sigma", point=0.0, split=quiet["split"].map(without))
     noise = along(pd.concat([quiet, frame], ignore_index=True), "sigma")
     noised = {
-        title: table(noise, "point", "σ", [Column("ε certified", "epsilon"), *_with_and_without(WITH_NOISE, split)])
+        title: table(noise, "point", "σ", [Column("epsilon"), *_with_and_without(WITH_NOISE, split)])
         for title, split in {"Noise, test set": "test", "Noise, retained set": "retain"}.items()
     }
     radius = [
-        Column("‖w\\*‖", "norm"),
-        Column("steps projected (%)", "projected", factor=100),
-        Column("ε certified by σ in use", "epsilon"),
+        Column("norm"),
+        Column("projected"),
+        Column("epsilon", "ε certified by σ in use"),
         *_with_and_without({"original": ""}, "test", "retain"),
     ]
     early = [
-        Column("G", "gradient_retrained"),
-        Column("λ_min, at most", "lambda_min"),
-        Column("M, at least", "hessian_lipschitz"),
-        Column("bound", "bound"),
-        Column("error of the step", "distance_to_retrained", {"method": "newton"}),
-        Column("doing nothing", "distance_to_retrained", {"method": "original"}),
+        Column("gradient_retrained"),
+        Column("lambda_min", "λ_min, at most"),
+        Column("hessian_lipschitz", "M, at least"),
+        Column("bound"),
+        Column("distance_to_retrained", "error of the step", method="newton"),
+        Column("distance_to_retrained", "doing nothing", method="original"),
         *_with_and_without({"newton": "step", "original": "nothing", "retrain": "retrained"}, "test"),
     ]
-    after = [*_with_and_without({"": ""}, "test", "retain"), Column("distance to retrained", "distance_to_retrained")]
+    after = [*_with_and_without({"": ""}, "test", "retain"), Column("distance_to_retrained")]
     requests = along(frame, "request")
     steps = [
-        *(Column(f"{label}, {text}", metric, {"method": name})
+        *(Column(metric, f"{label}, {text}", method=name)
           for name, label in {"newton": "noiseless", "newton, from the release + noise": "from the release"}.items()
           for metric, text in {"step": "‖step‖", "residual": "residual"}.items()),
     ]  # fmt: skip
-    facts = {
-        "parameters p": "parameters",
-        "training samples n": "train_samples",
-        "epochs trained": "epochs_trained",
-        "λ": "damping",
-        "2C": "trivial_bound",
-        "σ in use": "sigma",
-        "samples of a step's Hessian": "hessian_samples",
-        "samples behind λ_min and M": "spectrum_samples",
-    }
-    setup = [{"quantity": text, "": cell_of(frame, metric, axis="", method="")} for text, metric in facts.items()]
-    setup += [
-        {"quantity": f"samples behind accuracy, {split}", "": plus_minus(rows["value"])}
-        for split, rows in select(frame, metric="judged_samples").groupby("split", sort=False)
+    facts = [
+        *map(Column, ("parameters", "train_samples", "epochs_trained", "damping", "trivial_bound")),
+        Column("sigma", "σ in use"),
+        Column("hessian_samples", "samples of a step's Hessian"),
+        Column("spectrum_samples", "samples behind λ_min and M"),
     ]
+    setup = [quantities(frame, facts, {"": {"axis": "", "method": ""}}), judged_on(frame)]
     return {
         **noised,
         "Radius": table(along(frame, "radius"), "point", "C", radius),
@@ -81,11 +73,11 @@ def _sweeps_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "Every request": table(requests, "point", "request", steps),
         "What k releases certify at the σ in use": table(along(frame, "releases"), "point", "k", PROMISED),
         "Training stopped early": table(along(frame, "epochs"), "point", "epochs", early),
-        "What is computed on what": pd.DataFrame(setup),
+        "What is computed on what": pd.concat(setup, ignore_index=True),
     }
 
 
-#: What the section on sweeps compares after the last request, and what it is called there.
+#: Models that are compared after the last request, and what the figure calls them.
 _AFTER_REQUESTS = {
     "newton + noise": "step + noise",
     "newton, from the release + noise": "from the release",
@@ -118,14 +110,7 @@ def sweeps(frame: pd.DataFrame) -> Figure:
         draw_dots(requests, own, list(_AFTER_REQUESTS), label.removeprefix(", "), number, 100)
     requests.set_yticklabels(list(_AFTER_REQUESTS.values()))
     requests.set(xlabel="test accuracy (%)")
-    trivial = float(select(frame, metric="trivial_bound")["value"].mean())
-    stopped = select(frame, axis="epochs")
-    curves = {"bound": ("bound", "newton"), "error": ("distance_to_retrained", "newton"),
-              "doing nothing": ("distance_to_retrained", "original")}  # fmt: skip
-    for number, (label, (metric, method)) in enumerate(curves.items()):
-        draw_line(early, select(stopped, metric=metric, method=method), label, number, 1 / trivial)
-    early.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="2C")
-    early.set(xscale="log", yscale="log", xlabel="epochs of training", ylabel="distance / 2C")
+    draw_stopped_early(early, frame)
     for panel in (radius, early):
         ticks_at_points(panel)
     for panel in grid:

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, draw_line, draw_methods, style, ticks_at_points
 from cdu.report.query import select
-from cdu.report.tables import PROMISED, Column, along, table, with_reduction
+from cdu.report.tables import DERIVED, PROMISED, SPLITS, Column, along, table, with_reduction
 
 
 def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -22,25 +22,25 @@ def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         **{name: name.removeprefix("newton + ") + " in total" for name in noise},
         "retrain": "retrained",
     }
-    splits = {"test": "test set", "retain": "retained set", "forget": "all that is gone so far"}
+    splits = {"test": SPLITS["test"], "retain": SPLITS["retain"], "forget": "all that is gone so far"}
     result = {}
     for axis, words in (("request", "short sequence"), ("long request", "long sequence")):
         rows = along(frame, axis)
         for split, title in splits.items():
             if axis == "request" or split == "test":
                 columns = [
-                    Column(f"{text} (%)", "accuracy", {"method": name, "split": split}, 100)
+                    Column("accuracy", text, method=name, split=split)
                     for name, text in models.items()
                     if name in set(rows["method"])
                 ]
                 result[f"Accuracy after each request, {title}, {words}"] = table(rows, "point", "request", columns)
         distances = [
-            Column(text, "distance_to_retrained", {"method": name})
+            Column("distance_to_retrained", text, method=name)
             for name, text in SEQUENTIAL.items()
             if name in set(rows["method"])
         ]
         closer = [
-            Column(f"{SEQUENTIAL[name]}: closer than doing nothing by (%)", "reduction", {"method": name}, 100)
+            Column("reduction", f"{SEQUENTIAL[name]}: {DERIVED['reduction'].label}", method=name)
             for name in ("newton", "newton, from the release + noise")
         ]
         known = with_reduction(select(rows, metric="distance_to_retrained"))
@@ -51,26 +51,24 @@ def _sequential_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         along(frame, "releases"), "point", "k", PROMISED
     )
     costs = select(frame, metric="seconds")
-    columns = [Column(f"{name} (s)", "seconds", {"split": str(name)}) for name in dict.fromkeys(costs["split"])]
+    columns = [Column("seconds", str(name), split=str(name)) for name in dict.fromkeys(costs["split"])]
     result["Time of all requests together (retraining: of those carried out, scaled to all)"] = table(
         costs, "method", "method", columns
     )
     early = [
-        Column("G", "gradient_retrained"),
-        Column("λ_min", "lambda_min"),
-        Column("bound", "bound"),
-        Column("error", "distance_to_retrained", {"method": "newton"}),
-        Column("error, form with D_u", "distance_to_retrained", {"method": "newton, forget gradient"}),
-        Column("doing nothing", "distance_to_retrained", {"method": "original"}),
-        Column("test set, after the step (%)", "accuracy", {"method": "newton", "split": "test"}, 100),
-        Column("doing nothing (%)", "accuracy", {"method": "original", "split": "test"}, 100),
-        Column("retrained (%)", "accuracy", {"method": "retrain", "split": "test"}, 100),
+        *map(Column, ("gradient_retrained", "lambda_min", "bound")),
+        Column("distance_to_retrained", "error", method="newton"),
+        Column("distance_to_retrained", "error, form with D_u", method="newton, forget gradient"),
+        Column("distance_to_retrained", "doing nothing", method="original"),
+        Column("accuracy", "test set, after the step", method="newton", split="test"),
+        Column("accuracy", "doing nothing", method="original", split="test"),
+        Column("accuracy", "retrained", method="retrain", split="test"),
     ]
     result["Training stopped early"] = table(along(frame, "epochs"), "point", "epochs", early)
     return result
 
 
-#: The models after a sequence of requests, by how they are called in figures, in the order of their colours.
+#: Models that are compared after every request, and what figures call them.
 SEQUENTIAL = {
     "newton": "after the step",
     "original": "doing nothing",
@@ -100,14 +98,8 @@ def sequential(frame: pd.DataFrame) -> Figure:
     for number, (name, label) in enumerate(SEQUENTIAL.items()):
         draw_line(distances, select(requests, metric="distance_to_retrained", method=name), label, number)
     distances.set(xlabel="request", ylabel="distance to the retrained model")
-    trivial = float(select(frame, metric="trivial_bound")["value"].mean())
+    draw_stopped_early(bounds, frame)
     stopped = select(frame, axis="epochs")
-    curves = {"bound": ("bound", "newton"), "error": ("distance_to_retrained", "newton"),
-              "doing nothing": ("distance_to_retrained", "original")}  # fmt: skip
-    for number, (label, (metric, method)) in enumerate(curves.items()):
-        draw_line(bounds, select(stopped, metric=metric, method=method), label, number, 1 / trivial)
-    bounds.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="2C")
-    bounds.set(xscale="log", yscale="log", xlabel="epochs of training", ylabel="distance / 2C")
     for number, (name, label) in enumerate({"newton": "after the step", "retrain": "retrained"}.items()):
         draw_line(early, select(stopped, metric="accuracy", split="test", method=name), label, number, 100)
     early.set(xscale="log", xlabel="epochs of training", ylabel="test accuracy (%)")
@@ -118,6 +110,18 @@ def sequential(frame: pd.DataFrame) -> Figure:
     for panel in grid:
         panel.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return figure
+
+
+def draw_stopped_early(axes: Axes, frame: pd.DataFrame) -> None:
+    """Bound, error of the step and distance without a step, over 2C, against the epochs of training."""
+    trivial = float(select(frame, metric="trivial_bound")["value"].mean())
+    stopped = select(frame, axis="epochs")
+    curves = {"bound": ("bound", "newton"), "error": ("distance_to_retrained", "newton"),
+              "doing nothing": ("distance_to_retrained", "original")}  # fmt: skip
+    for number, (label, (metric, method)) in enumerate(curves.items()):
+        draw_line(axes, select(stopped, metric=metric, method=method), label, number, 1 / trivial)
+    axes.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="2C")
+    axes.set(xscale="log", yscale="log", xlabel="epochs of training", ylabel="distance / 2C")
 
 
 def _after_requests(axes: Axes, rows: pd.DataFrame, label: str) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.efficiency import one_value
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, LINES, MARKERS, style
@@ -27,29 +28,31 @@ def _shadow_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             line = {"model": str(method), "AUC": _interval(own, "lira_auc")}
             for level in levels:
                 at = select(own, point=level)
-                line[f"TPR at {100 * level:g} % FPR (%)"] = _interval(at, "lira_tpr", 100)
+                line[f"TPR at {100 * level:g} % FPR (%)"] = _interval(at, "lira_tpr")
             for quantile, name in ((0.5, "median"), (0.95, "95 %")):
                 line[f"pairs told right by target, {name}"] = one_value(select(own, point=quantile), "vulnerability")
             lines.append(line)
         found[heading] = pd.DataFrame(lines)
     known = set(frame["metric"])
     extrapolated = ", from two of them" if "shadow_seconds" in known else ""
-    cost = {
-        "shadow models": "shadows",
-        "targets in the pool": "pool",
-        "training all together (s)": "shadow_seconds",
-        f"training one after another (s){extrapolated}": "single_seconds",
-        "largest relative difference of the weights": "single_difference",
-    }
+    cost = [*map(Column, ("shadows", "pool", "shadow_seconds")), Column("single_seconds"), Column("single_difference")]
     found["Shadow models and their cost"] = pd.DataFrame(
-        [{"quantity": text, "value": one_value(frame, metric)} for text, metric in cost.items() if metric in known]
+        [
+            {
+                "quantity": one.header + (extrapolated if one.metric == "single_seconds" else ""),
+                "value": one_value(frame, one.metric),
+            }
+            for one in cost
+            if one.metric in known
+        ]
     )
-    found["Unlearning all shadows"] = table(frame, "method", "method", [Column("time (s)", "seconds")])
+    found["Unlearning all shadows"] = table(frame, "method", "method", [Column("seconds")])
     return found
 
 
-def _interval(frame: pd.DataFrame, metric: str, factor: float = 1.0) -> str:
-    """A value with the ends of its interval; the mean over seeds of each where there are several."""
+def _interval(frame: pd.DataFrame, metric: str) -> str:
+    """A value with the ends of its interval, in its unit: of each the mean over seeds."""
+    factor = quantity(metric).factor
     names = (metric, f"{metric}_low", f"{metric}_high")
     value, low, high = (factor * float(select(frame, metric=name)["value"].mean()) for name in names)
     places = 2 if factor != 1 else 3

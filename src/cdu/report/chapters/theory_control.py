@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, MARKERS, draw_dots, figure_of
 from cdu.report.query import select
@@ -16,7 +17,7 @@ def _theory_control_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     steps = steps.assign(split=steps["split"].where(steps["metric"] == "accuracy", steps["point"].map(words)))
     ratio = steps[steps["metric"] == "ratio"]
     worst = ratio.groupby(["method", "seed"], sort=False)["value"].max().reset_index()
-    steps = pd.concat([steps, worst.assign(metric="largest ratio")], ignore_index=True)
+    steps = pd.concat([steps, worst.assign(metric="largest_ratio")], ignore_index=True)
     row = "features, l2, forget set"
     sigmas = select(frame, metric="control_sigma").groupby("point")["value"].mean()
 
@@ -24,23 +25,19 @@ def _theory_control_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         epsilon = float(split.split(" = ")[1])
         return f"ε = {epsilon:g}, σ = {rounded(float(sigmas[epsilon]))}"
 
-    def each(title: str, metric: str, factor: float = 1.0) -> list[Column]:
-        return [Column(f"{title}, {word}", metric, {"split": word}, factor) for word in words.values()]
+    def each(metric: str) -> list[Column]:
+        return [Column(metric, f"{quantity(metric).label}, {word}", split=word) for word in words.values()]
 
-    distances = [
-        *each("certified", "certified_distance"),
-        *each("measured", "measured_distance"),
-        Column("largest measured / certified", "largest ratio"),
-    ]
-    cost = [*each("seeds retrained (%)", "fallback", 100), *each("time (s)", "seconds")]
+    distances = [*each("certified_distance"), *each("measured_distance"), Column("largest_ratio")]
+    cost = [*each("fallback"), *each("seconds")]
     after = steps[(steps["metric"] != "accuracy") | (steps["point"] == 2.0)]
     noisy = sorted({str(split) for split in after["split"] if str(split).startswith("test, ")}, reverse=True)
     price = after.assign(split=after["split"].where(after["metric"] != "l2_price", "price"))
     price = price[(price["metric"] != "l2_price") | (price["point"] == 2.0)]
     accuracies = [
-        Column("price of l2 (points)", "l2_price", {"split": "price"}, 100),
-        Column("without noise (%)", "accuracy", {"split": "test"}, 100),
-        *(Column(f"{with_noise(split)} (%)", "accuracy", {"split": split}, 100) for split in noisy),
+        Column("l2_price", split="price"),
+        Column("accuracy", "without noise", split="test"),
+        *(Column("accuracy", with_noise(split), split=split) for split in noisy),
     ]
     named = frame["method"].str.endswith("training")
     plain = frame[(frame["metric"] == "accuracy") & (frame["axis"] == "") & ~frame["method"].isin(SETUPS)]
@@ -50,10 +47,8 @@ def _theory_control_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             price, "method", row, accuracies
         ),
         "Requests answered by retraining, and time of the steps": table(steps, "method", row, cost),
-        "Next to no l2, and no noise": table(
-            plain, "method", "model", [Column("test set (%)", "accuracy", factor=100)]
-        ),
-        "Time to train on D": table(frame[named], "method", "model", [Column("time (s)", "seconds")]),
+        "Next to no l2, and no noise": table(plain, "method", "model", [Column("accuracy", "test set")]),
+        "Time to train on D": table(frame[named], "method", "model", [Column("seconds")]),
     }
 
 

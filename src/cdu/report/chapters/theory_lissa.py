@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import draw_line, panel_grid, ticks_at_points
 from cdu.report.query import select
@@ -10,21 +11,15 @@ from cdu.report.tables import SETUPS, Column, along, cell_of, plus_minus, table
 
 
 def _theory_lissa_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    mean = [
-        Column("mean of the draws to the series", "lissa_bias"),
-        Column("expected from sampling", "lissa_bias_noise"),
-        Column("p", "lissa_bias_p"),
-        Column("series to the inverse", "lissa_truncation"),
-    ]
+    mean = [*map(Column, ("lissa_bias", "lissa_bias_noise", "lissa_bias_p", "lissa_truncation"))]
     spectra = select(frame, metric="batch_condition")
+    spectrum = [*map(Column, ("batch_lambda_min", "batch_lambda_max", "batch_condition"))]
     batches = [
         {
             "set-up": f"{SETUPS[str(name)]}, {size}",
-            "smallest eigenvalue": cell_of(frame, "batch_lambda_min", method=str(name), split=str(size)),
-            "largest eigenvalue": cell_of(frame, "batch_lambda_max", method=str(name), split=str(size)),
-            "batches that obey the condition (%)": plus_minus(rows["value"], 100),
+            **{one.header: one.cell(select(frame, method=str(name), split=str(size))) for one in spectrum},
         }
-        for (name, size), rows in spectra.groupby(["method", "split"], sort=False)
+        for (name, size), _ in spectra.groupby(["method", "split"], sort=False)
     ]
     forms = [
         {
@@ -48,7 +43,7 @@ def _theory_lissa_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
     for title, axis in sweeps.items():
         tables[title[0].upper() + title[1:]] = table(
-            along(frame, axis), "point", title.split(" against ")[1], [Column("relative error", "lissa_error")]
+            along(frame, axis), "point", title.split(" against ")[1], [Column("lissa_error")]
         )
     return tables
 
@@ -74,7 +69,7 @@ def theory_lissa(frame: pd.DataFrame) -> Figure:
         grid[1:], {"depth": "depth s₂ (steps)", "repeats": "repeats s₁", "scale": "scale h"}.items(), strict=True
     ):
         draw_line(panel, select(frame, metric="lissa_error", axis=f"LiSSA {axis}"), axis, 0)
-        panel.set(xscale="log", yscale="log", xlabel=label, ylabel="relative error")
+        panel.set(xscale="log", yscale="log", xlabel=label, ylabel=quantity("lissa_error").title)
         if panel.lines:
             ticks_at_points(panel)
     return figure

@@ -3,24 +3,21 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import ROUNDING, draw_guide, draw_line, draw_methods, figure_of, ticks_at_points
 from cdu.report.query import select
-from cdu.report.tables import Column, along, cell_of, table
+from cdu.report.tables import Column, along, quantities, table
 
 
 def _theory_newton_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     slopes = table(
-        select(frame, metric="slope"), "method", "forget set", [Column("fitted slope of the error", "slope")]
+        select(frame, metric="slope"), "method", "forget set", [Column("slope", "fitted slope of the error")]
     )
-    exact = {"before the step": "ridge_distance", "after the step": "ridge_error"}
-    ridge = [{"ridge regression": text, "relative distance": cell_of(frame, name)} for text, name in exact.items()]
-    forms = [
-        Column("difference of the forms / step", "forms_difference"),
-        Column("not explained by ∇L(w\\*, D)", "forms_unexplained"),
-    ]
+    exact = [Column("ridge_distance"), Column("ridge_error")]
+    forms = [Column("forms_difference"), Column("forms_unexplained")]
     return {
-        "Exact on a quadratic": pd.DataFrame(ridge),
+        "Exact on a quadratic": quantities(frame, exact, {"relative distance": {}}, "ridge regression"),
         "Order of the error": slopes,
         "The two forms": table(along(frame, "gradient norm"), "point", "‖∇L(w\\*, D)‖ at most", forms),
     }
@@ -40,7 +37,7 @@ def theory_newton(frame: pd.DataFrame) -> Figure:
     size.set(xlabel="samples forgotten n_u", ylabel="‖w̃ − w̃*‖ after the step")
     rows = frame[(frame["axis"] == "gradient norm") & (frame["point"] > ROUNDING / 10)]
     draw_line(forms, select(rows, metric="forms_difference"), "measured", 0)
-    forms.set(xlabel="‖∇L(w*, D)‖ where training stopped", ylabel="difference of the forms / step")
+    forms.set(xlabel="‖∇L(w*, D)‖ where training stopped", ylabel=quantity("forms_difference").title)
     for panel in (share, size, forms):
         panel.set(xscale="log", yscale="log")
     for panel in (share, size):

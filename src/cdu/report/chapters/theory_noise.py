@@ -3,10 +3,11 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, draw_methods, figure_of
 from cdu.report.query import select
-from cdu.report.tables import plus_minus
+from cdu.report.tables import Column, cell_of, plus_minus, table
 
 
 def _theory_noise_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -15,18 +16,17 @@ def _theory_noise_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     fails = [
         {
             "δ": str(name).removeprefix("δ = "),
-            "too little noise from ε =": plus_minus(select(frame, metric="crossover", method=str(name))["value"]),
+            "too little noise from ε =": cell_of(frame, "crossover", method=str(name)),
             **{title: plus_minus(select(rows, point=point)["value"]) for title, point in ends.items()},
         }
         for name, rows in ratio.groupby("method", sort=False)
     ]
-    certified = [
-        {"noise": name, "ε certified at Δ = 2C": plus_minus(rows["value"])}
-        for name, rows in select(frame, metric="epsilon", axis="").groupby("method", sort=False)
-    ]
+    certified = table(
+        select(frame, metric="epsilon", axis=""), "method", "noise", [Column("epsilon", "ε certified at Δ = 2C")]
+    )
     return {
         "Classical over exact σ": pd.DataFrame(fails),
-        "What the noise used in practice certifies": pd.DataFrame(certified),
+        "What the noise used in practice certifies": certified,
     }
 
 
@@ -35,13 +35,13 @@ def theory_noise(frame: pd.DataFrame) -> Figure:
     figure, (noise, profile) = figure_of(2)
     draw_methods(noise, select(frame, metric="sigma_ratio"))
     noise.axhline(1.0, color=COLOURS[6], linestyle="--", linewidth=1, label="below: too little noise")
-    noise.set(xscale="log", xlabel="ε", ylabel="classical σ / exact σ")
+    noise.set(xscale="log", xlabel="ε", ylabel=quantity("sigma_ratio").title)
     noise.legend(fontsize=8)
     rows = select(frame, metric="monte_carlo_z")
     profile.scatter(rows["point"], rows["value"], s=14, color=COLOURS[0], label="one seed and noise")
     for edge in (-2, 2):
         profile.axhline(edge, color=COLOURS[6], linestyle="--", linewidth=1, label="±2" if edge > 0 else None)
-    profile.set(xscale="log", xlabel="ε", ylabel="simulated δ − formula (standard errors)", ylim=(-5, 5))
+    profile.set(xscale="log", xlabel="ε", ylabel=quantity("monte_carlo_z").title, ylim=(-5, 5))
     profile.legend(fontsize=8)
     return figure
 

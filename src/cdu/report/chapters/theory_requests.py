@@ -4,35 +4,26 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, MARKERS, draw_bound_or_error, draw_methods, panel_grid, ticks_at_points
-from cdu.report.query import select
+from cdu.report.query import over, select
 from cdu.report.tables import SETUPS, Column, along, bound_against_error, table
 
 
 def _theory_requests_tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     result = {}
     for name in ("smooth network", "network"):
-        early = [
-            Column("G", "gradient_retrained"),
-            Column("‖∇L(w\\*, D)‖", "gradient_original"),
-            Column("bound", "bound"),
-            Column("error", "distance"),
-            Column("difference of the forms / step", "forms_difference"),
-        ]
+        early = ("gradient_retrained", "gradient_original", "bound", "distance", "forms_difference")
         rows = along(select(frame, method=name), "epochs")
         if not rows.empty:
-            result[f"Training stopped early, {SETUPS[name]}"] = table(rows, "point", "epochs", early)
-    exact = [
-        Column("bound", "bound"),
-        Column("residual/l2", "certified_distance"),
-        Column("error", "distance"),
-    ]
+            result[f"Training stopped early, {SETUPS[name]}"] = table(rows, "point", "epochs", [*map(Column, early)])
+    exact = [Column("bound"), Column("certified_distance", "residual/l2"), Column("distance")]
     result["Requests, softmax regression"] = table(
         along(select(frame, method="softmax"), "request"), "point", "request", exact
     )
     result["Requests, networks"] = bound_against_error(frame, "request", "request", ("smooth network", "network"))
-    together = [Column(f"ε, {name}", "epsilon", {"method": name}) for name in ("composed", "added up")]
+    together = [Column("epsilon", f"ε, {name}", method=name) for name in ("composed", "added up")]
     result["ε of k releases together, at the σ used in practice"] = table(
         along(frame, "releases"), "point", "k", together
     )
@@ -45,10 +36,8 @@ def theory_requests(frame: pd.DataFrame) -> Figure:
     Top: bound and error over 2C against epochs of training, and against requests. Bottom: difference of the step's
     two forms against the gradient that training left, a point for each number of epochs; ε of k releases.
     """
-    names = {"softmax": "softmax", "smooth network": "smooth network", "network": "ReLU network"}
-    trivial = select(frame, metric="trivial_bound").set_index(["method", "seed"])["value"]
-    base = trivial.reindex(pd.MultiIndex.from_frame(frame[["method", "seed"]])).to_numpy()
-    relative = frame.assign(value=frame["value"] / base)
+    names = {name: title for name, title in SETUPS.items() if name != "ridge"}
+    relative = over(frame, select(frame, metric="trivial_bound"), "method", "seed")
     figure, grid = panel_grid(height=7.4)
     for panel, (axis, label) in zip(grid, {"epochs": "epochs of training", "request": "request"}.items(), strict=False):
         for number, (name, title) in enumerate(names.items()):
@@ -71,7 +60,7 @@ def theory_requests(frame: pd.DataFrame) -> Figure:
                 means["gradient_original"], means["forms_difference"], color=COLOURS[number + 1],
                 marker=MARKERS[number + 1], linestyle="", label=names[name],
             )  # fmt: skip
-    grid[2].set(xlabel="‖∇L(w*, D)‖ after training", ylabel="difference of the forms / step")
+    grid[2].set(xlabel="‖∇L(w*, D)‖ after training", ylabel=quantity("forms_difference").title)
     grid[2].set_ylim(0, 1.2 * grid[2].get_ylim()[1])
     grid[2].legend(fontsize=8, loc="lower right")
     draw_methods(grid[3], select(frame, metric="epsilon", axis="releases"))

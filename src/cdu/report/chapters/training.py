@@ -6,10 +6,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import draw_line, figure_of
 from cdu.report.query import select
-from cdu.report.tables import Column, accuracy_columns, plus_minus, table
+from cdu.report.tables import Column, accuracy_columns, quantities, table
 
 
 def _training_tables(frame: pd.DataFrame, on_gpu: Collection[int]) -> dict[str, pd.DataFrame]:
@@ -18,36 +19,26 @@ def _training_tables(frame: pd.DataFrame, on_gpu: Collection[int]) -> dict[str, 
     marked.loc[gpu, "split"] = "gpu"
     columns = [
         *accuracy_columns("forget", "retain", "test"),
-        Column("last epoch's steps projected (%)", "final_projected", factor=100),
-        Column("time (s)", "seconds"),
-        Column("images/s, CPU", "images_per_second", {"split": "cpu"}),
-        Column("images/s, GPU", "images_per_second", {"split": "gpu"}),
+        Column("final_projected"),
+        Column("seconds"),
+        Column("images_per_second", "images/s, CPU", split="cpu"),
+        Column("images_per_second", "images/s, GPU", split="gpu"),
     ]
     result = table(marked, "method", "model", columns)
     if not on_gpu:
         result["images/s, GPU"] = "not recorded"
-    rate, operations = (select(frame, metric=metric)["value"] for metric in ("matrix_rate", "operations_per_image"))
-    speed = {
-        "operations an image, millions": plus_minus(operations, 1e-6),
-        "matrix products, 10⁹ operations/s": plus_minus(rate, 1e-9),
-        "training's share of that rate (%)": _cell_percent(frame, "matrix_share"),
-    }
-    measured = [] if rate.dropna().empty else [{"arithmetic": name, "": value} for name, value in speed.items()]
+    speed = [Column("operations_per_image"), Column("matrix_rate"), Column("matrix_share", method="original")]
+    measured = select(frame, metric="matrix_rate")["value"].notna().any()
     return {
         "Models, accuracy (= micro-F1) and speed": result,
-        "How much of the machine training uses": pd.DataFrame(measured),
+        "How much of the machine training uses": quantities(frame, speed if measured else [], {"": {}}, "arithmetic"),
     }
-
-
-def _cell_percent(frame: pd.DataFrame, metric: str) -> str:
-    """A share of the original model, in percent."""
-    return plus_minus(select(frame, metric=metric, method="original")["value"], 100)
 
 
 def training(frame: pd.DataFrame) -> Figure:
     """Training loss, norm and share of projected steps against epochs, for the original and the retrained model."""
     figure, axes = figure_of(3, 3.0)
-    labels = {"loss": "mean training loss (nats)", "norm": "norm ‖w‖₂", "projected": "steps projected"}
+    labels = {"loss": quantity("loss").title, "norm": "norm ‖w‖₂", "projected": quantity("projected").label}
     for panel, (metric, label) in zip(axes, labels.items(), strict=True):
         for number, method in enumerate(("original", "retrain")):
             rows = select(frame, metric=metric, method=method, axis="epoch")

@@ -3,32 +3,28 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cdu.report import query
+from cdu.experiments.metrics import quantity
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import ROUNDING, draw_dots, figure_of
 from cdu.report.query import select, without_useless_noise
-from cdu.report.tables import COST, Column, accuracy_columns, cost_columns, table, with_reduction
+from cdu.report.tables import COST, SPLITS, Column, accuracy_columns, cost_table, table, with_reduction
 
 
 def _unlearning_tables(shown: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    frame = with_reduction(query.without_useless_noise(shown))
+    frame = with_reduction(without_useless_noise(shown))
     quality = [
         *accuracy_columns("forget", "retain", "test"),
-        Column("distance to retrained", "distance_to_retrained"),
-        Column("closer than doing nothing by (%)", "reduction", factor=100),
-        Column("distance to original", "distance_to_original"),
+        *map(Column, ("distance_to_retrained", "reduction", "distance_to_original")),
     ]
-    cost = [*COST, Column("seeds converged (%)", "converged", factor=100)]
+    cost = [*COST, Column("converged")]
     noise = [
-        Column("σ", "sigma"),
-        Column("ε certified", "epsilon"),
-        Column("ε, classical formula", "epsilon_classical"),
+        *map(Column, ("sigma", "epsilon", "epsilon_classical")),
         *accuracy_columns("retain", "test"),
     ]
     noised = shown[shown["method"].isin(select(shown, metric="epsilon")["method"])]
     return {
         "Accuracy (= micro-F1) and distances": table(frame, "method", "model", quality),
-        "Cost": cost_columns(frame, cost),
+        "Cost": cost_table(frame, cost),
         "Noise and certificate (Δ = 2C)": table(noised, "method", "release", noise),
     }
 
@@ -39,10 +35,9 @@ def unlearning(frame: pd.DataFrame) -> Figure:
     methods = list(dict.fromkeys(select(frame, metric="accuracy").dropna(subset=["value"])["method"]))
     frame = frame[~frame["metric"].str.startswith("distance") | (frame["value"] > ROUNDING)]
     figure, (accuracy, distance) = figure_of(2, 0.9 + 0.36 * len(methods))
-    names = {"forget": "forget set", "retain": "retained set", "test": "test set"}
-    for number, (split, label) in enumerate(names.items()):
+    for number, (split, label) in enumerate(SPLITS.items()):
         draw_dots(accuracy, select(frame, metric="accuracy", split=split), methods, label, number, 100)
-    accuracy.set(xlabel="accuracy (%)")
+    accuracy.set(xlabel=quantity("accuracy").title)
     accuracy.legend(fontsize=8)
     draw_dots(distance, select(frame, metric="distance_to_retrained"), methods, "to the retrained model", 0)
     draw_dots(distance, select(frame, metric="distance_to_original"), methods, "to the original model", 1)

@@ -1,1 +1,1 @@
-"""The rules that decide the claims, by the claims' subject."""
+"""The rules that decide the claims, one module for each subject."""

@@ -7,13 +7,13 @@ from cdu.report.intervals import LEVEL, interval
 
 
 def _assumption_grid(evidence: Evidence) -> list[float]:
-    """The dampings above every seed's λ_max, ascending."""
+    """The λ of the grid above every seed's λ_max, ascending: there the theorem's assumption holds."""
     largest = evidence.values("01_theory", "lambda_max", method=NETWORK).max()
     return [point for point in evidence.points("01_theory", "bound", "damping", NETWORK) if point > largest]
 
 
 def _of_a_part(evidence: Evidence) -> str:
-    """What has to be said of a network's constants that the section on large networks measured; empty elsewhere."""
+    """A reservation about constants that were measured on a part of the data; empty where they were not."""
     part = evidence.values("01_theory", "spectrum_samples", method=NETWORK)
     if part.dropna().empty:
         return ""
@@ -24,7 +24,7 @@ def _of_a_part(evidence: Evidence) -> str:
 
 
 def c1_close(evidence: Evidence) -> Verdict:
-    """C1, first half: the step removes most of the distance to the retrained model."""
+    """C1a: the step removes at least the smallest effect of the distance to the retrained model."""
     removed = share_removed(evidence)
     if removed.seeds < 2:
         return NOTHING_MEASURED
@@ -42,7 +42,7 @@ def c1_close(evidence: Evidence) -> Verdict:
 
 
 def c1_bound(evidence: Evidence) -> Verdict:
-    """C1, second half: the bound covers the error on the grid of λ."""
+    """C1b: the bound covers the error at the smallest λ of the grid above λ_max."""
     grid = _assumption_grid(evidence)
     if not grid:
         return NOTHING_MEASURED
@@ -64,7 +64,7 @@ def c1_bound(evidence: Evidence) -> Verdict:
 
 
 def c2(evidence: Evidence) -> Verdict:
-    """C2: error and bound shrink as λ grows."""
+    """C2: a larger λ lowers the bound and does not raise the error."""
     grid = _assumption_grid(evidence)
     if len(grid) < 2:
         return NOTHING_MEASURED

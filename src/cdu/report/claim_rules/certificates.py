@@ -35,7 +35,7 @@ def _certified(evidence: Evidence) -> Verdict:
 
 
 def c9_released(evidence: Evidence) -> Verdict:
-    """C9: the noise used in practice gives a meaningful ε."""
+    """C9a: the noise used in practice certifies a meaningful ε of the model as it is released."""
     found = _certified(evidence)
     if found.word == "not yet tested" or not has_statistics(evidence):
         return found
@@ -44,7 +44,7 @@ def c9_released(evidence: Evidence) -> Verdict:
 
 
 def c9_recalibrated(evidence: Evidence) -> Verdict:
-    """C9 with BatchNorm's statistics taken anew."""
+    """C9b: so it does after BatchNorm's statistics were taken anew over D_r."""
     found = _certified(evidence)
     if found.word == "not yet tested" or has_statistics(evidence):
         return found
@@ -53,7 +53,7 @@ def c9_recalibrated(evidence: Evidence) -> Verdict:
 
 
 def c10(evidence: Evidence) -> Verdict:
-    """C10: a smaller radius certifies a smaller ε at little cost."""
+    """C10: the smallest radius C costs test accuracy, and certifies a meaningful ε."""
     grid = evidence.points("06_ablations", "accuracy", "radius")
     if len(grid) < 2:
         return NOTHING_MEASURED

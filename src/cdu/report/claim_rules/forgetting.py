@@ -1,4 +1,4 @@
-"""Rules of C6: attacks and relearning see no more than they see of a retrained model."""
+"""Rules of C6: membership inference and relearn time, beside the retrained model's."""
 
 import math
 
@@ -30,7 +30,7 @@ def _shadow_gap(evidence: Evidence, method: str) -> Interval:
 
 
 def c6_membership(evidence: Evidence) -> Verdict:
-    """C6: the attack sees no more in the release than in a noised retrained model."""
+    """C6a: both attacks do as well on the release as on the retrained model."""
     gaps = {method: [gap_of(evidence, "04_attacks", "auc", method)] for method in (RELEASED, NOTHING)}
     seeds = gaps[RELEASED][0].seeds
     if seeds < 2:
@@ -52,7 +52,7 @@ def c6_membership(evidence: Evidence) -> Verdict:
 
 
 def shadows(evidence: Evidence) -> str:
-    """What the attack by shadow models finds in the release and in its reference, as a sentence; empty without one."""
+    """What the attack with shadow models finds in the release and in its reference, as a sentence; empty without it."""
     areas = {method: shadow_area(evidence, method) for method in (RELEASED, REFERENCE, NOTHING)}
     if math.isnan(areas[RELEASED].mean):
         return ""
@@ -66,7 +66,7 @@ def shadows(evidence: Evidence) -> str:
 
 
 def c6_relearning(evidence: Evidence) -> Verdict:
-    """C6: the release relearns the forget set no faster than a retrained model."""
+    """C6b: the release takes as many epochs to relearn the forget set as the retrained model."""
     own, idle = (gap_of(evidence, "05_relearn", "epochs", method) for method in (RELEASED, NOTHING))
     if own.seeds < 2:
         return NOTHING_MEASURED

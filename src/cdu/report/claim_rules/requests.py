@@ -24,7 +24,7 @@ from cdu.report.evidence import (
 
 
 def c7(evidence: Evidence) -> Verdict:
-    """C7: many requests one after another are answered with one certificate."""
+    """C7: after several requests the composed ε is meaningful, and utility is that of the retrained model."""
     requests = evidence.points("07_sequential", "accuracy", "request", RELEASED)
     if not requests:
         return NOTHING_MEASURED
@@ -59,7 +59,7 @@ def c7(evidence: Evidence) -> Verdict:
 
 
 def c8(evidence: Evidence) -> Verdict:
-    """C8: the step works where training was stopped early."""
+    """C8: the bound with the measured G covers the error at every number of epochs."""
     section = "07_sequential"
     epochs = evidence.points(section, "bound", "epochs", "newton")
     if not epochs:

@@ -1,4 +1,4 @@
-"""Rules of C3 and C4: conjugate gradient or LiSSA, and unlearning or retraining."""
+"""Rules of C3 and C4: the time of LiSSA beside the exact inverse, and of unlearning beside retraining."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,10 +19,11 @@ from cdu.report.evidence import (
     share_removed,
 )
 from cdu.report.intervals import Interval, interval
+from cdu.report.query import select
 
 
 def c3(evidence: Evidence) -> Verdict:
-    """C3: LiSSA is faster than conjugate gradient to the same residual."""
+    """C3: LiSSA solves the system at a fraction of the exact inverse's time."""
     section, exact, stochastic = "08_efficiency", "exact inverse", "lissa"
     seconds = {name: evidence.values(section, "claim_seconds", method=name) for name in (exact, stochastic)}
     ratio = seconds[exact] / seconds[stochastic]
@@ -45,7 +46,7 @@ def c3(evidence: Evidence) -> Verdict:
 
 
 def _share_of_time(share: Interval, removed: Interval, how: str) -> Verdict:
-    """The verdict on a step that takes some share of retraining's time, over seeds."""
+    """The verdict on a step by its share of retraining's time, over seeds."""
     text = (
         f"The step {how} takes {share.mean:.1%} ± {share.half:.1%} of retraining's time "
         f"({1 / share.mean:.2g} times as fast) and removes {percent(removed.mean)} of the distance that doing nothing "
@@ -61,7 +62,7 @@ def _retraining_time(evidence: Evidence) -> "pd.Series[float]":
 
 
 def c4_authors(evidence: Evidence) -> Verdict:
-    """C4 with the authors' LiSSA: the step takes a small share of the time of retraining."""
+    """C4a: LiSSA with the authors' constants takes a small share of retraining's time."""
     seconds = evidence.values("03_unlearning", "seconds", method=AUTHORS)
     if seconds.dropna().empty:
         return _diverged(evidence) or not_recorded("LiSSA with the authors' constants")
@@ -78,7 +79,7 @@ def c4_authors(evidence: Evidence) -> Verdict:
 
 
 def _in_a_batch(share: Interval, removed: Interval, residual: float) -> Verdict:
-    """The verdict on a solver that was timed once in every seed, beside whatever else the machine did."""
+    """The verdict on a solver that was timed once in every seed, on a machine that was not idle."""
     if share.seeds < 2:
         return NOTHING_MEASURED
     how = f"by this solver, without its gradient and to a relative residual of at most {as_text(residual)},"
@@ -87,9 +88,8 @@ def _in_a_batch(share: Interval, removed: Interval, residual: float) -> Verdict:
 
 
 def _diverged(evidence: Evidence) -> Verdict | None:
-    """What to say where LiSSA with the authors' constants was tried and gave no step in any seed; else None."""
-    rows = evidence.metrics
-    rows = rows[(rows["section"] == "03_unlearning") & (rows["metric"] == "seconds") & (rows["method"] == AUTHORS)]
+    """The verdict where LiSSA with the authors' constants was tried and gave no step in any seed; else None."""
+    rows = select(evidence.metrics, section="03_unlearning", metric="seconds", method=AUTHORS)
     if rows.empty:
         return None
     first = rows.iloc[0]
@@ -101,7 +101,12 @@ def _diverged(evidence: Evidence) -> Verdict | None:
 
 
 def c4_to_residual(solver: str, method: str) -> Callable[[Evidence], Verdict]:
-    """The rule for one solver of the system that LiSSA solved, timed on an idle machine or, if not, saying so."""
+    """The rule of C4b and C4c: one solver of the system that LiSSA solves. It says so if the machine was not idle.
+
+    Args:
+        solver: The solver's name in the section on efficiency.
+        method: The step whose distance to the retrained model counts, where the solver has none of its own.
+    """
 
     def rule(evidence: Evidence) -> Verdict:
         section = "08_efficiency"
@@ -131,7 +136,7 @@ def c4_to_residual(solver: str, method: str) -> Callable[[Evidence], Verdict]:
 
 
 def c4_whole(evidence: Evidence) -> Verdict:
-    """C4 with the whole step, as it is released."""
+    """C4d: the step by conjugate gradient, with H over all of D_r."""
     seconds, how = evidence.values("03_unlearning", "seconds", method=STEP), "with H over all of D_r"
     part = evidence.values("11_scale", "hessian_samples")
     if not part.dropna().empty:

@@ -1,4 +1,4 @@
-"""Rules of C5: the accuracy of the released model."""
+"""Rules of C5: accuracy beside the retrained model's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,13 @@ from cdu.report.evidence import (
 
 
 def c5(released: str, nothing: str, noun: str) -> Callable[[Evidence], Verdict]:
-    """The rule for a release and the yardstick on which nothing was done."""
+    """The rule of C5a and C5c.
+
+    Args:
+        released: The model that the claim is about.
+        nothing: The model on which nothing was done: where it passes too, a pass says nothing.
+        noun: What the sentence calls the former.
+    """
 
     def rule(evidence: Evidence) -> Verdict:
         retain, test = own = [gap_of(evidence, "03_unlearning", "accuracy", released, split=s) for s in UTILITY]
@@ -48,7 +54,7 @@ def c5(released: str, nothing: str, noun: str) -> Callable[[Evidence], Verdict]:
 
 
 def c5_authors(evidence: Evidence) -> Verdict:
-    """C5 at the authors' σ: noise costs no accuracy."""
+    """C5b: with the noise of the authors' code."""
     where: dict[str, Any] = {"axis": "sigma", "point": AUTHORS_SIGMA, "split": "test"}
     # Of the same record, and so beside models that were trained on the same machine, where it is in there.
     retrained = evidence.values("06_ablations", "accuracy", method=REFERENCE, split="test, no noise")

@@ -68,8 +68,8 @@ class Learner:
                 self.w.copy_(torch.where(self.mask > 0, self.w, before))
             self.w.mul_((self.radius / self.w.norm()).clamp(max=1.0))
 
-    def update(self, **details: Any) -> UnlearningResult:
-        """The result so far, with its cost; ``details`` are further fields of :class:`Update`."""
+    def result(self, **details: Any) -> UnlearningResult:
+        """The result so far, with its cost; ``details`` are further fields of it."""
         synchronise(self.w)
         w = project(self.w.detach().clone(), self.radius)
         seconds = time.perf_counter() - self.begin

@@ -30,4 +30,4 @@ class FineTune:
         for _ in range(self.epochs):
             for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
                 learner.step(learner.loss(inputs, targets))
-        return learner.update()
+        return learner.result()

@@ -50,7 +50,7 @@ class NegGradPlus:
                 if self.weight < 1:
                     loss = loss - (1 - self.weight) * learner.loss(*next(forget))
                 learner.step(loss)
-        return learner.update()
+        return learner.result()
 
 
 def _endlessly(samples: Samples, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

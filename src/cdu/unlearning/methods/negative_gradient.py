@@ -41,5 +41,5 @@ class NegativeGradient:
             loss, guessing = learner.objective.mean_loss(learner.w, problem.forget), math.log(outputs.shape[1])
             if loss > guessing and epoch < self.epochs:
                 reason = f"the loss on the forget set, {loss:.3g}, is above that of guessing, {guessing:.3g}"
-                return learner.update(note=f"stopped after {epoch} of {self.epochs} epochs: {reason}")
-        return learner.update()
+                return learner.result(note=f"stopped after {epoch} of {self.epochs} epochs: {reason}")
+        return learner.result()

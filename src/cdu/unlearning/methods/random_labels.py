@@ -35,7 +35,7 @@ class RandomLabels:
         """Train on; the generator draws the labels, then the order of the batches."""
         learner = Learner(problem, self.learning_rate, generator)
         train_on_wrong_labels(learner, problem, self.epochs, generator)
-        return learner.update()
+        return learner.result()
 
 
 def train_on_wrong_labels(learner: Learner, problem: Problem, epochs: int, generator: torch.Generator) -> None:

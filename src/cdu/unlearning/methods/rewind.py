@@ -195,7 +195,7 @@ class RewindAdam:
         for _ in range(self.epochs):
             for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
                 learner.step(learner.loss(inputs, targets))
-        return learner.update(
+        return learner.result(
             no_certificate_reason="training assumption violated: the proof is for plain gradient descent, this model "
             "was trained with Adam"
         )

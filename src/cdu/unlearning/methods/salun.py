@@ -45,7 +45,7 @@ class SalUn:
         learner.mask = self._mask(learner.objective.gradient(problem.w_star, problem.forget))
         learner.gradient_samples += len(problem.forget)
         train_on_wrong_labels(learner, problem, self.epochs, generator)
-        return learner.update()
+        return learner.result()
 
     def _mask(self, gradient: Tensor) -> Tensor:
         """1 for the weights with the largest gradient."""

@@ -59,7 +59,7 @@ class Scrub:
                 outputs = learner.outputs(inputs)
                 loss = learner.objective.loss_of(outputs, targets)
                 learner.step(weight * _divergence(problem, inputs, outputs) + (1 - weight) * loss)
-        return learner.update()
+        return learner.result()
 
 
 def _divergence(problem: Problem, inputs: Tensor, outputs: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class SubsampledNewton:
         gradient: Which form, as for :class:`~cdu.unlearning.methods.newton.NewtonStep`.
     """
 
-    # What it is made from is all that it holds: kept updates are told apart by it.
+    # What it is made from is all that it holds: kept results are told apart by it.
     def __init__(self, damping: float, samples: int | None = None, gradient: Form = "forget") -> None:
         self.damping = damping
         self.samples = samples

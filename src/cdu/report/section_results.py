@@ -46,7 +46,7 @@ def paper_table(frame: pd.DataFrame, dataset: str) -> pd.DataFrame | None:
 
 
 def reasons(frame: pd.DataFrame) -> list[str]:
-    """For every number that could not be had: what, in how many seeds, and the reason of one of them."""
+    """Every missing number: of what, in how many seeds, and the reason that the first of them gives."""
     absent = frame[frame["value"].isna()]
     lines = []
     unreached = absent["note"].str.startswith(UNREACHED)
@@ -62,7 +62,18 @@ def reasons(frame: pd.DataFrame) -> list[str]:
 def section_fragment(
     setup: Results, name: str, files: dict[Path, bytes], book: Path, pages: dict[str, bytes]
 ) -> str | None:
-    """Verdicts, figure, tables, reasons and links of one section, or one part of it, for one set-up."""
+    """The results of one section, or of one part of it, on one set-up, as Markdown.
+
+    Args:
+        setup: The set-up.
+        name: The section, or ``section-part``.
+        files: Receives the files beside the text: the figure and all numbers.
+        book: The book's folder.
+        pages: The pages of executed notebooks that exist.
+
+    Returns:
+        Verdicts, figure, tables, missing numbers and links; None where the set-up has no records of the section.
+    """
     section, _, part = name.partition("-")
     shown = setup.sections.get(section)
     if shown is None:
@@ -79,7 +90,7 @@ def section_fragment(
     files[book / "_generated" / f"{stem}.csv"] = frame.to_csv(index=False).encode()
     lines = [f"## Results: {setup.title}", "", _source_line(setup, shown), ""]
     for identifier, claim in CLAIMS.items():
-        verdict = decided_claims(setup)[identifier]
+        verdict = setup.decided[identifier]
         if _shows(setup, name, claim, verdict):
             lines += [
                 f":::{{admonition}} {identifier}: {verdict.words}",
@@ -122,7 +133,7 @@ def section_fragment(
 
 
 def _shows(setup: Results, name: str, claim: Claim, verdict: evidence.Verdict) -> bool:
-    """Whether a verdict stands on a part's page: on its chapter's, or where the bound on a large network decides it."""
+    """Whether a verdict stands on a page: its chapter's, or that of the large network's bound if that decides it."""
     if name != "11_bound":
         return shows_verdicts(claim.chapter) == name
     alone = STAND_INS.get(claim.chapter) == ("11_bound",) and claim.chapter not in setup.sections
@@ -130,7 +141,7 @@ def _shows(setup: Results, name: str, claim: Claim, verdict: evidence.Verdict) -
 
 
 def _spread(shown: Shown) -> str:
-    """What the numbers of a table are, and over how many seeds."""
+    """What the numbers of a table are means of, and over how many seeds."""
     seeds = seeds_in_words(len(shown.records))
     if shown.section not in BENCHMARKS:
         words = seeds if len(shown.records) == 1 else f"mean ± standard deviation over {seeds}"
@@ -140,7 +151,13 @@ def _spread(shown: Shown) -> str:
 
 
 def shortened(shown: Shown, before: str, after: str = "") -> str:
-    """What of the paper's setting was cut, for every figure and table made from it; empty where nothing was."""
+    """What was shortened against the paper's setting, in words between two others; empty where nothing was.
+
+    Args:
+        shown: The records.
+        before: What stands before the words.
+        after: What stands after them.
+    """
     settings = shown.records[0].record.settings
     epochs = settings["training"]["epochs"]
     scale: dict[str, Any] = next((settings[name] for name in ("scale", "bound", "sweeps") if settings.get(name)), {})
@@ -155,15 +172,15 @@ def shortened(shown: Shown, before: str, after: str = "") -> str:
 
 
 def cut_in_words(setup: Results) -> str:
-    """What of the paper's setting a set-up cut, in brackets; empty where nothing was."""
+    """What a set-up shortened against the paper's setting, in brackets; empty where nothing was."""
     first = next(iter(setup.sections.values()))
     return shortened(setup.sections.get("11_scale", first), " (", ")")
 
 
 def _source_line(setup: Results, shown: Shown) -> str:
-    """Where the numbers come from: run or reference, seeds, machine, commit, and whether settings are current."""
+    """Where the numbers come from: runs or committed records, seeds, machine, commit, and whether they are current."""
     parts = []
-    for run, words in ((True, "this machine's runs"), (False, "committed reference results")):
+    for run, words in ((True, "this machine's runs"), (False, "committed results")):
         seeds = [str(loaded.record.seed) for loaded in shown.records if loaded.run == run]
         if seeds:
             parts.append(f"{words}, seeds {', '.join(seeds)}" if len(seeds) > 1 else f"{words}, seed {seeds[0]}")
@@ -178,7 +195,7 @@ def _source_line(setup: Results, shown: Shown) -> str:
 
 
 def _what_changed(setup: Results, record: Record) -> str:
-    """Why a record is outdated, with what its changelog says of every later revision."""
+    """Why a record is outdated, with what the changelog says of every later revision."""
     now = REVISIONS[record.section]
     if record.revision == now:
         return f"These records were made with other settings than `{setup.experiment}.yaml` has now."
@@ -195,11 +212,3 @@ def _caption(name: str, seeds: int) -> str:
     if seeds == 1:
         return f"{words} One seed."
     return f"{words} Means over seeds; bars and bands are one standard deviation."
-
-
-# --- claims --------------------------------------------------------------------------------------------------------
-
-
-def decided_claims(setup: Results) -> dict[str, evidence.Verdict]:
-    """The verdicts on all claims for one set-up."""
-    return setup.decided

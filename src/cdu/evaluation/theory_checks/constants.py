@@ -1,14 +1,12 @@
-"""Experiments: what is run, on what, with which constants. Read from YAML, validated, hashed."""
+"""Constants of the theory, measured on data: L and M from below, and the ends of Hessians' spectra."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
-from torch.distributions import Normal
 
 from cdu.curvature.hessian import Hessian, Product
 from cdu.curvature.lanczos import extreme_eigenvalues, ritz_norm, ritz_values, spectral_norm
@@ -16,33 +14,6 @@ from cdu.data.samples import Samples, part_of
 from cdu.errors import CduError
 from cdu.models.objective import Objective
 from cdu.unlearning.problem import Problem
-
-
-def monte_carlo_delta(
-    epsilon: float, sigma: float, sensitivity: float, draws: int, generator: torch.Generator
-) -> tuple[float, float]:
-    """δ(ε) of the Gaussian mechanism by simulation: the mean of max(0, 1 − q(x)·e^ε/p(x)) over x ~ p, and its error.
-
-    p and q are the densities of the release at distance Δ and of the reference, along the line between their means;
-    across it they are the same.
-
-    Args:
-        epsilon: ε.
-        sigma: Standard deviation of the noise.
-        sensitivity: Δ.
-        draws: Number of releases simulated.
-        generator: Draws them.
-    """
-    moved, reference = Normal(sensitivity, sigma), Normal(0.0, sigma)
-    released = sensitivity + sigma * torch.randn(draws, generator=generator, dtype=torch.float64)
-    loss = moved.log_prob(released) - reference.log_prob(released)
-    terms = (-torch.expm1(epsilon - loss)).clamp(min=0)
-    return terms.mean().item(), (terms.std() / draws**0.5).item()
-
-
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """The exponent a of the power law y ∝ xᵃ that fits best on log-log axes."""
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 @dataclass(frozen=True)
@@ -102,58 +73,17 @@ def segment_constants(
     return Segment(steepest, bend / (length / (nodes - 1)), length)
 
 
-def neumann_series(operator: Hessian, vector: Tensor, scale: float, depths: Iterable[int]) -> dict[int, Tensor]:
-    """LiSSA's expected value at each depth s: (1/h) Σ_{j≤s} (I − (H + λI)/h)ʲ v, with the Hessian on all samples.
-
-    Mini-batches are drawn independently, so that the mean of LiSSA's product of random matrices is the product of
-    their means: the estimator is unbiased for *this*, at every depth, and for the inverse only as s → ∞.
+def smallest_eigenvalue(objective: Objective, w: Tensor, samples: Samples, generator: torch.Generator) -> float:
+    """λ_min of ∇²L(w, S) to a hundredth, by Lanczos in a space of twenty vectors.
 
     Args:
-        operator: H + λI.
-        vector: v, shape (p,).
-        scale: h.
-        depths: The s ≥ 1 to return.
+        objective: L.
+        w: The point, shape (p,).
+        samples: S.
+        generator: Draws the start.
     """
-    wanted = set(depths)
-    x, found = vector.clone(), {}
-    for step in range(1, max(wanted) + 1):
-        x = vector + x - (operator @ x) / scale
-        if step in wanted:
-            found[step] = x / scale
-    return found
-
-
-@dataclass(frozen=True)
-class Bias:
-    """How far the mean of independent draws lies from an expected value.
-
-    Attributes:
-        relative: ‖mean − expected‖ / ‖expected‖.
-        noise: What sampling alone makes of that on average.
-        p: The probability of so large a distance without any bias.
-    """
-
-    relative: float
-    noise: float
-    p: float
-
-
-def bias(draws: Tensor, expected: Tensor) -> Bias:
-    """Test that independent draws, shape (r, p), have the mean ``expected``.
-
-    Without bias r·‖mean − expected‖²/tr(S) follows, for Gaussian draws of covariance S, about an F distribution of k
-    and k·(r − 1) degrees of freedom, k = tr(S)²/tr(S²). Estimated from r draws k is at most r − 1, which errs on the
-    side of finding no bias.
-    """
-    count = len(draws)
-    centred = draws - draws.mean(dim=0)
-    gram = (centred @ centred.T / (count - 1)).double()
-    trace = gram.trace().item()
-    distance = (draws.mean(dim=0) - expected).norm().item()
-    freedom = trace**2 / gram.square().sum().item()
-    size = expected.norm().item()
-    p = float(stats.f.sf(count * distance**2 / trace, freedom, freedom * (count - 1)))
-    return Bias(distance / size, (trace / count) ** 0.5 / size, p)
+    hessian = Hessian(objective, w, samples)
+    return extreme_eigenvalues(hessian.__matmul__, w, generator, tolerance=1e-2, subspace=20)[0].value
 
 
 def batch_spectra(
@@ -178,26 +108,14 @@ def batch_spectra(
     return found
 
 
-def descend(
-    objective: Objective, samples: Samples, start: Tensor, lipschitz: float, norms: Sequence[float]
-) -> list[Tensor]:
-    """Gradient descent with step 1/L, and its iterate at each gradient norm of ``norms`` (descending) as it passes.
+def spectrum_range(spectra: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """The smallest and the largest eigenvalue met on any mini-batch, by metric.
 
     Args:
-        objective: A strongly convex L.
-        samples: S.
-        start: Starting weights.
-        lipschitz: Lipschitz constant of the gradient.
-        norms: Values of ‖∇L‖ at which to stop and look.
+        spectra: What :func:`batch_spectra` gives, at least one.
     """
-    w, found = start, []
-    gradient = objective.gradient(w, samples)
-    for norm in norms:
-        while gradient.norm().item() > norm:
-            w = w - gradient / lipschitz
-            gradient = objective.gradient(w, samples)
-        found.append(w)
-    return found
+    smallest, largest = zip(*spectra, strict=True)
+    return {"batch_lambda_min": min(smallest), "batch_lambda_max": max(largest)}
 
 
 def spectrum_ends(problem: Problem, samples: int, steps: int, generator: torch.Generator) -> tuple[float, float]:
