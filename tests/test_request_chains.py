@@ -103,13 +103,14 @@ class Refusing:
     def __call__(self, problem, generator):
         if len(problem.retain) < self.enough:
             raise CduError("no more")
-        return UnlearningResult(problem.w_star, 0.0, residual=0.0)
+        return UnlearningResult(problem.w_star, 0.0)
 
 
 def test_a_refused_request_leaves_its_reason_and_no_time(run):
     enough = len(run.setup.train) - 60  # of 100 samples in 4 requests of 25, the third is one too many
     chain(run).log_answers("newton", Refusing(enough), 0.0, {"newton": 0.0})
     assert points(run, "step") == [1, 2]
+    assert run.values("residual") == []
     (reason,) = [one for one in run.metrics if one.note]
     assert (reason.metric, reason.value, reason.point, reason.note) == ("accuracy", None, 3.0, "no more")
     assert run.values("seconds") == []

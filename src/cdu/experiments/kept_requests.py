@@ -1,5 +1,6 @@
 """Updates of a chain of requests, kept beside the trained models."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -29,8 +30,10 @@ def keeper(setup: Setup, method: Method, count: int, sigma: float) -> Keep:
         name = f"{setup.name}-{setup.seed}-{digest([*origin, number])}.safetensors"
         found = kept_tensors(setup.checkpoints / "requests" / name, lambda: _tensors(function()))
         seconds, products, gradients, residual, converged = found["facts"].tolist()
-        w = found["w"].to(setup.device)
-        return UnlearningResult(w, seconds, int(products), int(gradients), residual, bool(converged))
+        costs = (seconds, int(products), int(gradients))
+        # What solved no system has no residual, which a file of numbers can say in no other way.
+        solved = () if math.isnan(residual) else (residual, bool(converged))
+        return UnlearningResult(found["w"].to(setup.device), *costs, *solved)
 
     return kept
 

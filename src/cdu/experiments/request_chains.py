@@ -125,7 +125,7 @@ class Chain:
     def _log_answer(self, name: str, answer: Answer, sigmas: Mapping[str, float]) -> None:
         run, where = self.run, self._where(answer.request)
         run.log("step", (answer.iterate - answer.problem.w_star).norm(), method=name, **where)
-        run.log("residual", answer.update.residual, method=name, **where)
+        run.log_costs(name, answer.update, "residual", **where)
         target = self.retrained.get(len(answer.request.gone))
         if target is not None:
             run.log("distance_to_retrained", (answer.iterate - target.w).norm(), method=name, **where)

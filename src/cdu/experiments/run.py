@@ -150,7 +150,7 @@ class Run:
             if release.w.shape == other.shape:
                 self.log(metric, (release.w - other).norm(), method=name, **keys)
 
-    def log_costs(self, name: str, update: UnlearningResult, *metrics: str, note: str = "") -> None:
+    def log_costs(self, name: str, update: UnlearningResult, *metrics: str, note: str = "", **keys: Any) -> None:
         """Log what an update cost.
 
         Args:
@@ -159,11 +159,12 @@ class Run:
             metrics: Numbers of :class:`~cdu.unlearning.problem.UnlearningResult`, such as ``seconds``; one that the
                 method does not have, such as the residual of a method that solves no system, is passed over.
             note: Stands beside the first of them.
+            keys: As for :meth:`log`.
         """
         for metric in metrics:
             value = getattr(update, metric)
             if value is not None:
-                self.log(metric, value, method=name, note=note if metric == metrics[0] else "")
+                self.log(metric, value, method=name, note=note if metric == metrics[0] else "", **keys)
 
     def log_all(self, numbers: Mapping[str, float | None], *, quiet: bool = False, **keys: Any) -> None:
         """Log several numbers that share their keys, and print them in one line.
