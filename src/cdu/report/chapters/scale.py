@@ -3,7 +3,6 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cdu.experiments.names import ANEW
 from cdu.experiments.records import UNREACHED
 from cdu.report import query
 from cdu.report.chapters.page import Page
@@ -21,7 +20,7 @@ from cdu.report.tables import (
     with_censored,
     with_reduction,
 )
-from cdu.unlearning.names import title
+from cdu.unlearning.names import ANEW, title
 
 
 def _newton_steps(frame: pd.DataFrame) -> pd.DataFrame:

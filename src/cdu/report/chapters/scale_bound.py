@@ -3,11 +3,11 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cdu.experiments.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, draw_bound_or_error, figure_of
 from cdu.report.query import select
 from cdu.report.tables import Column, along, cell_of, rounded, table
+from cdu.unlearning.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 
 #: What the kinds of BatchNorm's statistics are called in tables, by how the names of networks end.
 _STATISTICS = {"": "statistics as trained", ANEW: "statistics of D_r"}
