@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from cdu.experiments.names import NETWORK, SMOOTH
 from cdu.report.assumptions import ASSUMPTIONS, COLUMNS, Facts, convex_cells, large_cells, ledger, network_cells
 from cdu.report.theory_claims import SECTION
+from cdu.unlearning.names import NETWORK, SMOOTH
 
 SEEDS = range(3)
 FRAME = ["section", "seed", "metric", "value", "method", "split", "axis", "point", "note"]

@@ -10,11 +10,9 @@ from cdu.curvature.settings import LissaSettings
 from cdu.errors import CduError
 from cdu.evaluation.accuracy import accuracy
 from cdu.experiments.forget_sets import varied
-from cdu.experiments.names import ANEW
 from cdu.experiments.repository import repository
 from cdu.experiments.run import begin
 from cdu.experiments.scale import (
-    NOISED,
     Scale,
     judged_samples,
     log_accuracy_anew,
@@ -28,6 +26,7 @@ from cdu.experiments.settings import BoundSettings, ScaleSettings, SweepsSetting
 from cdu.models.training import project
 from cdu.seeding import generator
 from cdu.unlearning.methods.original import Original
+from cdu.unlearning.names import ANEW, NOISED
 from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.release import Release, recalibrated
 from cdu.unlearning.settings import DampingSettings
@@ -149,7 +148,7 @@ def test_the_original_is_logged_as_it_is_and_with_every_noise(folder):
         noise = sigma * torch.randn(len(setup.original.w), generator=generator(0, "noise"))
         assert the(run, "distance_to_original", method=noisy) == pytest.approx(float(noise.norm()), rel=1e-5)
         reached = the(run, "epsilon", method=noisy)
-        assert gaussian_delta(sigma, reached, 16.0) == pytest.approx(unlearning.delta, rel=1e-6)
+        assert gaussian_delta(reached, sigma, 16.0) == pytest.approx(unlearning.delta, rel=1e-6)
     assert the(run, "epsilon", method="original + noise for ε = 1") == pytest.approx(1.0, rel=1e-6)
 
 
@@ -183,7 +182,7 @@ def test_noise_is_a_mean_over_its_draws_and_its_epsilon_is_that_of_the_sensitivi
     where = {"axis": "sigma", "point": sigma}
     assert the(run, "accuracy", method="original + noise", split="test", **where) == pytest.approx(expected)
     epsilon = the(run, "epsilon", **where)
-    assert gaussian_delta(sigma, epsilon, 16.0) == pytest.approx(sweeps.noise.delta, rel=1e-6)
+    assert gaussian_delta(epsilon, sigma, 16.0) == pytest.approx(sweeps.noise.delta, rel=1e-6)
     sweeps.without_noise()
     bare = the(run, "accuracy", method="original + noise", split="test, no noise")
     assert bare == accuracy(objective, w, samples)

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from cdu.experiments.names import NETWORK, SMOOTH
 from cdu.report.theory_claims import (
     DELETIONS,
     SAME_STEP,
@@ -14,6 +13,7 @@ from cdu.report.theory_claims import (
     USEFUL_LOSS,
     decide,
 )
+from cdu.unlearning.names import NETWORK, SMOOTH
 
 SEEDS = range(5)
 WIGGLE = [-1.0, 0.5, 0.0, 0.7, -0.2]

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cdu.experiments.names import AUTHORS
 from cdu.report import evidence, verdicts
 from cdu.report.claim_rules.forgetting import shadows
 from cdu.report.claims import CIFAR_ALLCNN, CLAIMS, MNIST_MLP, Place
 from cdu.report.evidence import NOTHING, RELEASED, Verdict, Word
 from cdu.report.intervals import LEVEL, interval
 from cdu.report.verdicts import decide, decide_all, together
+from cdu.unlearning.names import AUTHORS
 
 SEEDS = range(5)
 WIGGLE = [-1.0, 0.5, 0.0, 0.7, -0.2]

@@ -14,7 +14,6 @@ from cdu.evaluation.posterior_attacks import OriginalAndRelease, draw_candidates
 from cdu.evaluation.relearning import relearn
 from cdu.evaluation.theory_checks import spectrum_ends
 from cdu.experiments.experiment import available_experiments, load_experiment
-from cdu.experiments.names import ANEW
 from cdu.experiments.run import Run
 from cdu.experiments.settings import ScaleSettings
 from cdu.experiments.setup import Setup
@@ -23,7 +22,7 @@ from cdu.models.objective import Objective
 from cdu.seeding import generator, seed_for
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
-from cdu.unlearning.names import NOISED
+from cdu.unlearning.names import ANEW, NOISED
 from cdu.unlearning.problem import Method, Problem
 from cdu.unlearning.registry import build, yardsticks
 from cdu.unlearning.release import Release, publish, recalibrated

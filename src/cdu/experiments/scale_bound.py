@@ -12,7 +12,6 @@ from cdu.curvature.solution import Solution
 from cdu.data.samples import part_of
 from cdu.evaluation.network_bound import NetworkStep
 from cdu.evaluation.settings import OfficialSettings
-from cdu.experiments.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.experiments.run import Run
 from cdu.experiments.scale import objective_with_statistics_of, required
 from cdu.models.batchnorm import has_statistics
@@ -22,6 +21,7 @@ from cdu.unlearning.methods.newton import Form, NewtonStep
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.methods.subsampled_newton import SubsampledNewton
+from cdu.unlearning.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.unlearning.problem import UnlearningResult
 from cdu.unlearning.settings import DampingSettings
 

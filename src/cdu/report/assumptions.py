@@ -9,9 +9,9 @@ from typing import Literal
 
 import pandas as pd
 
-from cdu.experiments.names import NETWORK, SMOOTH
 from cdu.report.query import select
 from cdu.report.theory_claims import SECTION
+from cdu.unlearning.names import NETWORK, SMOOTH
 
 State = Literal["holds", "violated", "unknown"]
 

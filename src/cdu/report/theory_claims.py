@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cdu.experiments.names import NETWORK, SMOOTH
 from cdu.report.evidence import Evidence, Verdict, Word
 from cdu.report.intervals import interval
 from cdu.report.query import beside, minus, select
+from cdu.unlearning.names import NETWORK, SMOOTH
 
 #: Largest distance between simulation and formula, in standard errors.
 SIMULATION = 4.5

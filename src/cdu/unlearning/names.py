@@ -15,6 +15,16 @@ NOISED = ("original", "newton", "retrain")
 #: The methods of the paper's own tables: its step, and the baselines that it is compared with.
 PAPERS = (*STEPS, "fine-tuning", "negative gradient", "Fisher forgetting", "L-CODEC", "Newton step")
 
+#: The step by LiSSA with the λ and the constants of the authors' code.
+AUTHORS = "newton, λ code, lissa"
+
+#: The network of an experiment, and its twin with a smooth activation, in the sections on the theory and on the bound.
+NETWORK, SMOOTH = "network", "smooth network"
+
+#: How the names of a step or network end where the step has the gradient over D_u, and where BatchNorm's statistics
+#: were taken anew over D_r first.
+FORGET_FORM, ANEW = ", forget gradient", ", statistics of D_r first"
+
 #: What readers see in place of a name that does not say enough; every other method is called by its name.
 TITLES = {"newton": "Newton step, given λ", "Newton step": "Newton step, tuned λ"}
 

@@ -4,7 +4,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cdu.experiments.metrics import quantity
-from cdu.experiments.names import ANEW
 from cdu.experiments.records import UNREACHED
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import draw_dots, figure_of
@@ -24,7 +23,7 @@ from cdu.report.tables import (
     with_censored,
     with_reduction,
 )
-from cdu.unlearning.names import title
+from cdu.unlearning.names import ANEW, title
 
 
 def _newton_steps(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,11 +3,11 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cdu.experiments.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.report.chapters.page import Page
 from cdu.report.drawing import COLOURS, draw_bound_or_error, figure_of
 from cdu.report.query import over, select
 from cdu.report.tables import Column, along, quantities, rounded, table
+from cdu.unlearning.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 
 #: What tables call BatchNorm's statistics, by the suffix of the network's name.
 _STATISTICS = {"": "statistics as trained", ANEW: "statistics of D_r"}

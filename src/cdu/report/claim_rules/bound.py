@@ -1,9 +1,9 @@
 """Rules of C1 and C2: the step comes close to the retrained model, and the bound covers its error."""
 
-from cdu.experiments.names import NETWORK
 from cdu.report.claims import SMALLEST_EFFECT
 from cdu.report.evidence import NOTHING_MEASURED, Evidence, MarginTest, Verdict, percent, share_removed
 from cdu.report.intervals import LEVEL, interval
+from cdu.unlearning.names import NETWORK
 
 
 def _assumption_grid(evidence: Evidence) -> list[float]:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pandas as pd
 
-from cdu.experiments.names import AUTHORS
 from cdu.report.claims import FAST, SMALLEST_EFFECT, SMALLEST_SPEEDUP, SOLVED_RESIDUAL
 from cdu.report.evidence import (
     NOTHING_MEASURED,
@@ -20,6 +19,7 @@ from cdu.report.evidence import (
 )
 from cdu.report.intervals import Interval, interval
 from cdu.report.query import select
+from cdu.unlearning.names import AUTHORS
 
 
 def c3(evidence: Evidence) -> Verdict:
