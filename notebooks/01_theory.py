@@ -36,7 +36,7 @@ run = begin("01_theory", globals())
 setup, settings, checks = run.setup, run.setup.settings, run.setup.settings.theory
 radius, delta, sigma = settings.training.radius, settings.unlearning.delta, settings.unlearning.sigma
 default = settings.unlearning.dampings[settings.unlearning.default]
-run.log_all({"default_damping": default.value, "delta": delta})
+run.log_values({"default_damping": default.value, "delta": delta}, told=True)
 
 # %% [markdown]
 # ## 1. Noise
@@ -68,7 +68,7 @@ chapters.show("01_theory-noise", run.frame())
 
 # %%
 small = linear_problem(setup.train, checks.rows, setup.data.classes, checks.l2[0], seed)
-run.log_all(newton.ridge_check(small))
+run.log_values(newton.ridge_check(small), told=True)
 
 # %% [markdown]
 # ### Second order in what is forgotten
@@ -130,7 +130,7 @@ for name, twin in networks.items():
         "accuracy": accuracy(problem.objective, original.w, twin.test),
         "default_exceeds_norm": float(default.value > constants[name].spectral_norm),
     }
-    run.log_all({**asdict(constants[name]), **others}, method=name)
+    run.log_values({**asdict(constants[name]), **others}, method=name, told=True)
     run.log_each(bound.network_readings(problem, retrained.w, constants[name], checks.dampings), method=name)
     run.log_each([bound.unprojected_reading(problem, default.value)], method=name)
 chapters.show("01_theory-bound", run.frame())
@@ -161,7 +161,7 @@ run.log_each(check.errors(depths, repeats, scales))
 for name, twin in networks.items():
     for size in (10, default.lissa.batch_size):
         numbers = check.batches(twin.problem(), size, checks.batches, generator(seed, "spectra", size))
-        run.log_all(numbers, method=name, split=f"batch {size}")
+        run.log_values(numbers, method=name, split=f"batch {size}", told=True)
 
 # %% [markdown]
 # The bound with LiSSA in its three forms, with measured constants, at its probability 1 − ρ, so that it would certify
@@ -218,7 +218,7 @@ chapters.show("01_theory-requests", run.frame())
 budget = certification.budget_bound(checks.budget)
 sigmas = {epsilon: certification.required_sigma(budget, epsilon, delta) for epsilon in checks.epsilons}
 for epsilon, needed in sigmas.items():
-    run.log_all({"control_sigma": needed}, axis="epsilon", point=epsilon)
+    run.log_values({"control_sigma": needed}, axis="epsilon", point=epsilon, told=True)
 print(certification.certify(budget, sigmas[max(sigmas)], delta))
 
 # %% [markdown]

@@ -29,9 +29,9 @@ setup, settings, problem = run.setup, run.setup.settings, run.setup.problem()
 code, sigma, delta = settings.official, settings.unlearning.sigma, settings.unlearning.delta
 default, folds = settings.unlearning.dampings[settings.unlearning.default], settings.attack.folds
 for metric, of_paper, of_code in (("sigma", sigma, code.sigma), ("damping", default.value, code.damping)):
-    run.log_all({metric: of_paper}, method="paper")
-    run.log_all({metric: of_code}, method="code")
-run.log_all({"delta": delta})
+    run.log_values({metric: of_paper}, method="paper", told=True)
+    run.log_values({metric: of_code}, method="code", told=True)
+run.log_values({"delta": delta}, told=True)
 
 # %% [markdown]
 # ## What is measured of every variant
@@ -53,7 +53,7 @@ judge = Judge(problem, steps.solution.x, setup.test, folds, delta, seed)
 
 # %%
 run.log_each(judge.measured(steps.paper, steps.solution.x), method="paper")
-run.log_all({"never_trained": 0.0}, method="paper")
+run.log_values({"never_trained": 0.0}, method="paper", told=True)
 
 # %% [markdown]
 # 1: the regulariser Σ‖W_l‖ in place of (λ/2)‖w‖² in the Hessian, where it should add λI. 2: the same in the gradient,
@@ -74,7 +74,7 @@ run.log_each(judge.solved(steps.gradient_over_forget), method="3: gradient over 
 run.log_each(judge.solved(steps.small_damping), method=f"4: λ = {code.damping:g}, system")
 run.log_each(judge.solved(steps.small_damping_by_lissa), method=f"4: λ = {code.damping:g}, LiSSA")
 run.log_each(judge.measured(steps.free_noise, steps.solution.x), method="5: free noise, no projection")
-run.log_all({"batches": steps.batches})
+run.log_values({"batches": steps.batches}, told=True)
 run.log_each(judge.solved(steps.summed_losses), method="6: batch losses summed")
 
 # %% [markdown]
@@ -110,11 +110,11 @@ run.log_each(steps.full_depth_residual())
 
 # %%
 models = official_models(setup, code, run.revision)
-run.log_all({"chosen_epoch": models.chosen_epoch})
+run.log_values({"chosen_epoch": models.chosen_epoch}, told=True)
 for name, start in models.problems.items():
-    run.log_all({"never_trained": models.share_never_trained(name)}, method=name)
+    run.log_values({"never_trained": models.share_never_trained(name)}, method=name, told=True)
     run.log_each(judge.solved(Steps(start, default.value, sigma, code, seed).paper), method=name)
-run.log_all({"never_trained": models.never_trained}, method="1-5, 7, 9 together")
+run.log_values({"never_trained": models.never_trained}, method="1-5, 7, 9 together", told=True)
 published = Steps(models.chosen, default.value, sigma, code, seed).as_published
 run.log_each(judge.solved(published), method="1-5, 7, 9 together")
 
@@ -149,7 +149,7 @@ run.log_each(
 
 # %%
 narrow = batchnorm_problem(setup, code)
-run.log_all({"network_samples": len(narrow.everything)})
+run.log_values({"network_samples": len(narrow.everything)}, told=True)
 size = settings.training.batch_size
 run.log_each(
     batchnorm.training_mode_readings(

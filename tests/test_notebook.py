@@ -191,10 +191,10 @@ def test_a_trained_model_as_a_release_is_the_model_itself(tmp_path):
 def test_what_a_check_yields_is_logged_in_order_and_printed_in_a_line(capsys):
     run = begin("01_theory", GIVEN)
     keys = {"axis": "damping", "point": 0.5}
-    run.log_all({"bound": 2.0, "distance": 1.0}, method="ridge", **keys)
+    run.log_values({"bound": 2.0, "distance": 1.0}, method="ridge", **keys, told=True)
     run.log_each([Reading({"bound": None}, {"note": "λ is too small", "split": "batch 10"})], method="softmax")
     run.log_each([Reading({"sigma_ratio": 1.5}, {"axis": "epsilon", "point": 1})], quiet=True)
-    run.log_all({"delta": 1e-5})
+    run.log_values({"delta": 1e-5}, told=True)
     assert [(one.metric, one.value, one.method, one.split, one.axis, one.point, one.note) for one in run.metrics] == [
         ("bound", 2.0, "ridge", "", "damping", 0.5, ""),
         ("distance", 1.0, "ridge", "", "damping", 0.5, ""),

@@ -106,10 +106,20 @@ class Run:
         wanted = {"metric": metric, **keys}
         return [one.value for one in self.metrics if all(getattr(one, key) == own for key, own in wanted.items())]
 
-    def log_values(self, values: Mapping[str, float | Tensor | None], **keys: Any) -> None:
-        """Log several numbers, by the names of their metrics, with the same keys."""
-        for metric, value in values.items():
-            self.log(metric, None if value is None else float(value), **keys)
+    def log_values(self, values: Mapping[str, float | Tensor | None], *, told: bool = False, **keys: Any) -> None:
+        """Log several numbers that share their keys.
+
+        Args:
+            values: By metric, in the order in which they are logged.
+            told: Whether to print them, in one line.
+            keys: As for :meth:`log`.
+        """
+        numbers = {metric: None if value is None else float(value) for metric, value in values.items()}
+        for metric, value in numbers.items():
+            self.log(metric, value, **keys)
+        if told:
+            words = [f"{metric} = {'none' if value is None else f'{value:.4g}'}" for metric, value in numbers.items()]
+            print(": ".join(filter(None, [_where(keys), ", ".join(words), keys.get("note", "")])))
 
     def log_accuracy(
         self, name: str, draws: Sequence[Release], sets: Mapping[str, Samples], metric: str = "accuracy", **keys: Any
@@ -166,21 +176,6 @@ class Run:
             if value is not None:
                 self.log(metric, value, method=name, note=note if metric == metrics[0] else "", **keys)
 
-    def log_all(self, numbers: Mapping[str, float | None], *, quiet: bool = False, **keys: Any) -> None:
-        """Log several numbers that share their keys, and print them in one line.
-
-        Args:
-            numbers: By metric, in the order in which they are logged.
-            quiet: Print nothing.
-            keys: As for :meth:`log`.
-        """
-        for metric, value in numbers.items():
-            self.log(metric, value, **keys)
-        if quiet:
-            return
-        words = [f"{metric} = {'none' if value is None else f'{value:.4g}'}" for metric, value in numbers.items()]
-        print(": ".join(filter(None, [_where(keys), ", ".join(words), keys.get("note", "")])))
-
     def log_each(self, readings: Iterable[Reading], *, quiet: bool = False, **keys: Any) -> None:
         """Log what a check yields, as it comes.
 
@@ -190,7 +185,7 @@ class Run:
             keys: Keys that all of them share.
         """
         for numbers, own in readings:
-            self.log_all(numbers, quiet=quiet, **keys, **own)
+            self.log_values(numbers, told=not quiet, **keys, **own)
 
     def attempt(
         self,

@@ -116,7 +116,8 @@ class ScaleSweeps:
 
     def within(self, radius: float) -> None:
         """The original, trained within another radius C, and ε there at the noise in use."""
-        setup, where = self.run.setup, {"axis": "radius", "point": radius}
+        setup = self.run.setup
+        where: dict[str, Any] = {"axis": "radius", "point": radius}
         trained = with_recipe(setup, radius=radius).original
         self._log_accuracy("original", [setup.as_trained(trained)], **where)
         sensitivity = certification.trivial_bound(radius).value
