@@ -8,7 +8,7 @@ import pytest
 from cdu.certification import gaussian_epsilon
 from cdu.experiments.records import Metric, read_record, record_path
 from cdu.experiments.repository import repository
-from cdu.report import chapters, collection, section_page, verdicts
+from cdu.report import chapters, collection, section_results, verdicts
 from cdu.report.chapters import tables
 from test_records import record
 
@@ -240,8 +240,10 @@ def test_without_running_statistics_nothing_is_taken_anew():
 
 def test_what_was_cut_and_what_could_not_be_had_is_told():
     shown = setup(bounds=(15.0, math.nan)).sections["11_sweeps"]
-    assert section_page.shortened(shown, "") == "Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
-    assert section_page.reasons(shown.frame) == ["**newton, epochs = 50** (5 of 5 seeds): H + λI is indefinite"]
+    assert (
+        section_results.shortened(shown, "") == "Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
+    )
+    assert section_results.reasons(shown.frame) == ["**newton, epochs = 50** (5 of 5 seeds): H + λI is indefinite"]
     assert chapters.PAGES["11_sweeps"].file == "scale-sweeps"
 
 
