@@ -12,7 +12,7 @@ from cdu.unlearning.registry import CERTIFIED
 from cdu.unlearning.release import Release, publish, publish_at
 from cdu.unlearning.settings import UnlearningSettings
 
-#: Models that stand also with the noise used in practice.
+#: Models also evaluated with the noise used in practice.
 WITH_NOISE = ("original", "newton", "retrain")
 
 
