@@ -240,7 +240,9 @@ def test_without_running_statistics_nothing_is_taken_anew():
 
 def test_what_was_cut_and_what_could_not_be_had_is_told():
     shown = setup(bounds=(15.0, math.nan)).sections["11_sweeps"]
-    assert section_results.shortened(shown, "") == "Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
+    assert (
+        section_results.shortened(shown, "") == "Hessian on 5,000 samples, accuracy on 2,000 retained and test samples"
+    )
     (reason,) = section_results.reasons(shown.frame)
     assert reason == "**Newton step, given λ, epochs = 50** (5 of 5 seeds): H + λI is indefinite"
     assert chapters.PAGES["11_sweeps"].file == "scale-sweeps"
