@@ -3,6 +3,7 @@ import torch
 
 from cdu import storage
 from cdu.errors import CduError, DamagedFileError
+from cdu.evaluation.readings import Reading
 from cdu.experiments.records import read_record
 from cdu.experiments.run import begin
 from cdu.unlearning.problem import UnlearningResult
@@ -185,3 +186,24 @@ def test_a_trained_model_as_a_release_is_the_model_itself(tmp_path):
     assert torch.equal(released.w, setup.initial.w)
     direct = setup.initial.model(setup.test.batch(slice(None))[0])
     torch.testing.assert_close(released.objective.outputs(released.w, setup.test), direct)
+
+
+def test_what_a_check_yields_is_logged_in_order_and_printed_in_a_line(capsys):
+    run = begin("01_theory", GIVEN)
+    keys = {"axis": "damping", "point": 0.5}
+    run.log_all({"bound": 2.0, "distance": 1.0}, method="ridge", **keys)
+    run.log_each([Reading({"bound": None}, {"note": "λ is too small", "split": "batch 10"})], method="softmax")
+    run.log_each([Reading({"sigma_ratio": 1.5}, {"axis": "epsilon", "point": 1})], quiet=True)
+    run.log_all({"delta": 1e-5})
+    assert [(one.metric, one.value, one.method, one.split, one.axis, one.point, one.note) for one in run.metrics] == [
+        ("bound", 2.0, "ridge", "", "damping", 0.5, ""),
+        ("distance", 1.0, "ridge", "", "damping", 0.5, ""),
+        ("bound", None, "softmax", "batch 10", "", None, "λ is too small"),
+        ("sigma_ratio", 1.5, "", "", "epsilon", 1.0, ""),
+        ("delta", 1e-5, "", "", "", None, ""),
+    ]
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "ridge, damping 0.5: bound = 2, distance = 1",
+        "softmax, batch 10: bound = none: λ is too small",
+        "delta = 1e-05",
+    ]

@@ -19,9 +19,9 @@ from cdu import clock
 from cdu.certification import Bound
 from cdu.data.registry import dataset_named
 from cdu.data.samples import Samples
-from cdu.errors import CduError, DamagedFileError
+from cdu.errors import CduError
 from cdu.evaluation.accuracy import accuracy
-from cdu.evaluation.readings import Reading
+from cdu.evaluation.readings import Reading, Refusal, outcome
 from cdu.experiments.device import pick_device, prepare
 from cdu.experiments.experiment import default_experiment, load_experiment
 from cdu.experiments.metrics import quantity
@@ -215,15 +215,12 @@ class Run:
             metric: The number that is then missing.
             keys: As for :meth:`log`.
         """
-        try:
-            return compute()
-        except DamagedFileError:
-            # Of the file, and not of the method: kept as the method's result it would outlive the file.
-            raise
-        except CduError as error:
-            print(f"{name}: {error}")
-            self.log(metric, None, method=name, note=str(error), **keys)
+        found = outcome(compute)
+        if isinstance(found, Refusal):
+            print(f"{name}: {found.reason}")
+            self.log(metric, None, method=name, note=found.reason, **keys)
             return None
+        return found
 
     def bound(self, metric: str, compute: Callable[..., Bound], *arguments: object, **keys: Any) -> Bound | None:
         """Log a bound and say what it is; where its assumptions exclude the arguments, log the reason and go on.

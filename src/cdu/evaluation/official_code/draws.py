@@ -122,10 +122,10 @@ def requests_without_noise(
         for split, samples in sets.items():
             found_accuracy = accuracy(problem.objective, released, samples)
             yield Reading({"sequential_accuracy": found_accuracy}, {"method": name, "split": split})
-    together = certify(trivial_bound(problem.radius), sigma, delta, releases=count).epsilon
+    composed = certify(trivial_bound(problem.radius), sigma, delta, releases=count).epsilon
     loose = composed_sensitivity(unprojected_bound(problem.radius, longest).value, count)
     yield Reading({"requests": count}, {})
-    yield Reading({"sequential_epsilon": together}, {"method": noised})
+    yield Reading({"sequential_epsilon": composed}, {"method": noised})
     yield Reading({"sequential_epsilon_unprojected": gaussian_epsilon(sigma, delta, loose)}, {"method": noised})
     note = "no noise is added, so that no ε is certified"
     yield Reading({"sequential_epsilon": None}, {"method": NEVER_NOISED, "note": note})
