@@ -44,7 +44,8 @@ def test_an_audit_is_logged_as_it_is_beside_the_certified_epsilon(folder, mu, co
         result, keys = audit(*pair, 1e-5), {"method": "newton", "split": f"random, {view}"}
         assert run.values("audit_epsilon", **keys, note="a note") == [result.epsilon]
         assert run.values("audit_gaussian", **keys) == [result.gaussian_epsilon]
-        assert run.values("mu_low", **keys) == [result.mu_low]
+        for metric in ("mu", "mu_low", "mu_high", "detectable", "gaussian_detectable", "trials"):
+            assert run.values(metric, **keys) == [getattr(result, metric)]
         assert run.values("certified_epsilon", **keys) == [1.0]
         assert run.values("contradicted", **keys) == [contradicted]
 
