@@ -144,11 +144,9 @@ class ScaleBound:
 
     def _known(self, metric: str, method: str) -> float:
         """A constant that is logged, in this sitting or an earlier one."""
-        return self._logged(metric, method)[0]
-
-    def _logged(self, metric: str, method: str) -> list[float]:
-        found = [one.value for one in self.run.metrics if (one.metric, one.method) == (metric, method)]
-        return [value for value in found if value is not None]
+        value = self.run.values(metric, method=method)[0]
+        assert value is not None
+        return value
 
     # --- solvers side by side --------------------------------------------------------------------------------------
 
@@ -188,13 +186,13 @@ class ScaleBound:
         self._log_solver("lissa", lambda: lissa(self._whole, right, **constants, generator=draws))
 
     def _to_the_same(self) -> None:
-        reached = self._logged("claim_residual", "lissa")
-        if not reached:
+        if not self.run.values("claim_residual", method="lissa"):
             note = "LiSSA has no solution whose residual could be reached"
             self.run.log("claim_seconds", None, method=SAME, note=note)
             return
+        reached = self._known("claim_residual", "lissa")
         right, most = self._step.right_hand_sides["retain"], self.settings.lanczos_steps
-        self._log_solver(SAME, lambda: conjugate_gradient(self._whole, right, reached[0], most))
+        self._log_solver(SAME, lambda: conjugate_gradient(self._whole, right, reached, most))
 
     def _to_the_usual(self) -> None:
         right, most = self._step.right_hand_sides["retain"], self.settings.lanczos_steps

@@ -22,7 +22,7 @@ from cdu.unlearning.release import Release, publish
 from cdu.unlearning.requests import Answer, Request
 
 #: What stands with every noise, and what its draws are named after.
-NOISED = {"newton + noise": "newton", "original + noise": "original", "retrain + noise": "retrain"}
+WITH_NOISE = {"newton + noise": "newton", "original + noise": "original", "retrain + noise": "retrain"}
 
 
 class ScaleSweeps:
@@ -84,7 +84,7 @@ class ScaleSweeps:
     def noisy(self, sigma: float) -> None:
         """The step, the original and the retrained model with the same draws of noise, and ε."""
         where: dict[str, Any] = {"axis": "sigma", "point": sigma}
-        for name in NOISED:
+        for name in WITH_NOISE:
             update = self.run.outcome(name, partial(self._update, name), "accuracy", **where)
             if update is not None:
                 draws = (generator(self.run.setup.seed, "noise", draw) for draw in range(self.settings.noise_draws))
@@ -96,7 +96,7 @@ class ScaleSweeps:
 
     def without_noise(self) -> None:
         """The same three without noise."""
-        for name in NOISED:
+        for name in WITH_NOISE:
             update = self.run.outcome(name, partial(self._update, name), "accuracy")
             if update is not None:
                 released = publish(self.problem, update, generator(self.run.setup.seed))
@@ -108,7 +108,7 @@ class ScaleSweeps:
         """A method's result, computed at the first point that needs it."""
         if name not in self._updates:
             methods: dict[str, Method] = {"newton": self.newton, "original": Original(), "retrain": Retrain()}
-            own = NOISED[name]
+            own = WITH_NOISE[name]
             self._updates[name] = methods[own](self.problem, generator(self.run.setup.seed, own))
         return self._updates[name]
 
