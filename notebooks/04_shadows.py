@@ -40,13 +40,13 @@ results = ShadowResults(shadows)
 trained, retrained = shadows.trained(), shadows.trained(RETRAINED)
 run.log("shadows", wanted.shadows)
 run.log("pool", wanted.pool)
-run.log("shadow_seconds" if trained.together else "single_seconds", trained.seconds)
+run.log("shadow_seconds" if trained.batched else "single_seconds", trained.seconds)
 
 # %% [markdown]
 # One after another those trained at once would take so long, judged by two of them; and they are the same models.
 
 # %%
-if trained.together:
+if trained.batched:
     alone, differences = [], []
     for number in range(2):
         start = time.perf_counter()

@@ -386,7 +386,7 @@ def test_the_hessian_of_another_objective_is_not_taken_from_the_file(tmp_path, c
     if change == "l2":
         other.l2 += 1.0
     if change == "loss":
-        other.loss_of = torch.nn.functional.multi_margin_loss
+        other.loss_function = torch.nn.functional.multi_margin_loss
     if change == "statistics":
         next(other.model.buffers()).add_(0.1)
     path = tmp_path / "h.npy"

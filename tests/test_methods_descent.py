@@ -504,7 +504,7 @@ def test_a_class_that_only_the_network_knows_is_a_wrong_label_too():
         calls.append(targets)
         return cross_entropy(outputs, targets)
 
-    problem.objective.loss_of = loss
+    problem.objective.loss_function = loss
     for seed in range(5):
         RandomLabels(1, RATE)(replace(problem, retain=two[0], forget=two[1]), generator(seed))
     assert torch.cat(calls).max() == CLASSES - 1

@@ -410,5 +410,5 @@ def test_the_size_of_a_chunk_goes_with_the_loss_to_another_module():
     model = torch.nn.Linear(3, 2)
     objective = Objective(model, l2=0.5, chunk=7, chunk_bytes=1000)
     twin = objective.with_model(torch.nn.Linear(3, 2))
-    assert (twin.chunk, twin.chunk_bytes, twin.l2, twin.loss_of) == (7, 1000, 0.5, objective.loss_of)
+    assert (twin.chunk, twin.chunk_bytes, twin.l2, twin.loss_function) == (7, 1000, 0.5, objective.loss_function)
     assert objective.with_model(model, l2=0.0).l2 == 0

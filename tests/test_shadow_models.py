@@ -67,7 +67,7 @@ def test_a_stopped_shadow_is_one_of_fewer_epochs(setup, shadows):
 
 def test_shadows_are_trained_once(shadows, monkeypatch):
     first = shadows.trained(RETRAINED)
-    monkeypatch.setattr(module, "train_shadows", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(module, "train_networks", lambda *_: pytest.fail("trained again"))
     assert shadows.trained(RETRAINED) is first
 
 

@@ -12,7 +12,7 @@ from cdu.evaluation import lira
 from cdu.evaluation.lira import Inference, draw_pool, likelihood_ratio_attack, roc, scaled_logit
 from cdu.models import batched_training, training
 from cdu.models.architectures import build
-from cdu.models.batched_training import train_batched, train_one_by_one, train_shadows
+from cdu.models.batched_training import train_batched, train_networks, train_one_by_one
 from cdu.models.objective import Objective
 from cdu.models.settings import ModelSettings, TrainingSettings
 from cdu.models.training import train
@@ -144,8 +144,8 @@ def test_networks_that_are_trained_in_turn_are_those_trained_together(name, firs
     together = train_batched(models(name, seeds), samples, chosen, recipe, list(seeds))
     in_turn = train_one_by_one(models(name, seeds), samples, chosen, recipe, list(seeds))
     torch.testing.assert_close(in_turn.w, together.w, rtol=1e-9, atol=1e-11)
-    assert together.together
-    assert not in_turn.together
+    assert together.batched
+    assert not in_turn.batched
     assert in_turn.seconds == sum(one.seconds for one in in_turn.each) > 0
 
 
@@ -163,8 +163,8 @@ def test_networks_that_are_trained_in_turn_are_those_trained_together(name, firs
 )
 def test_networks_are_trained_at_once_where_they_can_be(networks, shape, together):
     samples = random_samples(shape, 60, 0)
-    found = train_shadows(networks(), samples, rows(2, 40, 0), BRIEF, range(2))
-    assert found.together is together
+    found = train_networks(networks(), samples, rows(2, 40, 0), BRIEF, range(2))
+    assert found.batched is together
     assert found.w.shape == (2, found.each[0].w.numel())
 
 
@@ -172,8 +172,8 @@ def test_networks_are_trained_at_once_where_they_can_be(networks, shape, togethe
 def test_a_shadow_with_batchnorm_has_statistics_of_its_own_when_it_is_loaded_too(tmp_path, first):
     samples, seeds, chosen = random_samples(IMAGE, 60, first), range(first, first + 2), rows(2, 43, first)
     path = tmp_path / "shadows.safetensors"
-    found = train_shadows(batchnorm_models(seeds), samples, chosen, BRIEF, list(seeds), path)
-    loaded = train_shadows(batchnorm_models(seeds), samples, chosen, BRIEF, list(seeds), path)
+    found = train_networks(batchnorm_models(seeds), samples, chosen, BRIEF, list(seeds), path)
+    loaded = train_networks(batchnorm_models(seeds), samples, chosen, BRIEF, list(seeds), path)
     for number, seed in enumerate(seeds):
         (model,) = batchnorm_models([seed])
         alone = train(model, samples.subset(chosen[number]), BRIEF, seed)
@@ -197,20 +197,20 @@ def test_shadows_that_are_trained_are_not_trained_again_after_an_interruption(tm
 
     monkeypatch.setattr(batched_training, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_shadows(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3), path)
+        train_networks(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3), path)
     assert begun == [0, 1, 2]
     assert len(list(tmp_path.iterdir())) == 2
     monkeypatch.setattr(batched_training, "train", original)
     epochs = counted(monkeypatch, training, "_epoch")
-    resumed = train_shadows(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3), path)
+    resumed = train_networks(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3), path)
     assert [(arguments[-2], arguments[-1]) for arguments in epochs] == [(2, 0), (2, 1)]  # seed and epoch
-    whole = train_shadows(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3))
+    whole = train_networks(batchnorm_models(range(3)), samples, chosen, BRIEF, range(3))
     assert torch.equal(resumed.w, whole.w)
 
 
 def test_shadows_of_other_rows_seeds_or_settings_are_not_taken_for_these(tmp_path):
     samples, path = random_samples(IMAGE, 60, 0), tmp_path / "shadows.safetensors"
-    train_shadows(batchnorm_models([0]), samples, rows(1, 40, 0), BRIEF, [0], path)
+    train_networks(batchnorm_models([0]), samples, rows(1, 40, 0), BRIEF, [0], path)
     others = [
         (batchnorm_models([0]), rows(1, 40, 1), BRIEF, [0]),
         (batchnorm_models([0]), rows(1, 40, 0), BRIEF, [1]),
@@ -218,7 +218,7 @@ def test_shadows_of_other_rows_seeds_or_settings_are_not_taken_for_these(tmp_pat
         (batchnorm_models([0]), rows(1, 40, 0), BRIEF.model_copy(update={"epochs": 1}), [0]),
     ]
     for count, (networks, chosen, recipe, seeds) in enumerate(others, 2):
-        train_shadows(networks, samples, chosen, recipe, seeds, path)
+        train_networks(networks, samples, chosen, recipe, seeds, path)
         assert len(list(tmp_path.iterdir())) == count
 
 
@@ -228,7 +228,7 @@ def test_no_shadow_sees_the_other_half_of_the_pool(monkeypatch):
     monkeypatch.setattr(
         batched_training, "train", lambda model, own, *rest: (seen.append(own), original(model, own, *rest))[1]
     )
-    train_shadows(batchnorm_models(range(4)), samples, pool.trained, BRIEF, range(4))
+    train_networks(batchnorm_models(range(4)), samples, pool.trained, BRIEF, range(4))
     for number, own in enumerate(seen):
         held = (samples.inputs[:, None] == own.inputs).flatten(2).all(dim=2).any(dim=1)
         expected = torch.ones(60, dtype=torch.bool)
@@ -238,7 +238,7 @@ def test_no_shadow_sees_the_other_half_of_the_pool(monkeypatch):
 
 def test_as_many_rows_and_seeds_as_networks_are_needed():
     with pytest.raises(CduError, match="2 models, 3 rows and 2 seeds"):
-        train_shadows(batchnorm_models(range(2)), random_samples(IMAGE, 60, 0), rows(3, 40, 0), BRIEF, range(2))
+        train_networks(batchnorm_models(range(2)), random_samples(IMAGE, 60, 0), rows(3, 40, 0), BRIEF, range(2))
 
 
 # --- the attack ----------------------------------------------------------------------------------------------------

@@ -77,16 +77,16 @@ def gradient_rounding(objective: Objective, w: Tensor, samples: Samples) -> floa
         "on features, without which no residual bounds a distance",
     )
     expect(
-        objective.loss_of in (nn.functional.cross_entropy, squared_error, weighted_cross_entropy),
-        f"the loss {getattr(objective.loss_of, '__name__', objective.loss_of)} is not one whose rounding is known; "
+        objective.loss_function in (nn.functional.cross_entropy, squared_error, weighted_cross_entropy),
+        f"the loss {getattr(objective.loss_function, '__name__', objective.loss_function)} is not one whose rounding is known; "
         "give cross_entropy, squared_error or weighted_cross_entropy",
     )
     count, features = samples.inputs.shape
     norms = (samples.inputs.norm(dim=1).max().item() * (1 + norm_rounding(features)), w.norm().item())
     unit = UNIT["float64"]
-    if objective.loss_of is squared_error:
+    if objective.loss_function is squared_error:
         return squared_gradient_rounding(*norms, objective.l2, features, count, unit)
-    heaviest = samples.targets[:, 1].max().item() if objective.loss_of is weighted_cross_entropy else 1.0
+    heaviest = samples.targets[:, 1].max().item() if objective.loss_function is weighted_cross_entropy else 1.0
     return max(1.0, heaviest) * softmax_gradient_rounding(
         *norms, objective.l2, features, len(w) // (features + 1), count, unit
     )

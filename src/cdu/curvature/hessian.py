@@ -87,7 +87,7 @@ class Hessian:
     def _fingerprint(self) -> str:
         """Hash of all that determines H: module and buffers, loss, l2 weight, point and samples."""
         objective, samples = self.objective, self.samples
-        loss = getattr(objective.loss_of, "__qualname__", repr(objective.loss_of))
+        loss = getattr(objective.loss_function, "__qualname__", repr(objective.loss_function))
         words = (str(objective.model), loss, objective.l2, samples.mean, samples.std, samples.maximum)
         hashed = hashlib.sha256(repr((*words, samples.inputs.shape, samples.dtype, self.w.dtype)).encode())
         for part in (self.w, samples.inputs, samples.targets, *objective.model.buffers()):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from cdu.errors import CduError
@@ -204,10 +205,7 @@ def roc(attack: Inference, levels: Sequence[float], seed: int, resamples: int = 
 
 def _weighted_roc(scores: Matrix, labels: NDArray[np.int64], weights: Matrix, levels: Sequence[float]) -> list[float]:
     """Area under the curve, then the true-positive rate at each level, every pair counted ``weights`` times."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)
-    true, false = (np.cumsum((weights * (labels == label))[order])[last] for label in (1, 0))
-    true, false = np.append(0.0, true / true[-1]), np.append(0.0, false / false[-1])
+    false, true, _ = roc_curve(labels, scores, sample_weight=weights, drop_intermediate=False)
     # The largest true-positive rate among thresholds that keep to the level.
     rates = [float(true[np.searchsorted(false, level, side="right") - 1]) for level in levels]
     return [float(np.trapezoid(true, false)), *rates]

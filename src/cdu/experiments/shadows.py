@@ -20,7 +20,7 @@ from cdu.experiments.scale import scale_methods
 from cdu.experiments.sections import REVISIONS
 from cdu.experiments.setup import Setup
 from cdu.models import architectures
-from cdu.models.batched_training import Shadows, train_shadows
+from cdu.models.batched_training import TrainedNetworks, train_networks
 from cdu.models.objective import Objective
 from cdu.models.training import Trained, train
 from cdu.seeding import generator
@@ -61,14 +61,14 @@ class ShadowModels:
         self.targets: Samples = setup.train.subset(self.pool.targets)
         self.seeds = [10_000 * (setup.seed + 1) + number for number in range(wanted.shadows)]
         self._origin = digest([setup.origin(), wanted.shadows, wanted.pool])
-        self._trained: dict[tuple[str, int], Shadows] = {}
+        self._trained: dict[tuple[str, int], TrainedNetworks] = {}
 
     def path(self, *key: object) -> Path:
         """Where something that is made of these shadows is kept."""
         name = f"{self.setup.name}-{self._origin}-{digest(key)}.safetensors"
         return self.setup.checkpoints / "shadows" / name
 
-    def trained(self, kind: str = TRAINED, epochs: int | None = None) -> Shadows:
+    def trained(self, kind: str = TRAINED, epochs: int | None = None) -> TrainedNetworks:
         """All shadows of a kind, after some number of epochs; the recipe's when None."""
         recipe = self.setup.settings.training
         key = (kind, recipe.epochs if epochs is None else epochs)
@@ -79,7 +79,7 @@ class ShadowModels:
             starts = [self._initial(seed) for seed in seeds]
             shorter = recipe.model_copy(update={"epochs": key[1]})
             samples, path = self.setup.train, self.path(*key)
-            self._trained[key] = train_shadows(starts, samples, rows, shorter, seeds, path, kind)
+            self._trained[key] = train_networks(starts, samples, rows, shorter, seeds, path, kind)
         return self._trained[key]
 
     def alone(self, number: int) -> Trained:
@@ -158,7 +158,7 @@ class ShadowResults:
 
         Where shadows are trained one after another the second retraining is made for those who name it.
         """
-        again = ("second retraining",) if self._shadows.trained().together else ()
+        again = ("second retraining",) if self._shadows.trained().batched else ()
         wanted = self._settings.shadows.methods or self.known
         return tuple(dict.fromkeys(("original", "retrain", *again, *wanted)))
 

@@ -30,19 +30,19 @@ CACHE_BYTES = 2**22
 
 
 @dataclass(frozen=True)
-class Shadows:
+class TrainedNetworks:
     """S trained networks of one architecture.
 
     Attributes:
         each: The networks; every module holds the buffers that belong to its weights. A network that was trained with
             others at once has no history of its own.
         seconds: Wall time of all epochs, over all sittings.
-        together: Whether they were trained at once.
+        batched: Whether they were trained at once.
     """
 
     each: tuple[Trained, ...]
     seconds: float
-    together: bool
+    batched: bool
 
     @property
     def w(self) -> Tensor:
@@ -50,7 +50,7 @@ class Shadows:
         return torch.stack([one.w for one in self.each])
 
 
-def train_shadows(
+def train_networks(
     models: Sequence[nn.Module],
     samples: Samples,
     rows: Tensor,
@@ -58,7 +58,7 @@ def train_shadows(
     seeds: Sequence[int],
     checkpoint: Path | None = None,
     label: str = "shadows",
-) -> Shadows:
+) -> TrainedNetworks:
     """Train S networks, each on its own samples: at once where that can be done, else one after another.
 
     The arguments are those of :func:`train_batched`. Networks with buffers, such as BatchNorm's running statistics, or
@@ -80,7 +80,7 @@ def train_one_by_one(
     seeds: Sequence[int],
     checkpoint: Path | None = None,
     label: str = "shadows",
-) -> Shadows:
+) -> TrainedNetworks:
     """Train S networks one after another with :func:`cdu.models.training.train`.
 
     Args:
@@ -108,7 +108,7 @@ def train_one_by_one(
         place = f"{label}, {number + 1} of {len(models)}"
         clock.require(place)
         each.append(train(model, samples.subset(own), settings, seed, path, place))
-    return Shadows(tuple(each), sum(one.seconds for one in each), together=False)
+    return TrainedNetworks(tuple(each), sum(one.seconds for one in each), batched=False)
 
 
 def train_batched(
@@ -120,7 +120,7 @@ def train_batched(
     checkpoint: Path | None = None,
     label: str = "shadows",
     computed_in: Precision | None = None,
-) -> Shadows:
+) -> TrainedNetworks:
     """Train S networks of one architecture at once, each on its own samples, with the recipe of :func:`train`.
 
     Every network sees the batches that :func:`cdu.models.training.train` would draw for its seed, has an Adam of its
@@ -174,7 +174,7 @@ def train_batched(
         partial.unlink(missing_ok=True)
     weights = [project(one, settings.radius) for group in groups for one in group.w.detach()]
     each = [Trained(model, one, []) for model, one in zip(models, weights, strict=True)]
-    return Shadows(tuple(each), seconds, together=True)
+    return TrainedNetworks(tuple(each), seconds, batched=True)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _require_batchable(models: Sequence[nn.Module], rows: Tensor, seeds: Sequenc
     if found:
         raise CduError(
             f"networks with {found} cannot be trained together: BatchNorm's statistics and dropout are not batched "
-            "over models; use train_shadows, which trains such networks one after another"
+            "over models; use train_networks, which trains such networks one after another"
         )
     if len({str(model) for model in models}) > 1:
         raise CduError("the shadow models must be of one architecture; build them from the same settings")

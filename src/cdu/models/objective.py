@@ -85,7 +85,7 @@ class Objective:
         expect(0 <= l2 < float("inf"), f"l2 = {l2} is not a finite number of at least 0")
         expect(chunk >= 1, f"chunk = {chunk} is below 1; a chunk has a sample")
         self.model = model
-        self.loss_of = loss
+        self.loss_function = loss
         self.l2 = l2
         self.chunk = chunk
         device = next(iter(model.parameters())).device.type
@@ -101,7 +101,7 @@ class Objective:
 
     def with_model(self, model: nn.Module, l2: float | None = None) -> "Objective":
         """The same loss of another module, in chunks of the same size; ``l2`` as here when None."""
-        return Objective(model, self.loss_of, self.l2 if l2 is None else l2, self.chunk, self.chunk_bytes)
+        return Objective(model, self.loss_function, self.l2 if l2 is None else l2, self.chunk, self.chunk_bytes)
 
     @property
     def size(self) -> int:
@@ -151,7 +151,7 @@ class Objective:
 
     def batch_loss(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of one batch, without the l2 term."""
-        return self.loss_of(self.forward(w, inputs), targets)
+        return self.loss_function(self.forward(w, inputs), targets)
 
     def outputs(self, w: Tensor, samples: Samples) -> Tensor:
         """The module's outputs for all samples, shape (n, ...), in evaluation mode."""

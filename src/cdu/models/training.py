@@ -157,7 +157,7 @@ class Step:
         w, (inputs, targets) = self.w, self.samples.batch(rows)
         with precision.forward(w.device.type, self.computed_in):
             outputs = self.objective.forward(w, inputs)
-        loss = self.objective.loss_of(outputs.to(w.dtype), targets)
+        loss = self.objective.loss_function(outputs.to(w.dtype), targets)
         self.adam.step(*torch.autograd.grad(loss, w))
         with torch.no_grad():
             norm = w.norm()

@@ -55,7 +55,7 @@ class Learner:
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of a batch, without the l2 term."""
-        return self.objective.loss_of(self.outputs(inputs), targets)
+        return self.objective.loss_function(self.outputs(inputs), targets)
 
     def step(self, loss: Tensor) -> None:
         """One step of Adam down the gradient of ``loss``, then projection onto the ball."""

@@ -63,7 +63,7 @@ def fisher_diagonal(objective: Objective, w: Tensor, samples: Samples, labels: L
     with objective.evaluating():
         for inputs, targets in samples.batches(gradient_rows(objective, w)):
             if labels == "data":
-                total += per_sample_gradients(objective, w, inputs, targets, objective.loss_of).square_().sum(0)
+                total += per_sample_gradients(objective, w, inputs, targets, objective.loss_function).square_().sum(0)
                 continue
             with torch.no_grad():
                 probabilities = objective.forward(w, inputs).softmax(1)

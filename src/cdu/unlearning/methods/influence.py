@@ -111,7 +111,7 @@ class InfluenceUnlearning:
         first = 0
         with objective.evaluating():
             for inputs, targets in chosen.batches(gradient_rows(objective, w)):
-                part = per_sample_gradients(objective, w, inputs, targets, objective.loss_of)
+                part = per_sample_gradients(objective, w, inputs, targets, objective.loss_function)
                 matrix[first : first + len(part)] = part
                 first += len(part)
         return matrix

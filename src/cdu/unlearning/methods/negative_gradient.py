@@ -37,7 +37,7 @@ class NegativeGradient:
         for epoch in range(1, self.epochs + 1):
             for inputs, targets in problem.forget.shuffled(problem.training.batch_size, generator):
                 outputs = learner.outputs(inputs)
-                learner.step(-learner.objective.loss_of(outputs, targets))
+                learner.step(-learner.objective.loss_function(outputs, targets))
             loss, guessing = learner.objective.mean_loss(learner.w, problem.forget), math.log(outputs.shape[1])
             if loss > guessing and epoch < self.epochs:
                 reason = f"the loss on the forget set, {loss:.3g}, is above that of guessing, {guessing:.3g}"

@@ -57,7 +57,7 @@ class Scrub:
                     learner.step(-_divergence(problem, inputs, learner.outputs(inputs)))
             for inputs, targets in problem.retain.shuffled(size, generator):
                 outputs = learner.outputs(inputs)
-                loss = learner.objective.loss_of(outputs, targets)
+                loss = learner.objective.loss_function(outputs, targets)
                 learner.step(weight * _divergence(problem, inputs, outputs) + (1 - weight) * loss)
         return learner.result()
 

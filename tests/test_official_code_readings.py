@@ -25,7 +25,7 @@ from cdu.models.training import project
 from cdu.seeding import generator
 from cdu.unlearning.problem import Problem
 from conftest import network, random_samples
-from test_departures import STAND_IN
+from test_official_code import STAND_IN
 
 DAMPING, SIGMA, DELTA = 2.0, 0.01, 1e-5
 CODE = OfficialSettings(

@@ -62,7 +62,7 @@ def test_nothing_else_changes():
     anew = recalibrated(release, images(), 16)
     assert all(torch.equal(value, before[name]) for name, value in release.objective.model.state_dict().items())
     assert torch.equal(anew.w, release.w)
-    assert (anew.objective.l2, anew.objective.loss_of) == (release.objective.l2, release.objective.loss_of)
+    assert (anew.objective.l2, anew.objective.loss_function) == (release.objective.l2, release.objective.loss_function)
     assert not anew.objective.model.training
     assert first_norm(anew).momentum == first_norm(release).momentum
 
