@@ -5,6 +5,7 @@ import torch
 
 from cdu.curvature.hessian import Hessian
 from cdu.evaluation.posterior_attacks import OriginalAndRelease, draw_candidates, membership_attack
+from cdu.evaluation.theory_checks import segment_constants
 from cdu.experiments.ablations import log_bound_constants, log_deletion, with_recipe, with_width
 from cdu.experiments.repository import repository
 from cdu.experiments.run import begin
@@ -89,6 +90,9 @@ def test_the_constants_of_the_bound_are_those_of_the_dense_hessian(folder):
     objective, retrained = setup.objective(setup.retrained), setup.retrained.w
     slope = objective.gradient(retrained, setup.retain).norm().item()
     assert run.values("gradient_retrained") == [pytest.approx(slope)]
+    ends = (setup.original.w, retrained)
+    segment = segment_constants(setup.objective(setup.original), *ends, setup.retain, generator(0, "segment"))
+    assert run.values("hessian_lipschitz") == [segment.hessian_lipschitz]
     # M is a lower bound, and what one Hessian differs from the other by is at most M times the distance.
     other = Hessian(objective, retrained, setup.retain).dense()
     overall = torch.linalg.matrix_norm((other - dense).double(), 2) / torch.dist(retrained, setup.original.w)
