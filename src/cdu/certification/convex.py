@@ -76,9 +76,10 @@ def gradient_rounding(objective: Objective, w: Tensor, samples: Samples) -> floa
         f"the model is a {type(objective.model).__name__}, which is not known to be convex; give a LogisticRegression "
         "on features, without which no residual bounds a distance",
     )
+    name = getattr(objective.loss_function, "__name__", objective.loss_function)
     expect(
         objective.loss_function in (nn.functional.cross_entropy, squared_error, weighted_cross_entropy),
-        f"the loss {getattr(objective.loss_function, '__name__', objective.loss_function)} is not one whose rounding is known; "
+        f"the loss {name} is not one whose rounding is known; "
         "give cross_entropy, squared_error or weighted_cross_entropy",
     )
     count, features = samples.inputs.shape
