@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import nbformat
@@ -51,12 +49,6 @@ from test_records import record
 )
 def test_numbers_show_the_digits_that_their_deviation_warrants(values, text):
     assert plus_minus(pd.Series(values, dtype=float)) == text
-
-
-@pytest.mark.slow
-def test_the_report_imports_no_torch():
-    code = "import sys, cdu.report; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def made(**changes):

@@ -2,8 +2,6 @@
 
 import math
 import shutil
-import subprocess
-import sys
 from functools import cache
 
 import pytest
@@ -341,12 +339,6 @@ def test_runs_are_summed_up_with_the_excesses_of_their_means():
             **{"numbers": 1, "equal": 0, "largest_move": 0.2, "excesses": 1},
         },
     ]
-
-
-@pytest.mark.slow
-def test_comparing_needs_no_torch():
-    code = "import sys, cdu.verification.verify, cdu.report; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_two_numbers_that_cannot_be_told_apart_are_refused():

@@ -1,6 +1,5 @@
 """What a notebook's first and last cells call: check the parameters, open the run, write its record."""
 
-import ast
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from cdu.evaluation.readings import Reading, Refusal, outcome
 from cdu.experiments.device import pick_device, prepare
 from cdu.experiments.experiment import default_experiment, load_experiment
 from cdu.experiments.metrics import quantity
+from cdu.experiments.parameters import parameters
 from cdu.experiments.records import (
     SCHEMA_VERSION,
     Machine,
@@ -48,8 +48,6 @@ from cdu.unlearning.problem import Method, Problem, UnlearningResult
 from cdu.unlearning.release import Release
 
 Result = TypeVar("Result")
-
-PARAMETERS = ("dataset", "seed", "experiment", "output", "device")
 
 
 @dataclass
@@ -326,14 +324,7 @@ def begin(section: str, namespace: Mapping[str, Any], extra: tuple[str, ...] = (
         CduError: An unknown parameter, dataset, experiment or device; a seed that is no whole number of at least 0; a
             dataset that the experiment does not have.
     """
-    known = (*PARAMETERS, *extra)
-    given = _parameters(namespace, known)
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise CduError(f"unknown parameter '{unknown[0]}': this notebook takes {', '.join(known)}")
-    missing = sorted({"dataset", "seed"} - set(given))
-    if missing:
-        raise CduError(f"the parameter '{missing[0]}' is missing; restore the notebook's parameters cell")
+    given = parameters(namespace, extra)
     dataset, seed = dataset_named(given["dataset"]).name, given["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise CduError(f"seed = {seed!r} is not a whole number of at least 0")
@@ -353,28 +344,3 @@ def _where(keys: Mapping[str, Any]) -> str:
     if keys.get("axis"):
         words.append(f"{keys['axis']} {keys['point']:.6g}")
     return ", ".join(words)
-
-
-def _parameters(namespace: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-    """The parameters and their values: what the cells before this call set, papermill's injected one among them.
-
-    Names that are there for another reason, such as a startup file of IPython's, are none. A plain script keeps no list
-    of its cells; there only ``known`` names are looked at.
-    """
-    names = set(known)
-    for cell in namespace.get("In", []):
-        names |= _assigned(cell)
-        if "begin(" in cell:
-            break
-    return {name: namespace[name] for name in names if name in namespace}
-
-
-def _assigned(cell: str) -> set[str]:
-    """Names that a cell sets by plain assignments; none where it is no plain Python."""
-    try:
-        statements = ast.parse(cell).body
-    except SyntaxError:
-        return set()
-    targets = [target for one in statements if isinstance(one, ast.Assign) for target in one.targets]
-    targets += [one.target for one in statements if isinstance(one, ast.AnnAssign)]
-    return {target.id for target in targets if isinstance(target, ast.Name) and target.id != "run"}
