@@ -39,8 +39,8 @@ run = begin("10_audit", globals())
 #
 # Where noise is the last thing that happens, the models before it are fixed and known to the adversary, and only the
 # noise is drawn anew. A method that adds noise on the way is run anew for every trial. The adversary sees the weights,
-# or the outputs on the forget set; both are what the certificate covers. The direction to look along is estimated from
-# half of the trials, or, by who knows every seed and so both models, known.
+# or the outputs on the forget set; the certificate covers both. The direction to look along is estimated from two
+# fifths of the trials, or is known to an adversary who knows every seed, and so both models.
 
 # %%
 setup, settings = run.setup, run.setup.settings

@@ -62,7 +62,7 @@ class Bound(BaseModel):
 
     @property
     def kind(self) -> Literal["certificate", "indication"]:
-        """A certificate may rest on it only if it was fixed before the data were seen."""
+        """``certificate`` where the bound was fixed before the data were seen, else ``indication``."""
         return "certificate" if self.fixed_in_advance else "indication"
 
 

@@ -38,7 +38,7 @@ def softmax_constants(input_norm: float, l2: float, classes: int) -> Constants:
     (√2)³/(6√3) = √2/(3√3), so M = B³·√2/(3√3). L(0) = ln K gives C = √(2 ln K / l2).
 
     Args:
-        input_norm: Largest ‖x‖₂, enforced by :func:`clipped`.
+        input_norm: Largest ‖x‖₂, enforced by :func:`cdu.data.features.clipped`.
         l2: Weight of (l2/2)‖w‖².
         classes: K.
     """

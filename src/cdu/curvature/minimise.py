@@ -13,8 +13,6 @@ from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.models.objective import Objective
 
-# --- minimisation --------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Minimum:

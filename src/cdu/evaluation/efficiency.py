@@ -112,7 +112,7 @@ class System:
         return lissa(operator, self.right_hand_side, **constants.model_dump(), generator=draws)
 
     def curvlinops(self, damping: float) -> Curvlinops:
-        """H + λI by curvlinops, from a cold start; raises :class:`CduError` where it is not installed."""
+        """H + λI by curvlinops, from a cold start; raises :class:`~cdu.errors.CduError` where it is not installed."""
         return Curvlinops(self.objective, self.w, self.samples, damping)
 
 
@@ -157,7 +157,7 @@ def product_programs(system: System) -> dict[str, Program]:
 
 
 def curvlinops_product(system: System) -> Program:
-    """The same product by curvlinops; raises :class:`CduError` where it is not installed."""
+    """Hv by curvlinops; raises :class:`~cdu.errors.CduError` where it is not installed."""
     vector = system.random_vectors("vector")
     return partial(system.curvlinops(0.0).__matmul__, vector)
 

@@ -64,7 +64,7 @@ def channels_last(dataset: Dataset) -> Dataset:
 
 
 def matrix_rate(device: torch.device, precision: Precision | None = None) -> float:
-    """Floating-point operations a second in a product of two large square matrices, a multiplication counted as one.
+    """Floating-point operations a second in a product of two large square matrices, a multiply-add counted as two.
 
     It is measured: what the best code could reach, not a data sheet.
 

@@ -31,9 +31,9 @@ _PLAIN = tuple(
 class MethodResults:
     """The methods on one setup, by the names they have in tables.
 
-    Chapters that judge unlearned models take them from here, so that all judge the same ones. A result is kept under a
-    hash of all that determines it, the revision of the numbers included; the
-    seconds in it are those of the run that made it.
+    All sections that judge unlearned models take them from here, so that they judge the same ones. A result is kept
+    under a hash of everything that determines it, including the revision of the numbers; the seconds in it are those of
+    the run that made it.
 
     Args:
         setup: Data, models and settings.

@@ -1,4 +1,4 @@
-"""Experiments: what is run, on what, with which constants. Read from YAML, validated, hashed."""
+"""Training of one network: Adam on mini-batches, projected onto the ball ‖w‖₂ ≤ C after every step."""
 
 import hashlib
 import time

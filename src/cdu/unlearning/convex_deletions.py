@@ -16,8 +16,6 @@ from cdu.data.samples import Samples, expect_disjoint, expect_finite
 from cdu.models.objective import Objective
 from cdu.models.objective_checks import expect_mean
 
-# --- deletion ------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Deletion:
