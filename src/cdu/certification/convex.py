@@ -60,7 +60,7 @@ def ridge_constants(input_norm: float, l2: float) -> Constants:
 
 
 def gradient_rounding(objective: Objective, w: Tensor, samples: Samples) -> float:
-    """By how much ∇L(w, S) of a linear model may be off as computed: see :mod:`cdu.certification.rounding`.
+    """A bound on the rounding of the computed ∇L(w, S) of a linear model; see :mod:`cdu.certification.rounding`.
 
     Args:
         objective: L of a :class:`~cdu.models.architectures.LogisticRegression`: cross-entropy, weighted or not, or

@@ -16,7 +16,7 @@ from cdu.models.objective import Objective
 
 @dataclass(frozen=True)
 class Minimum:
-    """A minimiser found.
+    """What :func:`minimise` found.
 
     Attributes:
         w: The weights, shape (p,).
