@@ -81,7 +81,7 @@ class System:
         return torch.randn(*shape, len(self.w), generator=generator(self.seed, purpose)).to(self.w)
 
     def product(self, vector: Tensor) -> Tensor:
-        """Hv, its gradient's graph computed anew."""
+        """Hv, with the graph of the gradient computed anew."""
         return self.objective.hvp(self.w, self.samples, vector)
 
     def gradient(self) -> Tensor:
@@ -165,16 +165,16 @@ def curvlinops_product(system: System) -> Program:
 def product_metrics(
     name: str, timings: Mapping[str, Timing], operations: Mapping[str, int], rate: float
 ) -> dict[str, float]:
-    """What is said of one of :func:`product_programs` beside its times.
+    """The metrics of one of :func:`product_programs` beside its times.
 
     Args:
-        name: Which.
+        name: The program.
         timings: Those of all programs.
         operations: Floating-point operations of those that were counted.
         rate: Operations a second in a product of two large matrices.
 
     Returns:
-        ``gradients``: its time in times of the gradient. ``rate_share``: its operations a second, as a share of
+        ``gradients``: its time as a multiple of the gradient's. ``rate_share``: its operations a second, as a share of
         ``rate``. ``difference``: how far its product is from ours, relatively.
     """
     own, reference = timings[name], timings["product, next"].result
