@@ -1,4 +1,4 @@
-"""What the methods make of a setup: hyper-parameters chosen once, every method run once, both kept on disk."""
+"""The methods' results on one set-up: hyper-parameters chosen once, every method run once, both kept on disk."""
 
 import copy
 from dataclasses import asdict, fields
