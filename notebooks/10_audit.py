@@ -79,8 +79,8 @@ run.log("planted_distance", difference(problem, update, own).norm() / bound.valu
 # ## Noise that is too small
 #
 # The noise is made 1.5, 2, 3 and ten times smaller than the certificate says; next to it the same pair with the right
-# noise. An adversary who has to estimate the direction tries the right noise and a tenth of it, one who knows it all
-# five.
+# noise. An adversary who has to estimate the direction tries the right noise and a tenth of it; one who knows the
+# direction tries all five.
 
 # %%
 little = {f"{factor:g} times too little": factor for factor in (1.5, 2, 3)}
