@@ -2,7 +2,7 @@
 # # Theory sanity checks
 #
 # For readers of the paper's section 3 who want to know how far its statements carry: each of them is checked, or
-# bounded, by a number. What must be known: the Gaussian mechanism of differential privacy, and what a Hessian is.
+# bounded, by a number. Readers need to know the Gaussian mechanism of differential privacy, and what a Hessian is.
 # Constants measured on the data are *indications*: a certificate may only rest on constants that were fixed before.
 #
 # Notation: w\* is trained on D, w̃\* on the retained set D_r, w̃ is the result of unlearning the forget set D_u of n_u

@@ -35,7 +35,7 @@ models = {"original": setup.original, "retrain": setup.retrained, "second retrai
 # ## History
 #
 # The share of steps in which the projection was active tells whether C is a constraint or a formality: while it is
-# active, the trained model is a constrained optimum and its gradient stays away from zero.
+# active, the trained model is a constrained optimum, and its gradient stays away from zero.
 
 # %%
 for name, trained in models.items():

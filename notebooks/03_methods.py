@@ -154,7 +154,7 @@ def follow(name, released, label):
 
 
 # %% [markdown]
-# The same program from untrained weights, from the noise alone, and from the original shows what the epochs do by
+# The same epochs from untrained weights, from the noise alone and from the original show what the epochs do by
 # themselves.
 
 # %%

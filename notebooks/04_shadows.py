@@ -43,7 +43,8 @@ run.log("pool", wanted.pool)
 run.log("shadow_seconds" if trained.batched else "single_seconds", trained.seconds)
 
 # %% [markdown]
-# One after another those trained at once would take so long, judged by two of them; and they are the same models.
+# Shadows that were trained at once are compared with two of them trained alone: how long all would take one after
+# another, and how far the weights differ.
 
 # %%
 if trained.batched:

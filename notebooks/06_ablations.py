@@ -162,7 +162,7 @@ run.sweep("width", grid.widths, lambda width: judge("width", width, with_width(s
 # ## LiSSA
 #
 # Its depth s₂, repeats s₁, scale h and batch size, each from the usual values: the residual of (H + λI)x = g, and how
-# far its step is from that of conjugate gradients. Where a mini-batch's Hessian exceeds h it diverges.
+# far its step is from that of conjugate gradient. Where a mini-batch's Hessian exceeds h, LiSSA diverges.
 
 # %%
 gradient = problem.objective.gradient(problem.w_star, problem.retain)

@@ -98,8 +98,8 @@ chain.log_answers(f"{name}, from the release + noise", forget_step, used, {f"{na
 # %% [markdown]
 # ## 5. Many requests
 #
-# The same forget set in smaller pieces. Those requests are looked at after which as many samples are gone as after one
-# of the few.
+# The same forget set in smaller pieces. Results are taken only where as many samples are gone as after one of the few
+# requests.
 
 # %%
 gone = {len(request.gone) for request in asked(setup, plan.requests)}

@@ -3,7 +3,7 @@
 #
 # For readers who have run the authors' published code, or want to compare with its numbers. It departs from the paper
 # in fourteen places. Each departure that changes a number is turned on by itself here, then all together. Numbers 12
-# and 14 are broken paths and change none. What must be known: the paper's damped Newton step, and LiSSA, by which the
+# and 14 are broken paths and change none. Readers need to know the paper's damped Newton step, and LiSSA, by which the
 # code solves for it.
 
 # %% tags=["parameters"]
@@ -122,7 +122,7 @@ run.log_each(judge.solved(published), method="1-5, 7, 9 together")
 # ## The seed: departure 8
 #
 # `--seed` does nothing in unlearning: D_u, LiSSA's batches and the noise are those of seed 0, whatever it is. How much
-# would they matter? Releases of one model, with everything in unlearning drawn anew, against the code's way.
+# would they matter? Releases of one model with everything in unlearning drawn anew are compared with the code's way.
 
 # %%
 for name, seeds in {"paper": range(code.draws), "8: seed without effect": [0] * code.draws}.items():

@@ -39,8 +39,8 @@ run = begin("10_audit", globals())
 #
 # Where noise is the last thing that happens, the models before it are fixed and known to the adversary, and only the
 # noise is drawn anew. A method that adds noise on the way is run anew for every trial. The adversary sees the weights,
-# or the outputs on the forget set; both are what the certificate covers. The direction to look along is estimated from
-# half of the trials, or, by who knows every seed and so both models, known.
+# or the outputs on the forget set; the certificate covers both. The direction to look along is estimated from two
+# fifths of the trials, or is known to an adversary who knows every seed, and so both models.
 
 # %%
 setup, settings = run.setup, run.setup.settings
@@ -79,8 +79,8 @@ run.log("planted_distance", difference(problem, update, own).norm() / bound.valu
 # ## Noise that is too small
 #
 # The noise is made 1.5, 2, 3 and ten times smaller than the certificate says; next to it the same pair with the right
-# noise. An adversary who has to estimate the direction tries the right noise and a tenth of it, one who knows it all
-# five.
+# noise. An adversary who has to estimate the direction tries the right noise and a tenth of it; one who knows the
+# direction tries all five.
 
 # %%
 little = {f"{factor:g} times too little": factor for factor in (1.5, 2, 3)}

@@ -27,9 +27,9 @@ run = begin("11_bound", globals())
 # %% [markdown]
 # ## What is computed on what
 #
-# With BatchNorm the loss as a function of the weights is another for other running statistics: those that training
-# left, and those that D_r has at the original's weights. The theorem is about one function. H, M and G are each taken
-# with one kind of statistics.
+# With BatchNorm, the loss as a function of the weights depends on the running statistics. They are either those that
+# training left, or those that D_r has at the original's weights. The theorem is about one function, so that H, M and G
+# are all taken with the same kind of statistics.
 
 # %%
 bound = ScaleBound(run)

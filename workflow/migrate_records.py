@@ -3,8 +3,8 @@
     python workflow/migrate_records.py
 
 It migrates the committed records, under ``results``; local runs are made again. Numbers, settings and all other fields
-stay as they are. The hash of the lock is that of the record's commit, as git
-tells it; empty where git does not know the commit. Records of schema 2 are left alone.
+stay as they are. The hash of the lock is that of the record's commit, as git tells it; empty where git does not know
+the commit. Records of schema 2 are left alone.
 """
 
 import json

@@ -121,7 +121,7 @@ def kept(
         path: The file.
         compute: Makes the result where the file is absent.
         save: Writes it, by one of the functions above.
-        load: Reads it; raises :class:`CduError` for a file that cannot be read.
+        load: Reads it; raises :class:`~cdu.errors.CduError` for a file that cannot be read.
     """
     if not path.exists():
         save(path, compute())

@@ -19,7 +19,7 @@ _MINIMISER = "the exact minimiser of the loss on the retained set, plus N(0, σ�
 _ENDS_PROJECTED = "training, retraining and unlearning all end with a projection onto the ball of radius C"
 _IN_THE_BALL = "w* and w̃* lie in the ball of radius C"
 _SMOOTH = "the Hessian of the loss is M-Lipschitz over the ball (no ReLU network's is)"
-#: The assumption that a bound with a solver's error does without.
+#: The assumption that a bound which counts the solver's error does not need.
 EXACT_SOLVE = "the damped system is solved exactly"
 _STRONGLY_CONVEX = "the loss on the retained set is l2-strongly convex"
 
@@ -33,12 +33,12 @@ class Bound(BaseModel):
         constants: The arguments it was computed from, by name.
         fixed_in_advance: Whether every constant was fixed before the data were seen.
         failure: ρ, the probability with which the bound may fail; 0 for none.
-        requests: How many requests ``failure`` speaks of.
+        requests: The number of requests that ``failure`` covers.
         assumptions: What must be true for the bound to hold.
         reference: The distribution that a noisy release is compared with.
         covers: What a certificate from this bound is worth, in words.
         rounding: What the arithmetic of the program that computed both models may add to Δ, proven.
-        arithmetic: What that is for; "exact" for a formula that no program was named for.
+        arithmetic: The type of floating-point numbers that ``rounding`` is for; "exact" where no program was named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +62,7 @@ class Bound(BaseModel):
 
     @property
     def kind(self) -> Literal["certificate", "indication"]:
-        """A certificate may rest on it only if it was fixed before the data were seen."""
+        """``certificate`` where the bound was fixed before the data were seen, else ``indication``."""
         return "certificate" if self.fixed_in_advance else "indication"
 
 

@@ -23,7 +23,7 @@ _NOT_COVERED = (
     "anything that was tuned on the forget set",
 )
 
-#: By how much ρ is enlarged before it is taken from δ: more than the roundings of sums and products.
+#: Factor on ρ before it is subtracted from δ; it exceeds the rounding of sums and products.
 _FAILURE_MARGIN = 1 + 1e-12
 
 #: Widest line of a printed certificate.
@@ -193,7 +193,7 @@ def _shares(bound: Bound, delta: float, releases: int) -> tuple[float, float]:
     )
     batches = -(-releases // bound.requests)
     failure = batches * bound.failure
-    # Where ρ comes near δ, what is left must not be the rounding of their difference.
+    # Where ρ is close to δ, rounding alone must not leave a positive difference.
     left = delta - failure * _FAILURE_MARGIN
     expect(
         left > 0,

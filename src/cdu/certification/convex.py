@@ -38,7 +38,7 @@ def softmax_constants(input_norm: float, l2: float, classes: int) -> Constants:
     (√2)³/(6√3) = √2/(3√3), so M = B³·√2/(3√3). L(0) = ln K gives C = √(2 ln K / l2).
 
     Args:
-        input_norm: Largest ‖x‖₂, enforced by :func:`clipped`.
+        input_norm: Largest ‖x‖₂, enforced by :func:`cdu.data.features.clipped`.
         l2: Weight of (l2/2)‖w‖².
         classes: K.
     """
@@ -60,7 +60,7 @@ def ridge_constants(input_norm: float, l2: float) -> Constants:
 
 
 def gradient_rounding(objective: Objective, w: Tensor, samples: Samples) -> float:
-    """By how much ∇L(w, S) of a linear model may be off as computed: see :mod:`cdu.certification.rounding`.
+    """A bound on the rounding of the computed ∇L(w, S) of a linear model; see :mod:`cdu.certification.rounding`.
 
     Args:
         objective: L of a :class:`~cdu.models.architectures.LogisticRegression`: cross-entropy, weighted or not, or

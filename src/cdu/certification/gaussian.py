@@ -15,10 +15,10 @@ from cdu.checks import expect, expect_count, expect_delta, expect_not_negative, 
 #: Gauss-Legendre rule on [−1, 1]; 20 nodes integrate 1 − x·R(x) over an interval of length ≤ 1 to the last digit.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 
-#: By how much μ is enlarged before it is asked for δ: more than the roundings of Δ/σ, √k·Δ and μ/2 − ε/μ together.
+#: Factor on μ before δ is computed from it; it exceeds the roundings of Δ/σ, √k·Δ and μ/2 − ε/μ together.
 _DISTANCE_MARGIN = 1 + 2.0**-50
 
-#: Relative error of a computed δ, per unit of 1 + a²: more than exp, erfcx and 1 − x·R(x) make together.
+#: Bound on the relative error of a computed δ, per unit of 1 + a²: that of exp, erfcx and 1 − x·R(x) together.
 _DELTA_MARGIN = 2.0**-46
 
 #: Beyond it φ(a) is below the smallest number of double precision.

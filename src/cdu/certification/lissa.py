@@ -6,7 +6,7 @@ from typing import Literal
 from cdu.certification.bounds import EXACT_SOLVE, Bound, newton_bound, smallest_damped_eigenvalue
 from cdu.checks import expect, expect_count, expect_not_negative, expect_positive
 
-#: The LiSSA term as it is printed, as the code of later work prints it, and as LiSSA's own theorem gives it.
+#: The LiSSA term as later work prints it, as the code of that work has it, and as LiSSA's own theorem gives it.
 LissaForm = Literal["printed, logarithm", "printed, square root", "derived"]
 
 
@@ -124,7 +124,7 @@ def lissa_bound(
 
 
 def _lissa_terms(form: LissaForm, ratio: float, scale: float) -> tuple[float, float]:
-    """What stands under the root over s₁, and t; ``ratio`` is d/ρ."""
+    """The numerator under the root in r, and t; ``ratio`` is d/ρ."""
     terms = {
         "printed, logarithm": (math.log(ratio), 1 / 16),
         "printed, square root": (ratio, 1 / 16),

@@ -47,12 +47,12 @@ def gamma(operations: int, unit: float) -> float:
 
 
 def norm_rounding(size: int) -> float:
-    """By how much, relatively, a norm of ``size`` numbers that is taken in float64 may be too small."""
+    """Bound on the relative amount by which the float64 norm of ``size`` numbers is too small."""
     return gamma(size + 2, UNIT["float64"])
 
 
 def ball_rounding(radius: float, size: int) -> float:
-    """How far outside the ball weights may lie that :func:`~cdu.models.training.project` took onto it, or left in it.
+    """How far outside the ball weights may lie after :func:`~cdu.models.training.project`.
 
     It shrinks them by two roundings more than it has to, which covers those of the product; the norm, taken in float64,
     may be too small.
@@ -107,9 +107,10 @@ def softmax_gradient_rounding(
 def squared_gradient_rounding(
     input_norm: float, weight_norm: float, l2: float, features: int, samples: int, unit: float
 ) -> float:
-    """The same for ridge regression on one-hot targets, where the residual z − y stands in place of p − y.
+    """A bound on the error of ∇L(w, S) as computed, for ridge regression on one-hot targets.
 
-    Its norm is at most BR + 1, and it passes on the error of the logits as it is.
+    The residual z − y takes the place of p − y in :func:`softmax_gradient_rounding`: its norm is at most BR + 1, and it
+    passes on the error of the logits in full.
 
     Args:
         input_norm: Largest ‖x‖₂.

@@ -40,8 +40,8 @@ def conjugate_gradient(
         start: A first guess of the solution, shape (p,); zero when None.
 
     Raises:
-        SolverError: A direction of negative curvature, which proves that H + λI is indefinite. That none is met
-            proves nothing: a negative eigenvalue whose eigenvector v hardly contains can go unseen.
+        SolverError: A direction of negative curvature was met, which proves that H + λI is indefinite. Meeting none
+            proves nothing: a negative eigenvalue whose eigenvector v hardly contains can be missed.
     """
     if is_zero(vector):
         return zero_solution(vector)

@@ -13,7 +13,7 @@ from cdu.curvature.solution import Solution, SolverError, indefinite_error, is_z
 
 #: Largest p of the exact solver unless told otherwise: a float64 matrix of 7.2 GB, twice while it is factorised.
 EXACT_LIMIT = 30_000
-#: A dense float64 solution that leaves more than this relative residual is of a matrix that is singular to rounding.
+#: A larger relative residual of the dense float64 solution means that the matrix is singular up to rounding.
 SINGULAR = 1e-6
 #: Up to this p the smallest eigenvalue of an indefinite matrix is computed densely, above it by Lanczos.
 DENSE_EIGENVALUES = 5000

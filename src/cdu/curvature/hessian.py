@@ -65,13 +65,13 @@ class Hessian:
         Args:
             path: A file in which the rows of H are kept, so that an interrupted computation goes on and a finished one
                 is loaded; the time then includes that of earlier sittings.
-            block: Rows computed between two savings.
+            block: Rows computed before the file is saved again.
 
         Raises:
             CduError: ``path`` holds the Hessian of another point, data set or objective.
         """
         rows = ResumableMatrix(self.size, self.w.dtype, path, "" if path is None else self._fingerprint())
-        # A bar is worth its line only where one waits for it.
+        # Show the progress bar only where the computation takes long.
         with tqdm(total=self.size, initial=rows.done, desc="Hessian", unit="row", disable=self.size < 5000) as progress:
             while rows.done < self.size:
                 began, first = time.perf_counter(), rows.done

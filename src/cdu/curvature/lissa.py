@@ -81,8 +81,8 @@ SCALE_BATCHES, SCALE_STEPS, SCALE_MARGIN = 20, 12, 2.0
 def batch_scale(operator: Hessian, batch_size: int, generator: torch.Generator) -> float:
     """LiSSA's h: twice the largest ‖H_t + λI‖ found by power iteration on twenty mini-batches at once.
 
-    Power iteration errs below, and a batch that was not looked at can be stiffer: hence the factor. It is an estimate
-    and proves nothing about the batches to come.
+    Power iteration gives too small a norm, and other batches can have larger ones: hence the factor of two. The result
+    is an estimate, not a bound for all batches.
     """
     count = len(operator.samples)
     rows = torch.randint(count, (SCALE_BATCHES, batch_size), generator=generator).to(operator.w.device)
@@ -106,8 +106,8 @@ def _products_on(operator: Hessian, vectors: Tensor, rows: Tensor) -> Tensor:
     """(H_t + λI)x for every row x of ``vectors``, H_t the Hessian on the samples that the same row of ``rows`` lists.
 
     The forward pass is batched over copies of w; the two backward passes are then ordinary ones, which is about one
-    and a half times as fast as differentiating inside the batching. The caller evaluates the module, and asks for
-    attention that can be differentiated twice: doing both here would cost a tenth of a small network's step.
+    and a half times as fast as differentiating inside the batching. The caller puts the module in evaluation mode and
+    selects attention that can be differentiated twice: doing both here would cost a tenth of a small network's step.
     """
     objective, w = operator.objective, operator.w
     shift = objective.l2 + operator.damping

@@ -13,12 +13,10 @@ from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.models.objective import Objective
 
-# --- minimisation --------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Minimum:
-    """A minimiser found.
+    """What :func:`minimise` found.
 
     Attributes:
         w: The weights, shape (p,).

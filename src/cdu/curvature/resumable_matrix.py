@@ -18,7 +18,7 @@ class ResumableMatrix:
         size: Number of rows and columns.
         dtype: Type of the entries.
         path: A NumPy file; memory alone when None. Beside it lies a note of what it holds and how many rows are done.
-        mark: What the matrix is of, so that the rows of another one are not taken for it.
+        mark: Identifies the matrix, so that the rows of another one are not taken for its own.
 
     Attributes:
         done: Rows done.
@@ -53,7 +53,7 @@ class ResumableMatrix:
         self._save()
 
     def matrix(self) -> Tensor:
-        """A tensor of all rows, (A + Aᵀ)/2 of them where rounding made it unsymmetric; the file is left as it is."""
+        """All rows as one tensor, made symmetric by (A + Aᵀ)/2 where rounding did not leave it so; the file is kept."""
         kept = isinstance(self._array, np.memmap)
         return _symmetric(torch.from_numpy(np.array(self._array) if kept else self._array))
 
@@ -81,7 +81,7 @@ class ResumableMatrix:
 
 
 def _symmetric(matrix: Tensor, block: int = 2048) -> Tensor:
-    """(A + Aᵀ)/2 in place, block by block: a large matrix fits into memory no more than a few times."""
+    """(A + Aᵀ)/2 in place, block by block, since memory holds only a few copies of a large matrix."""
     size = len(matrix)
     for first in range(0, size, block):
         rows = slice(first, first + block)

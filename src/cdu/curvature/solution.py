@@ -28,7 +28,7 @@ class Solution:
         converged: Whether the solver reached its own target.
         curve: For iterative solvers, their own measure of progress step by step: the relative residual of
             conjugate gradient; for LiSSA the norm of the last term added, relative to ‖v‖.
-        note: What a reader has to know of how the system was solved; empty where there is nothing.
+        note: What a reader has to know about how the system was solved; usually empty.
     """
 
     x: Tensor

@@ -1,4 +1,4 @@
 """Data: the datasets and their files, samples on a device, splits and forget sets."""
 
-# Whoever asks for a dataset, by whatever module, finds those of this package registered.
+# Importing any module of this room registers the datasets of this package.
 from cdu.data import datasets as datasets

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def load(name: str, device: "torch.device | str" = "cpu", root: Path | None = None) -> "Dataset":
-    """Load a dataset, its files checked against their published checksums.
+    """Check a dataset's files against their published checksums, and load it.
 
     Args:
         name: One of :func:`~cdu.data.registry.known_datasets`.
@@ -25,8 +25,8 @@ def load(name: str, device: "torch.device | str" = "cpu", root: Path | None = No
         root: Folder of the files; :func:`~cdu.data.download.data_root` when not given.
 
     Raises:
-        CduError: Unknown name, a file that is absent, truncated, altered or unreadable, or other images or labels than
-            are registered.
+        CduError: The name is unknown; a file is absent, truncated, altered or unreadable; or images or labels are not
+            of the registered shape, type or range.
     """
     from cdu.data.samples import Dataset
 
@@ -38,7 +38,7 @@ def load(name: str, device: "torch.device | str" = "cpu", root: Path | None = No
 
 
 def _samples(dataset: DatasetSpec, part: Part) -> "Samples":
-    """One part of a dataset, as tensors; refused where it is not as registered."""
+    """One part of a dataset, as tensors; refuses images or labels that are not as registered."""
     import torch
 
     from cdu.data.samples import Samples
@@ -66,7 +66,7 @@ DIGITS_TRAIN = 1497
 
 
 def _read_digits(_: Path) -> tuple[Part, Part]:
-    """The 1,797 scanned digits that scikit-learn carries, cut once and for all into 1,497 and 300."""
+    """The 1,797 scanned digits that come with scikit-learn, in a fixed split of 1,497 and 300."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -141,7 +141,7 @@ CIFAR10_BATCHES = {
 
 
 def _read_cifar10(folder: Path) -> tuple[Part, Part]:
-    """Read by torchvision, since the files are pickles: theirs are the checksums that it looks at first."""
+    """Read by torchvision: the files are pickles, and it checks their published checksums first."""
     from torchvision.datasets import CIFAR10
 
     parts = [CIFAR10(str(folder), train=train) for train in (True, False)]

@@ -147,7 +147,7 @@ def _retrieve(download: Download, path: Path) -> None:
     """Download and unpack by pooch, from the first server that sends what is expected."""
     import pooch
 
-    # What is said is the progress, and one sentence where it fails.
+    # Print the progress alone, and one sentence where the download fails.
     pooch.get_logger().setLevel("WARNING")
     failures = []
     for url in download.urls:
@@ -165,14 +165,14 @@ def _retrieve(download: Download, path: Path) -> None:
 
 
 def _in_short(error: Exception) -> str:
-    """What a server or pooch said, on one line: the first sentence, or the cause of a connection that was not made."""
+    """An error's message on one line: its first sentence, or the reason why there was no connection."""
     cause = getattr(error.args[0], "reason", None) if error.args else None
     said = str(error) if cause is None else str(cause).split(": ")[-1]
     return " ".join(said.split()).split(". ")[0]
 
 
 def _unpacking(download: Download) -> Any:
-    """What pooch does with a file that arrived; None where it is read as it is."""
+    """How pooch unpacks a downloaded file; None for a file that is read as it is."""
     import pooch
 
     folder = Path(download.path).parent

@@ -7,8 +7,6 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d
 from cdu.data.samples import Samples
 from cdu.seeding import generator
 
-# --- inputs --------------------------------------------------------------------------------------------------------
-
 
 def flat_pixels(samples: Samples) -> Samples:
     """The samples as float64 rows of pixels in [0, 1]: a scaling that does not look at the data."""

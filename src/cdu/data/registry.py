@@ -58,7 +58,7 @@ class Download(DataFile):
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """All that there is to know of a dataset but its images.
+    """Everything about a dataset except its images.
 
     Attributes:
         name: What experiments and the command line call it: letters, digits, ``-`` and ``_``.
@@ -77,7 +77,7 @@ class DatasetSpec:
         source: Where it comes from, in words; the book's citations may be used.
 
     Raises:
-        CduError: The name is no such name, or ``mean`` or ``std`` has not one value for each channel.
+        CduError: The name has other characters, or ``mean`` or ``std`` does not have one value per channel.
     """
 
     name: str
@@ -118,16 +118,16 @@ _registered: dict[str, DatasetSpec] = {}
 
 
 def register(dataset: DatasetSpec) -> DatasetSpec:
-    """Make a dataset known.
+    """Register a dataset under its name.
 
     Args:
         dataset: The dataset.
 
     Returns:
-        The same.
+        The dataset, unchanged.
 
     Raises:
-        CduError: Another of that name is registered.
+        CduError: A dataset of that name is registered already.
     """
     expect(
         dataset.name not in _registered,

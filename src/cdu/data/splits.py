@@ -23,7 +23,7 @@ class Split:
         validation: Training rows held out for tuning.
 
     Raises:
-        CduError: The first, second and last part overlap, or do not cover the training set.
+        CduError: The forget, retain and validation rows overlap, or do not cover the training set.
     """
 
     forget: NDArray[np.int64]
@@ -67,7 +67,8 @@ def make_split(
         validation_size: Rows held out for tuning; results are made with none.
 
     Raises:
-        CduError: More rows wanted than there are, an index out of range or given twice, an absent class.
+        CduError: More rows are asked for than there are; an index is out of range, held out or given twice; no row
+            has the class; or nothing is left to retain.
     """
     count = len(labels)
     rng = np.random.default_rng(seed_for(seed, "split"))

@@ -1,4 +1,4 @@
-"""How good a model is."""
+"""Accuracy of a model."""
 
 from torch import Tensor
 

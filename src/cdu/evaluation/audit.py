@@ -1,4 +1,4 @@
-"""Audits: lower bounds on ε from trials of a release and of what it should equal, and how much they would find."""
+"""Audits: lower bounds on ε from trials of a release and of its reference, and the power of such audits."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ MIDDLE = 0.8
 #: Quantiles of the pilot trials of both hypotheses together that are thresholds too.
 LEVELS = (0.005, 0.02, 0.1, 0.25, 0.75, 0.9, 0.98, 0.995)
 
-#: So many quantiles :func:`learned` chooses from.
+#: The number of quantiles that :func:`learned` chooses from.
 CANDIDATES = 100
 
 #: Fewest trials of either hypothesis: a tenth places the thresholds, and half of them judge.
@@ -52,7 +52,7 @@ class Audit:
         gaussian_epsilon: ε of ``mu_low`` at δ.
         detectable: The largest ``epsilon`` that so many trials could have given, when not one guess is wrong.
         gaussian_detectable: The same of ``gaussian_epsilon``.
-        trials: Trials of either hypothesis that judged.
+        trials: Trials of either hypothesis that count, without those that chose the direction or the thresholds.
     """
 
     epsilon: float
@@ -72,7 +72,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the thresholds of an audit come about.
+    """How the thresholds of an audit are placed.
 
     Attributes:
         pilot: Share of the trials that places them; those do not judge.
@@ -117,7 +117,7 @@ def learned_for_both(release: Vector, reference: Vector, delta: float) -> tuple[
     return np.take_along_axis(candidates, np.argmax(mu, axis=1)[:, None], axis=1), np.ones(1)
 
 
-#: What was compared; the first is the audit's. The chapter on audits shows the power of each.
+#: The strategies that are compared; audits use the first. The chapter on audits shows the power of each.
 STRATEGIES = {
     "a tenth places the middle (80 % of the error) and eight quantiles": Strategy(0.1, middle_and_quantiles),
     "a tenth places nine thresholds of equal shares": Strategy(0.1, quantiles),
@@ -133,9 +133,9 @@ def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
 
     The direction that best separates them (:func:`separating_direction`) is estimated on the first two fifths of the
     trials, thresholds along it are placed by the next tenth (:data:`STRATEGY`), and the other half judges: with more
-    coordinates than trials a direction separates those that it was estimated on whatever they are, so that no threshold
-    can be learned from them. Trials of one coordinate need no direction, and nine tenths judge. For a test with
-    true-positive rate t and false-positive rate f every (ε, δ) guarantee has t ≤ e^ε f + δ, so that
+    coordinates than trials, a direction separates the trials that it was estimated on even where nothing else does, so
+    that no threshold can be learned from them. Trials of one coordinate need no direction, and nine tenths judge. For a
+    test with true-positive rate t and false-positive rate f every (ε, δ) guarantee has t ≤ e^ε f + δ, so that
 
         ε ≥ ln((t − δ)/f)  and  ε ≥ ln((1 − f − δ)/(1 − t)),
 
@@ -165,7 +165,7 @@ def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
     if not (release.isfinite().all() and reference.isfinite().all()):
         raise CduError("the trials hold values that are not finite; no direction separates those")
     known = release.shape[1] == 1
-    # Of one coordinate the sign is all that can be wrong; what places the thresholds has to tell it.
+    # With one coordinate only the sign is unknown; the trials that place the thresholds determine it.
     first = round((STRATEGY.pilot if known else DIRECTION) * len(release))
     direction = separating_direction(release[:first], reference[:first])
     expect(
@@ -200,7 +200,7 @@ def _judged(release: Vector, reference: Vector, pilot: int, delta: float) -> Aud
 def separating_direction(release: Tensor, reference: Tensor) -> Tensor:
     """Fisher's linear discriminant with a diagonal covariance: difference of means over pooled variance, shape (f,).
 
-    A coordinate that hardly varies gets the weight it deserves, so that noise which leaves one out is found.
+    A coordinate that hardly varies gets a large weight, so that noise which leaves out a coordinate is found.
     """
     difference = release.mean(dim=0) - reference.mean(dim=0)
     variance = (release.var(dim=0) + reference.var(dim=0)) / 2
@@ -226,7 +226,7 @@ def clopper_pearson(successes: NDArray[Any], trials: int, confidence: float | Ve
 
 
 def detectable_epsilons(trials: int, delta: float) -> tuple[float, float]:
-    """The bounds that ``trials`` of either hypothesis give when every one is told right, the second by Gaussian DP."""
+    """The bounds that ``trials`` of either hypothesis give when every guess is right: by counts, and by Gaussian DP."""
     hit = (MIDDLE * (1 - CONFIDENCE) / 2) ** (1 / trials)
     plain = math.log(max(hit - delta, 1e-300) / (1 - hit))
     mu = 2 * float(norm.ppf(hit))
@@ -239,7 +239,7 @@ class Power:
 
     Attributes:
         detected: Either bound.
-        counted: The one by Clopper-Pearson alone, which is not for Gaussian noise only.
+        counted: The bound from counts (Clopper-Pearson) alone, which does not assume Gaussian noise.
         seeds: Simulated audits.
     """
 
@@ -256,13 +256,13 @@ def power(
     Where noise comes last and the direction is known, every audit is one of these two, whatever the model.
 
     Args:
-        strategy: How the thresholds come about.
+        strategy: How the thresholds are placed.
         mu: Distance of the pair over σ: of a certificate for Δ with noise k times too small, k·μ* at the distance Δ.
         trials: Trials of either hypothesis, those included that place thresholds.
         certified: ε of the certificate under audit.
         delta: Its δ.
         seeds: How many audits.
-        draws: Where the trials come from.
+        draws: Draws the trials.
     """
     release, reference = draws.standard_normal((2, seeds, trials))
     shown = _shown(release + mu, reference, round(strategy.pilot * trials), delta, strategy.place)
@@ -273,7 +273,7 @@ def power(
 
 @dataclass(frozen=True)
 class _Shown:
-    """The largest lower bounds on ε and μ over the thresholds, and μ at the second one's, each of shape (S,)."""
+    """The largest lower bounds on ε and on μ, and μ with its upper bound at the threshold of the latter, shape (S,)."""
 
     epsilon: Vector
     mu: Vector

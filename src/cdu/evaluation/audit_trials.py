@@ -16,20 +16,20 @@ from cdu.unlearning.release import projected, publish, trials
 #: What an adversary sees in the trials of a release and of its reference, one trial a row, by a name of the view.
 Views = dict[str, tuple[Tensor, Tensor]]
 
-#: The view of who knows every seed, and so both models: the weights along the line between these.
+#: The view of an adversary who knows every seed, and so both models: the weights along the line between them.
 KNOWN = "weights, direction known"
 
 
 def difference(problem: Problem, update: UnlearningResult, own: UnlearningResult) -> Tensor:
-    """From the reference to the release, before noise, shape (p,)."""
+    """The vector from the reference to the release, both before noise, shape (p,)."""
     return projected(problem, update) - projected(problem, own)
 
 
 def seen(problem: Problem, objective: Objective, releases: Iterable[Tensor]) -> dict[str, Tensor]:
     """The weights of releases, and φ of their outputs on the forget set; both are what a certificate covers.
 
-    No certificate covers BatchNorm's running statistics, which outputs would show: of a network with buffers the
-    weights alone are seen.
+    Outputs would also show BatchNorm's running statistics, which no certificate covers. So an adversary sees only the
+    weights of a network with buffers.
 
     Args:
         problem: Where the forget set comes from.
@@ -48,7 +48,7 @@ def seen(problem: Problem, objective: Objective, releases: Iterable[Tensor]) -> 
 
 
 class Trials:
-    """Draws trials; every set of them has a stream of noise of its own.
+    """Draws trials; every set of trials has its own stream of noise.
 
     Args:
         settings: How many trials of each kind.
@@ -84,7 +84,7 @@ class Trials:
         """The same for the view :data:`KNOWN` alone, where more trials are cheap; arguments as above."""
         between, many = difference(problem, update, own), self._settings.trials
         if not between.any():
-            # Two answers by the same retraining: along no direction every trial is 0, whatever the noise.
+            # Both are the same retrained model: there is no direction between them, and every trial is 0.
             return {KNOWN: (torch.zeros(many, 1), torch.zeros(many, 1))}
         first, second = (
             torch.cat([block @ between for block in trials(problem, one, self._stream(), sigma, many)])[:, None]

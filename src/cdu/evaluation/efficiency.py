@@ -81,7 +81,7 @@ class System:
         return torch.randn(*shape, len(self.w), generator=generator(self.seed, purpose)).to(self.w)
 
     def product(self, vector: Tensor) -> Tensor:
-        """Hv, its gradient's graph computed anew."""
+        """Hv, with the graph of the gradient computed anew."""
         return self.objective.hvp(self.w, self.samples, vector)
 
     def gradient(self) -> Tensor:
@@ -112,7 +112,7 @@ class System:
         return lissa(operator, self.right_hand_side, **constants.model_dump(), generator=draws)
 
     def curvlinops(self, damping: float) -> Curvlinops:
-        """H + λI by curvlinops, from a cold start; raises :class:`CduError` where it is not installed."""
+        """H + λI by curvlinops, from a cold start; raises :class:`~cdu.errors.CduError` where it is not installed."""
         return Curvlinops(self.objective, self.w, self.samples, damping)
 
 
@@ -157,7 +157,7 @@ def product_programs(system: System) -> dict[str, Program]:
 
 
 def curvlinops_product(system: System) -> Program:
-    """The same product by curvlinops; raises :class:`CduError` where it is not installed."""
+    """Hv by curvlinops; raises :class:`~cdu.errors.CduError` where it is not installed."""
     vector = system.random_vectors("vector")
     return partial(system.curvlinops(0.0).__matmul__, vector)
 
@@ -165,16 +165,16 @@ def curvlinops_product(system: System) -> Program:
 def product_metrics(
     name: str, timings: Mapping[str, Timing], operations: Mapping[str, int], rate: float
 ) -> dict[str, float]:
-    """What is said of one of :func:`product_programs` beside its times.
+    """The metrics of one of :func:`product_programs` beside its times.
 
     Args:
-        name: Which.
+        name: The program.
         timings: Those of all programs.
         operations: Floating-point operations of those that were counted.
         rate: Operations a second in a product of two large matrices.
 
     Returns:
-        ``gradients``: its time in times of the gradient. ``rate_share``: its operations a second, as a share of
+        ``gradients``: its time as a multiple of the gradient's. ``rate_share``: its operations a second, as a share of
         ``rate``. ``difference``: how far its product is from ours, relatively.
     """
     own, reference = timings[name], timings["product, next"].result

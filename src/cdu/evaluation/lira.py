@@ -15,7 +15,7 @@ from cdu.seeding import generator
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-#: From so many shadows on every sample has a variance of its own; below, all samples share one (Carlini et al. 2022).
+#: From this number of shadows on every sample has its own variance; below it, all share one (Carlini et al. 2022).
 OWN_VARIANCE = 64
 
 
@@ -99,8 +99,9 @@ def likelihood_ratio_attack(
 ) -> Inference:
     """Per target a Gaussian for φ with the sample in and one with it out, both without the shadow that is scored.
 
-    Left out with it is the shadow that has the other half of the pool (:func:`draw_pool`), so that both sides lose one:
-    losing its own side alone would push every score to the other side, and nothing would look like less than chance.
+    The shadow with the other half of the pool (:func:`draw_pool`) is left out too, so that both Gaussians lose one. If
+    only the scored shadow were left out, every score would move to the wrong side, and an attack on models that tell
+    nothing would do worse than chance.
 
     ln N(φ; μ_in, σ_in²) − ln N(φ; μ_out, σ_out²). Carlini et al. (2022), "Membership Inference Attacks From First
     Principles"; on unlearned models Hayes et al. (2024), "Inexact Unlearning Needs More Careful Evaluations to Avoid a
@@ -113,7 +114,7 @@ def likelihood_ratio_attack(
         members: Which pairs of it are "in".
         outside: φ in the world where they are out, shape (S, t).
         others: Which pairs of that are "out".
-        own_variance: A variance of its own for every target; if None from :data:`OWN_VARIANCE` shadows on.
+        own_variance: Whether every target has its own variance; when None, from :data:`OWN_VARIANCE` shadows on.
 
     Raises:
         CduError: Shadows that do not come in such pairs, or a target with fewer than four on one side.

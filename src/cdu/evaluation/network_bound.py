@@ -1,4 +1,4 @@
-"""Theorem 3.4 on a network too large for its Hessian: what the bound is made of, and the real error of the step."""
+"""Theorem 3.4 on a network whose Hessian is too large to build: the bound's constants, and the step's real error."""
 
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -86,7 +86,7 @@ class NetworkStep:
         }
 
     def gradients(self, own: Objective) -> dict[str, float]:
-        """Norms of gradients at both models, how far the two forms' right-hand sides are apart, and the models.
+        """Norms of gradients at both models, and the distances of the forms' right-hand sides and of the two models.
 
         The right-hand sides differ by n/n_r · ∇L(w*, D).
 

@@ -46,7 +46,7 @@ def in_memory(samples: Samples) -> TensorDataset:
 
 
 def sources(samples: Samples) -> dict[str, Dataset[Any]]:
-    """The samples as the authors' code is given them, by the name that its timings then have."""
+    """The samples in the forms that the authors' code is given, by the name that its timings then have."""
     return {"authors": Images(samples), "authors, data in memory": in_memory(samples)}
 
 

@@ -136,7 +136,7 @@ def sorted_concatenation(original: Matrix, released: Matrix) -> Matrix:
     return np.hstack(_sorted(original, released))
 
 
-#: What an attack model is fed with: the five constructions of Chen et al. (2021), "When Machine Unlearning Jeopardizes
+#: The features of an attack model: the five constructions of Chen et al. (2021), "When Machine Unlearning Jeopardizes
 #: Privacy".
 FEATURES: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
     "direct difference": direct_difference,
@@ -148,7 +148,7 @@ FEATURES: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
 
 
 class Standardised:
-    """A classifier of features of mean 0 and variance 1, as they are on the rows that it is fitted on.
+    """A classifier whose features are scaled to mean 0 and variance 1 over the rows that it is fitted on.
 
     Scikit-learn's pipeline of the two does the same; for a few hundred rows it takes as long again as the fit.
 
@@ -170,7 +170,7 @@ class Standardised:
         return found
 
 
-#: Attack models, by what a seed makes of them; the same four as in that paper, small ones.
+#: The functions that make an attack model from a seed; the same four kinds as in that paper, but small.
 CLASSIFIERS: dict[str, Callable[[int], Any]] = {
     "logistic regression": lambda seed: Standardised(LogisticRegression(max_iter=2000)),
     "decision tree": lambda seed: DecisionTreeClassifier(min_samples_leaf=5, random_state=seed),
@@ -247,7 +247,7 @@ def membership_attack(
 
 @cache
 def _folds(groups: tuple[int, ...], folds: int, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Rows to fit on and rows to score, as many of every group in each fold as can be."""
+    """Rows to fit on and rows to score by fold, every group spread over the folds as evenly as possible."""
     with warnings.catch_warnings():
         # A group smaller than the number of folds is absent from some, which is all that can be done.
         warnings.filterwarnings("ignore", message="The least populated class")
@@ -256,7 +256,7 @@ def _folds(groups: tuple[int, ...], folds: int, seed: int) -> list[tuple[NDArray
 
 
 def true_positive_rates(labels: NDArray[Any], scores: Matrix, levels: tuple[float, ...]) -> dict[float, Rate]:
-    """The share of members that a test finds when it takes each level of the non-members for members.
+    """The true-positive rate of a test at each false-positive rate of ``levels``.
 
     Where many rows share a score the test decides between them at random, as the ROC curve's straight parts do: a
     threshold that keeps to the level may not exist.
@@ -293,9 +293,9 @@ def delong_variance(labels: NDArray[Any], scores: Matrix) -> float:
 
 
 def balanced_rows(members: NDArray[Any], others: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Rows of members and of non-members, as many of either in every class, as many as there are, drawn at random.
+    """Random rows of members and of non-members, equally many of both in every class, and as many as possible.
 
-    Otherwise an attack could tell classes apart, which is no membership.
+    Otherwise an attack could tell classes apart, which is not membership.
 
     Args:
         members: Labels of the members.

@@ -1,4 +1,4 @@
-"""Numbers as checks yield them: with the keys that tell them apart, and with the reason where there is none."""
+"""Numbers as checks yield them, with the keys that tell them apart; and the reason for a number that is missing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

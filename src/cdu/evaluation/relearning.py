@@ -28,12 +28,12 @@ class Relearning:
 
     @property
     def counted(self) -> int:
-        """The epochs, or one more than the largest number where the target was not reached."""
+        """The epochs, or one more than were allowed where the target was not reached."""
         return len(self.losses) if self.epochs is None else self.epochs
 
     @property
     def note(self) -> str:
-        """Says of a censored count that it is one; empty otherwise."""
+        """Says that the count is censored; empty where it is not."""
         return "" if self.epochs is not None else f"censored: > {self.counted - 1} epochs, counted as {self.counted}"
 
 

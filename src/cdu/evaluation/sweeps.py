@@ -1,4 +1,4 @@
-"""Sweeps: what is read off a quantity that was varied."""
+"""Sweeps: their points, and where a curve crosses a level."""
 
 import math
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ def in_turns(
 ) -> dict[Name, Timing]:
     """Time programs one after another, round by round, so that a slow minute of the machine hits all of them.
 
-    A program whose result says its own ``seconds``, as our solvers' do, is believed: theirs leave out the check of the
+    Where a result has its own ``seconds``, as our solvers' results do, these count: they leave out the check of the
     residual that follows, which no peer makes.
 
     Args:
@@ -72,7 +72,7 @@ def in_turns(
 
 
 def matrix_rate(device: torch.device, size: int = 2048, repetitions: int = 7) -> float:
-    """Floating-point operations a second of a float32 matrix product, the fastest of several: what can be had."""
+    """Floating-point operations a second of a float32 matrix product, the fastest of several."""
     left, right = (torch.randn(size, size, device=device) for _ in range(2))
     return 2 * size**3 / in_turns({"product": lambda: left @ right}, repetitions, device)["product"].low
 

@@ -21,7 +21,7 @@ from cdu.unlearning.release import publish_at
 #: Numbers of an :class:`~cdu.evaluation.audit.Audit` that are logged as they are.
 _LOGGED = ("mu", "mu_low", "mu_high", "detectable", "gaussian_detectable", "trials")
 
-#: Simulated audits behind a share.
+#: The number of simulated audits behind each share.
 SIMULATED = 200
 
 #: Distances of the simulated pairs in Δ, by their names in records.
@@ -60,16 +60,16 @@ def log_method(run: Run, unlearned: MethodResults, trials: Trials, name: str, sp
     """Audit a certified method on one forget set.
 
     Where noise comes last, the distance of the pair is logged too, with the ε of these two fixed Gaussians, which needs
-    no trial and says nothing of other pairs. Of a method that adds noise on the way every trial is a run of its own;
-    one forget set, ``random``, has to do.
+    no trial and says nothing of other pairs. A method that adds noise on the way needs a run for every trial and is
+    audited on the forget set ``random`` alone.
 
     Args:
         run: Where it is logged.
         unlearned: Where the method's hyper-parameters come from.
-        trials: Draws them.
+        trials: Draws the trials.
         name: The method's name.
         split: The forget set.
-        problem: The deletion of that.
+        problem: The deletion of that forget set.
 
     Raises:
         CduError: The method cannot run.

@@ -41,7 +41,7 @@ def command(
 
 
 def run(line: Sequence[str]) -> bool:
-    """Run a batch to its end, whatever fails on the way; returns whether nothing did.
+    """Run a batch to its end, even if runs fail on the way; returns whether all succeeded.
 
     Args:
         line: From :func:`command`.

@@ -1,4 +1,4 @@
-"""What ``cdu paper`` leaves of its runs in one small folder, and going on from such a folder on another machine."""
+"""The small folder of results that ``cdu paper`` leaves, and how to go on from it on another machine."""
 
 import io
 import tarfile
@@ -11,14 +11,14 @@ from cdu.errors import CduError
 from cdu.experiments.paper import Stage, summary
 from cdu.models.training import AGAIN
 
-#: A folder of results: at most so many files, none larger than that, and all together.
+#: Limits of a folder of results: the number of files, the bytes of each, and the bytes of all together.
 FILES, FILE_BYTES, ALL_BYTES = 8, 16 * 2**20, 64 * 2**20
 
 
 def pack(
     found: Sequence[Stage], output: Path, folder: Path, absent: Sequence[str], verdicts: Sequence[str] = ()
 ) -> list[Path]:
-    """Leave what was reached in one folder: a summary, records, executed notebooks, kept points, and models.
+    """Write what was reached into one folder: a summary, records, executed notebooks, kept points, and models.
 
     Models' weights come last, the oldest first, as far as they fit; the moments of Adam are left out.
 

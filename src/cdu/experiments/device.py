@@ -31,18 +31,18 @@ def pick_device(wanted: str = "auto") -> torch.device:
     return device
 
 
-#: Networks whose images are laid out with the channels last: their convolutions are faster so, on CPU and GPU.
+#: Networks whose images are laid out with the channels last, which makes convolutions faster on CPU and GPU.
 CONVOLUTIONAL = ("allcnn", "resnet18")
 
 #: Side of the square matrices whose product is timed, by type of device.
 MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 
-#: How often; the median counts, so that the first one's start does not.
+#: The number of products that are timed; the median counts, so that the slow first one does not matter.
 MATRIX_PRODUCTS = 15
 
 
 def prepare(setup: Setup) -> str:
-    """Choose layout and precision for a setup, and say them in words.
+    """Choose layout and precision for a set-up; returns them in words.
 
     Args:
         setup: Its images are laid out anew in place.
@@ -64,7 +64,7 @@ def channels_last(dataset: Dataset) -> Dataset:
 
 
 def matrix_rate(device: torch.device, precision: Precision | None = None) -> float:
-    """Floating-point operations a second in a product of two large square matrices, a multiplication counted as one.
+    """Floating-point operations a second in a product of two large square matrices, a multiply-add counted as two.
 
     It is measured: what the best code could reach, not a data sheet.
 

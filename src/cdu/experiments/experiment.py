@@ -100,7 +100,7 @@ class Experiment(Settings):
         return self
 
     def seeds_of(self, section: str) -> tuple[int, ...]:
-        """The seeds that a section is run with; one where no batch runs it, its repetitions are within the run."""
+        """The seeds of a section; by default only the first where no batch runs it, since that run repeats itself."""
         alone = section in BENCHMARKS or section in BY_HAND
         return self.section_seeds.get(section, self.seeds[:1] if alone else self.seeds)
 
@@ -119,7 +119,7 @@ class Experiment(Settings):
         ]
 
     def batches(self, jobs: Sequence[Job]) -> list[tuple[DatasetName, tuple[int, ...], str]]:
-        """Runs as processes take them: dataset, seeds, section."""
+        """Runs grouped by the process that makes them: dataset, seeds, section."""
         if not self.seeds_together:
             return [(dataset, (seed,), section) for dataset, seed, section in jobs]
         return [
@@ -128,7 +128,7 @@ class Experiment(Settings):
         ]
 
     def benchmarks(self) -> list[Job]:
-        """Every run that is made by itself, since it times things: dataset, seed, section."""
+        """Every run that needs the machine to itself, since it times programs: dataset, seed, section."""
         return [job for job in self._all_jobs() if job[2] in BENCHMARKS]
 
     def by_hand(self) -> list[Job]:
@@ -220,7 +220,7 @@ def _block(content: Any, file: str, where: str) -> dict[str, Any]:
 
 
 def merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
-    """Settings over others, block by block."""
+    """``base`` with the values of ``override`` in place of its own, block by block."""
     found = dict(base)
     for key, value in override.items():
         nested = isinstance(value, dict) and isinstance(base.get(key), dict)

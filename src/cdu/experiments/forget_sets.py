@@ -1,4 +1,4 @@
-"""The same set-up with other settings, and forget sets that are worse than random ones."""
+"""Set-ups with some settings replaced, and worst-case forget sets."""
 
 from dataclasses import replace
 

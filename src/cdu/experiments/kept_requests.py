@@ -31,7 +31,7 @@ def keeper(setup: Setup, method: Method, count: int, sigma: float) -> Keep:
         found = kept_tensors(setup.checkpoints / "requests" / name, lambda: _tensors(function()))
         seconds, products, gradients, residual, converged = found["facts"].tolist()
         costs = (seconds, int(products), int(gradients))
-        # What solved no system has no residual, which a file of numbers can say in no other way.
+        # NaN is kept where no system was solved and there is no residual.
         solved = () if math.isnan(residual) else (residual, bool(converged))
         return UnlearningResult(found["w"].to(setup.device), *costs, *solved)
 

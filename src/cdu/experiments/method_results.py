@@ -1,4 +1,4 @@
-"""What the methods make of a setup: hyper-parameters chosen once, every method run once, both kept on disk."""
+"""The methods' results on one set-up: hyper-parameters chosen once, every method run once, both kept on disk."""
 
 import copy
 from dataclasses import asdict, fields
@@ -31,9 +31,9 @@ _PLAIN = tuple(
 class MethodResults:
     """The methods on one setup, by the names they have in tables.
 
-    Chapters that judge unlearned models take them from here, so that all judge the same ones. A result is kept under a
-    hash of all that determines it, the revision of the numbers included; the
-    seconds in it are those of the run that made it.
+    All sections that judge unlearned models take them from here, so that they judge the same ones. A result is kept
+    under a hash of everything that determines it, including the revision of the numbers; the seconds in it are those of
+    the run that made it.
 
     Args:
         setup: Data, models and settings.

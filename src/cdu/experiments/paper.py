@@ -130,7 +130,7 @@ def run(
         minutes: The time, from now.
         device: As for a section.
         cores: Runs at a time.
-        after: Called after every stage, so that what is reached is left behind whatever comes next.
+        after: Called after every stage, so that what is reached is saved whatever comes next.
     """
     os.environ[clock.VARIABLE] = f"{time.time() + 60 * minutes:.0f}"
     try:

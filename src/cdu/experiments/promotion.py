@@ -106,7 +106,7 @@ def _is_exemplar(experiment: Experiment, job: Job) -> bool:
 
 
 def _left_as_they_were(experiment: Experiment, everything: Sequence[Job], paths: Mapping[Job, Path]) -> list[str]:
-    """Of the same sections and datasets, the references of other seeds, in sentences."""
+    """Sentences on the references of other seeds, of the same sections and datasets, which were not replaced."""
     beside = {(dataset, section) for dataset, _, section in paths}
     found = []
     for job in everything:
@@ -119,7 +119,7 @@ def _left_as_they_were(experiment: Experiment, everything: Sequence[Job], paths:
 
 
 def _write_exemplar(executed: Path, target: Path) -> None:
-    """Copy an executed notebook without progress bars, and without what names paths of a machine."""
+    """Copy an executed notebook without its progress bars and without the machine's paths."""
     import nbformat
 
     content: Any = nbformat.read(executed, as_version=4)

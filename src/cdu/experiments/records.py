@@ -32,7 +32,7 @@ PACKAGES = (
     "jupytext",
 )
 
-#: Variables by which PyTorch, MKL, oneDNN and OpenBLAS are told to compute like on another processor.
+#: Environment variables that make PyTorch, MKL, oneDNN and OpenBLAS compute as on another processor.
 ROUNDING = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
 
 #: Prefix of the note on metrics that a run never reached; every other note gives a method's own reason.

@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "shadows": {"shadows": 8, "pool": 20},
 }  # fmt: skip
 
-#: The same of every damping's LiSSA.
+#: The same for LiSSA's constants of every damping.
 SMALL_LISSA = {"depth": 3, "repeats": 2, "batch_size": 10}
 
 #: Points that a rehearsal keeps of every list that is swept.
@@ -40,7 +40,7 @@ KEPT_POINTS = 2
 
 
 def rehearsal(file: str, folder: Path) -> str:
-    """The file of an experiment with all its sections, cut to seconds on a CPU.
+    """Write an experiment with all its sections, cut to seconds on a CPU; returns the path of its file.
 
     Images are the experiment's own where some are at hand, else digits.
 

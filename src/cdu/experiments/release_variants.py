@@ -1,4 +1,4 @@
-"""The models that attacks and relearning are tried on: what every method leaves, and what noise makes of it."""
+"""The releases that attacks and relearning are tried on: every method's result, without noise and with it."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""Which platforms gave the committed results again."""
+"""The platforms on which the committed results were reproduced."""
 
 from pathlib import Path
 

@@ -60,10 +60,10 @@ class Run:
         output: Folder that holds all runs.
         metrics: What was logged.
         started: When the run was opened.
-        arithmetic: Precision and layout, in words.
-        clock: The same moment on the clock that durations are read from.
         commit: The commit at that moment, and whether the working tree differed from it.
         revision: Revision of the section's numbers at that moment.
+        arithmetic: Precision and layout, in words.
+        clock: When the run was opened, on the clock that durations are read from.
     """
 
     section: str

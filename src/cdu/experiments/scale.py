@@ -129,7 +129,7 @@ class Scale:
 
     @cached_property
     def problems(self) -> dict[str, Problem]:
-        """The deletion, by what the names of steps end with: as it is, and with BatchNorm's statistics of D_r."""
+        """The deletion by suffix of the steps' names: as it is, and with BatchNorm's statistics of D_r."""
         found = {"": self.problem}
         if has_statistics(self.problem.objective.model):
             size = self.run.setup.settings.training.batch_size
@@ -156,7 +156,7 @@ class Scale:
 
     @property
     def noises(self) -> dict[str, float]:
-        """σ by what the names of models end with: the one in use, and the one that certifies ε."""
+        """σ by suffix of the models' names: the one in use, and the one that certifies ε."""
         noise = self.run.setup.settings.unlearning
         return {"noise": noise.sigma, f"noise for ε = {noise.epsilon:g}": self.needed_sigma}
 

@@ -25,7 +25,7 @@ from cdu.unlearning.names import ANEW, AUTHORS, FORGET_FORM, NETWORK
 from cdu.unlearning.problem import UnlearningResult
 from cdu.unlearning.settings import DampingSettings
 
-#: How the names of steps end in either form: with ∇L(w*, D_r), and with ∇L(w*, D_u).
+#: Suffix of a step's name by form: with ∇L(w*, D_r), and with ∇L(w*, D_u).
 FORMS: dict[Form, str] = {"retain": "", "forget": FORGET_FORM}
 
 #: The solvers beside LiSSA: to LiSSA's residual, to the usual one, and with H over S alone.
@@ -72,7 +72,7 @@ class ScaleBound:
 
     @cached_property
     def _functions(self) -> dict[str, tuple[Objective, Objective]]:
-        """L, and L with the retrained model's statistics, by what the names of steps end with."""
+        """L, and L with the retrained model's statistics, by suffix of the steps' names."""
         setup = self.run.setup
         found = {"": (self.problem.objective, setup.objective(self.retrained))}
         if has_statistics(setup.original.model):
@@ -82,7 +82,7 @@ class ScaleBound:
 
     @cached_property
     def steps(self) -> dict[str, NetworkStep]:
-        """The step by what its names end with: in the function as trained, and with BatchNorm's statistics of D_r."""
+        """The step by suffix of its name: in the function as trained, and with BatchNorm's statistics of D_r."""
         return {
             label: NetworkStep(replace(self.problem, objective=objective), self.retrained.w, self.part)
             for label, (objective, _) in self._functions.items()

@@ -21,7 +21,7 @@ from cdu.unlearning.problem import Method, UnlearningResult
 from cdu.unlearning.release import Release, publish
 from cdu.unlearning.requests import Answer, Request
 
-#: What stands with every noise, and what its draws are named after.
+#: Models evaluated with every noise, and the method that each comes from.
 WITH_NOISE = {"newton + noise": "newton", "original + noise": "original", "retrain + noise": "retrain"}
 
 

@@ -19,7 +19,7 @@ class Section:
         revision: Revision of its numbers: raised by hand when they are meant to change, with a line in CHANGELOG.md
             that says what moved and by how much. Records of an earlier revision are not current. The canaries tell
             whether numbers move (:mod:`cdu.verification.canaries`).
-        needs: A block without which it is not run: most experiments have none.
+        needs: The block of settings without which it is not run; empty where it always is.
         timed: Whether it times programs against each other. No batch runs it: it wants the machine to itself.
         by_hand: Whether no batch runs it, for the time that it takes; ``cdu section`` does.
         stands_for: Sections that are too expensive for large networks, and whose numbers it has under the same names.
@@ -76,7 +76,7 @@ OPTIONAL = {name: section.needs for name, section in SECTIONS.items() if section
 #: The revision of every section's numbers.
 REVISIONS = {name: section.revision for name, section in SECTIONS.items()}
 
-#: What stands for a section that was not run; of a number that several have, the first one's counts.
+#: The sections that stand for one that was not run; where several have a number, the first one's counts.
 STAND_INS = {
     name: others
     for name in SECTIONS

@@ -147,8 +147,8 @@ class BoundSettings(Settings):
 class DatasetSettings(Settings):
     """Everything that one dataset's runs depend on.
 
-    ``samples`` is for rehearsals: that many images of the training set, and of the test set, the first ones. All when
-    None.
+    ``samples`` is for rehearsals: only so many of the first images of the training set, and of the test set, are used.
+    All when None.
     """
 
     samples: Count | None = None

@@ -146,7 +146,7 @@ class Setup:
         return train(model, samples, recipe, seed, path, f"{label} ({self.name}, seed {self.seed})", earlier)
 
     def _checkpoint(self, samples: str, seed: int, recipe: TrainingSettings) -> Path:
-        """Where the result of a training on samples with some fingerprint is kept."""
+        """Where the result of a training is kept; ``samples`` is the fingerprint of its samples."""
         key = {
             "dataset": self.name,
             "model": self.settings.model.model_dump(mode="json"),
@@ -178,7 +178,7 @@ class Setup:
 
     @property
     def _unrepeatable(self) -> dict[str, object]:
-        """What keys of kept results say beside the recipe where a training that is repeated gives other weights."""
+        """Further parts of the keys of kept results where repeating a training gives other weights, as on a GPU."""
         if self.device.type == "cpu":
             return {}
         models = (self.original, self.retrained)
@@ -187,7 +187,7 @@ class Setup:
 
     @property
     def _precision(self) -> dict[str, str]:
-        """What keys of kept results say of the precision of training."""
+        """The precision of training, as part of the keys of kept results."""
         return training_key(self.device.type, arithmetic_of(self.device.type).training)
 
     def problem(self, original: Trained | None = None, settings: TrainingSettings | None = None) -> Problem:
@@ -242,7 +242,7 @@ class Setup:
     def stopped(
         self, samples: Samples, epochs: int, label: str = "retraining", settings: TrainingSettings | None = None
     ) -> Trained:
-        """A training on ``samples`` as it was after ``epochs``: it goes the same way whenever it ends.
+        """A training on ``samples`` as it was after ``epochs``; where it ends does not change its course.
 
         It goes on from the latest earlier state that is kept, such as that of a smaller number of epochs.
 

@@ -1,4 +1,4 @@
-"""Shadow models of a setup, and what methods leave of them: what the likelihood-ratio attack is given."""
+"""Shadow models of a set-up, and the methods' results on them: the input of the likelihood-ratio attack."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -156,7 +156,7 @@ class ShadowResults:
     def names(self) -> tuple[str, ...]:
         """The yardsticks, and the methods that the settings ask for; all when they name none.
 
-        Where shadows are trained one after another the second retraining is made for those who name it.
+        Where shadows are trained one after another, the second retraining is left out unless the settings ask for it.
         """
         again = ("second retraining",) if self._shadows.trained().batched else ()
         wanted = self._settings.shadows.methods or self.known

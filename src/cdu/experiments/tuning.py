@@ -1,4 +1,4 @@
-"""Choosing hyper-parameters: the same number of trials for every method, on a deletion that nobody is judged by."""
+"""Choosing hyper-parameters: the same number of trials for every method, on a deletion that judges no method."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence

@@ -24,8 +24,8 @@ from cdu.models.training import AGAIN, CHECKPOINT_SECONDS, Trained, project, tra
 from cdu.seeding import generator
 from cdu.settings import digest
 
-#: A batch of as many networks as fill this is worked on at once on a CPU: larger ones are fetched from memory again and
-#: again.
+#: On a CPU, as many networks are trained at once as have batches that fit into this many bytes: more would not stay in
+#: the processor's cache.
 CACHE_BYTES = 2**22
 
 
@@ -179,7 +179,7 @@ def train_batched(
 
 @dataclass(frozen=True)
 class _Group:
-    """Networks whose batch, weights and moments fit into the processor's cache together."""
+    """Networks that are trained at once: all on a GPU, on a CPU as many as :data:`CACHE_BYTES` allows."""
 
     w: Tensor
     adam: torch.optim.Adam
@@ -216,7 +216,7 @@ def _mark(
 
 
 def _not_batched(model: nn.Module) -> str:
-    """What a network has that is not batched over models; empty if nothing."""
+    """What keeps a network from being batched over models; empty if nothing does."""
     for name, _ in model.named_buffers():
         return f"the buffer '{name}'"
     random = (layer for layer in model.modules() if isinstance(layer, nn.modules.dropout._DropoutNd))

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics: they are no part of w, and no certificate covers the original's."""
+"""BatchNorm's running statistics, which are not part of w. No certificate covers those of the original model."""
 
 from torch import nn
 

@@ -19,7 +19,7 @@ def replayed(step: Step, state: Sequence[Tensor]) -> Step:
 
 
 class Captured:
-    """``step(rows)`` for batches of every size that comes, each captured when it first comes, then replayed.
+    """``step(rows)``, captured once for each size of batch when it first occurs, and replayed from then on.
 
     A replay starts the kernels of the capture again, on the memory that they had. So a step must find all that it
     reads, and leave all that it changes, in tensors that stay where they are; it must not read a number back; and
@@ -35,7 +35,7 @@ class Captured:
         self._step = step
         self._state = list(state)
         self._device = state[0].device
-        # Of its own: libraries keep a workspace for each stream, which steps that run side by side must not share.
+        # A stream of its own: libraries keep a workspace per stream, which steps that run side by side must not share.
         self._stream = torch.cuda.Stream(self._device)
         # Nothing in it outlives a replay, so that the graphs of all sizes can share it.
         self._pool = torch.cuda.graph_pool_handle()
@@ -56,7 +56,7 @@ class Captured:
         graph.replay()
 
     def _capture(self, rows: Tensor) -> None:
-        """Capture a step for as many rows, or say what keeps it from that."""
+        """Capture the step for this number of rows, or note in ``obstacle`` why it cannot be captured."""
         before = [tensor.detach().clone() for tensor in self._state]
         streams = self._random_streams()
         held = rows.clone()

@@ -1,4 +1,4 @@
-"""Losses beside cross entropy, as convex problems need them."""
+"""Losses other than plain cross-entropy, for convex problems."""
 
 from dataclasses import replace
 

@@ -1,7 +1,7 @@
 """In which precision a device computes: training in its own, everything else in full single precision.
 
-Before anything is computed, :func:`configure` sets what everything is computed in; its words stand in the record beside
-the device. :func:`training` and :func:`forward` set what training is computed in, and give it back.
+A run calls :func:`configure` first, which sets full single precision; what it returns stands in the record beside the
+device. :func:`training` and :func:`forward` set the precision of training for a block of code, then restore the other.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ ARITHMETIC = {
 
 
 def arithmetic_of(device: str) -> Arithmetic:
-    """How a type of device computes; one that is not listed, like CUDA."""
+    """How a type of device computes; a type that is not listed counts as CUDA."""
     return ARITHMETIC.get(device, ARITHMETIC["cuda"])
 
 
@@ -70,13 +70,13 @@ def in_force(device: str) -> str:
     return ", ".join(words)
 
 
-#: How the words call a precision.
+#: What records and tables call a precision.
 NAMES: dict[Precision, str] = {"float32": "float32", "tf32": "TF32", "bf16": "bf16"}
 
 
 @contextmanager
 def training(device: str, precision: Precision) -> Iterator[None]:
-    """Training's products and convolutions within the block; afterwards, also after an error, what was in force before.
+    """Compute products and convolutions in training's precision within the block, then restore what was in force.
 
     Args:
         device: The type of device.
@@ -100,8 +100,8 @@ def training(device: str, precision: Precision) -> Iterator[None]:
 def forward(device: str, precision: Precision) -> AbstractContextManager[object]:
     """What a forward pass of training runs in: PyTorch's autocast for "bf16", else nothing.
 
-    Its cache of cast weights would outlive the CUDA graph that a pass is captured in, and is off. A pass uses a weight
-    once.
+    Autocast's cache of cast weights is off: it would outlive the CUDA graph in which a pass is captured, and a pass
+    uses every weight only once.
     """
     if precision != "bf16":
         return nullcontext()
@@ -109,7 +109,7 @@ def forward(device: str, precision: Precision) -> AbstractContextManager[object]
 
 
 def training_key(device: str, precision: Precision) -> dict[str, str]:
-    """What the precision adds to the key that a kept training is found by: nothing for float32 on a CPU."""
+    """The precision's part of the key under which a trained model is kept; empty for float32 on a CPU."""
     return {} if (device, precision) == ("cpu", "float32") else {"precision": precision}
 
 

@@ -8,7 +8,7 @@ from cdu.settings import Count, Positive, Settings
 
 
 class ModelSettings(Settings):
-    """Which network; see :mod:`cdu.models`."""
+    """Which network; see :mod:`cdu.models.architectures`."""
 
     name: Literal["logistic", "mlp", "allcnn", "resnet18"]
     hidden: tuple[Count, ...] = (32, 32)

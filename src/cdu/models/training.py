@@ -1,4 +1,4 @@
-"""Experiments: what is run, on what, with which constants. Read from YAML, validated, hashed."""
+"""Training of one network: Adam on mini-batches, projected onto the ball ‖w‖₂ ≤ C after every step."""
 
 import hashlib
 import time
@@ -21,7 +21,7 @@ from cdu.models.precision import Precision
 from cdu.models.settings import TrainingSettings
 from cdu.seeding import generator, seed_for, seeded
 
-#: What a damaged checkpoint is deleted for.
+#: The end of the message on a damaged checkpoint: "delete it to train again".
 AGAIN = "to train again"
 
 #: Seconds between two checkpoints of a training under way.
@@ -56,7 +56,7 @@ class Trained:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over weights and buffers, in short: a training that is repeated on its platform gives the same."""
+        """The first 12 digits of SHA-256 over weights and buffers; a repetition on the same platform gives the same."""
         tensors = [self.w, *self.model.buffers()]
         return hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest()[:12]
 
@@ -190,7 +190,8 @@ def train(
         checkpoint: Where the result is kept (safetensors). If it is there already it is loaded; progress is kept
             beside it every :data:`CHECKPOINT_SECONDS`.
         label: Text of the progress bar.
-        earlier: The result of the same training with fewer epochs, to go on from where there is nothing better.
+        earlier: The result of the same training with fewer epochs. Training goes on from it where neither a result nor
+            progress is kept.
         computed_in: What products and convolutions are computed in: "float32", "tf32" or "bf16"
             (:data:`cdu.models.precision.Precision`); what suits the device when None
             (:data:`cdu.models.precision.ARITHMETIC`).
@@ -268,7 +269,7 @@ def _save(path: Path, model: nn.Module, w: Tensor, adam: Adam, history: list[dic
 
 
 def _goes_on(path: Path) -> bool:
-    """Whether a training can go on from a checkpoint: Adam's moments are kept there."""
+    """Whether a training can go on from a checkpoint, that is, whether it holds Adam's moments."""
     return "adam.step" in storage.tensor_names(path, AGAIN)
 
 

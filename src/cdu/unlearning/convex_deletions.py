@@ -16,8 +16,6 @@ from cdu.data.samples import Samples, expect_disjoint, expect_finite
 from cdu.models.objective import Objective
 from cdu.models.objective_checks import expect_mean
 
-# --- deletion ------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Deletion:
@@ -49,7 +47,7 @@ def deletions(
     budget: float,
     preconditioner: Preconditioner | None = None,
 ) -> list[Deletion]:
-    """Newton steps on D_r, after each of them the certificate's condition: ‖∇L(w̃, D_r)‖/l2 ≤ budget.
+    """Newton steps on D_r; after each step, check the certificate's condition ‖∇L(w̃, D_r)‖/l2 ≤ budget.
 
     For an l2-strongly convex L the left side bounds ‖w̃ − w̃*‖; what rounding may hide of the gradient is added to it
     (:func:`gradient_rounding`). Noise is scaled to the *budget*, which was fixed before the data were seen, whether a

@@ -1,4 +1,4 @@
-"""The names of methods that are fixed, and what readers see in place of a name. Imports no PyTorch: reports use it."""
+"""The fixed names of methods, and the titles that readers see in their place. Reports use it without PyTorch."""
 
 #: What every method is measured against: doing nothing, and retraining with two seeds.
 YARDSTICKS = ("original", "retrain", "second retraining")
@@ -6,10 +6,10 @@ YARDSTICKS = ("original", "retrain", "second retraining")
 #: The paper's step with the λ that an experiment gives, by conjugate gradient and by LiSSA.
 STEPS = ("newton", "newton, lissa")
 
-#: Methods that stand beside those of an experiment's search spaces, in the order of tables.
+#: Methods that every experiment has beside those of its search spaces, in the order of tables.
 FIXED = (*YARDSTICKS, *STEPS)
 
-#: Those that also stand with the noise used in practice.
+#: Methods also evaluated with the noise used in practice.
 NOISED = ("original", "newton", "retrain")
 
 #: The methods of the paper's own tables: its step, and the baselines that it is compared with.
@@ -21,11 +21,11 @@ AUTHORS = "newton, λ code, lissa"
 #: The network of an experiment, and its twin with a smooth activation, in the sections on the theory and on the bound.
 NETWORK, SMOOTH = "network", "smooth network"
 
-#: How the names of a step or network end where the step has the gradient over D_u, and where BatchNorm's statistics
-#: were taken anew over D_r first.
+#: Suffixes of the name of a step or network: the step has the gradient over D_u; BatchNorm's statistics were taken anew
+#: over D_r first.
 FORGET_FORM, ANEW = ", forget gradient", ", statistics of D_r first"
 
-#: What readers see in place of a name that does not say enough; every other method is called by its name.
+#: Titles of methods whose name does not say enough; every other method is called by its name.
 TITLES = {"newton": "Newton step, given λ", "Newton step": "Newton step, tuned λ"}
 
 

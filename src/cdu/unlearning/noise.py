@@ -12,7 +12,7 @@ _TAIL = 12.0
 
 
 def noise_norm(size: int) -> float:
-    """How long a vector of ``size`` standard normal numbers is at most: beyond it are fewer than one in 10³¹."""
+    """A norm that a vector of ``size`` standard normal numbers exceeds with a probability below 10⁻³¹."""
     return math.sqrt(size) + _TAIL
 
 

@@ -1,4 +1,4 @@
-"""What a certificate compares a release with: every certified method says it itself, and these functions ask it."""
+"""The reference that a certificate compares a release with. Every certified method computes its own."""
 
 from dataclasses import dataclass
 
@@ -78,7 +78,7 @@ def noiseless_difference(method: Method, problem: Problem) -> Tensor:
     For an adversary who knows both starts.
 
     Args:
-        method: Such a method.
+        method: A method that adds noise on the way.
         problem: What it is run on.
 
     Raises:

@@ -56,13 +56,13 @@ def build(name: str, values: Mapping[str, Value], epsilon: float, delta: float) 
 
 
 def traits(name: str) -> Traits:
-    """What sections must know of a method; of one that is not registered, such as a yardstick, nothing."""
+    """The traits of a registered method; the defaults for any other, such as a yardstick."""
     known = REGISTERED.get(name)
     return Traits() if known is None else known.traits
 
 
 def certified_among(names: Iterable[str]) -> list[str]:
-    """Those that noise certifies, in their order; first the ones that are a yardstick but for their noise."""
+    """The certified methods among ``names``, in their order; those that without noise are a yardstick come first."""
     chosen = [name for name in names if traits(name).certified]
     return sorted(chosen, key=lambda name: not traits(name).without_noise)
 

@@ -81,7 +81,7 @@ class Answer:
         problem: What the method was given: where it started, D_{r_k} and D_{u_k}.
         update: What it returned, before projection and noise.
         seed: What the noise is drawn from. A number, as in records: then all releases share one draw, so that they can
-            be compared, and whoever knows the number subtracts it. Or secret bytes: then every σ has a draw of its own.
+            be compared, but anyone who knows it can subtract the noise. Or secret bytes: then every σ has its own draw.
     """
 
     request: Request
@@ -115,7 +115,7 @@ class Answer:
 
 
 def compute(number: int, function: Callable[[], UnlearningResult]) -> UnlearningResult:
-    """Keep nothing: compute every update."""
+    """Compute an update and keep nothing: the default of :func:`answers`."""
     return function()
 
 
@@ -140,7 +140,7 @@ def answers(
         asked: The requests, in order.
         method: Answers each.
         sigma: Standard deviation of the noise that is carried on; 0 where the noiseless iterate is.
-        kept: Where updates are kept; nowhere by default.
+        kept: Computes an update, or reads a kept one; keeps nothing by default.
         unsafe_seed: For tests and records: seed of what the method draws, and of the noise, in which releases with
             different σ then share their draw. Otherwise all is drawn from the operating system's entropy.
 

@@ -4,8 +4,8 @@ On another platform numbers are of three kinds (:mod:`cdu.verification.kinds`). 
 one by one. Chaotic ones are compared as a reader uses them: by their means over seeds
 (:mod:`cdu.verification.chaotic`), all of an experiment together. A batch in which nothing is wrong then raises an alarm
 at most once in a hundred times, even if its platform moves every trained network as far as another seed would. The
-verdicts are compared too (:mod:`cdu.verification.words`).
-``python -m cdu.verification.false_alarms`` counts the alarms between sets of seeds.
+verdicts are compared too (:mod:`cdu.verification.words`). ``python -m cdu.verification.false_alarms`` counts the alarms
+between sets of seeds.
 """
 
 import math

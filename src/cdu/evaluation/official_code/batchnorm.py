@@ -18,7 +18,7 @@ from cdu.unlearning.problem import Problem
 
 @dataclass(frozen=True)
 class TrainingMode:
-    """What a network says when nobody called ``eval()``.
+    """The outputs of a network on which nobody called ``eval()``.
 
     Attributes:
         outputs: Its outputs, shape (n, classes), which depend on what else was in the batch.
@@ -52,22 +52,22 @@ def _statistics(model: nn.Module) -> Tensor:
     return torch.cat(found) if found else torch.zeros(0)
 
 
-#: The network asked as it should be, and as the code asks it.
+#: Names of the network as it should be evaluated, and as the code evaluates it.
 EVALUATED, UNEVALUATED = "BatchNorm, eval()", "10: BatchNorm, no eval()"
 
 
 def training_mode_readings(
     problem: Problem, test: Samples, damping: float, sigma: float, folds: int, batch_size: int, seed: int
 ) -> Iterator[Reading]:
-    """One release of a network with BatchNorm, asked in evaluation mode and in training mode.
+    """One release of a network with BatchNorm, evaluated in evaluation mode and in training mode.
 
     Args:
         problem: The network, and what is deleted from it.
         test: The test samples.
-        damping: λ of the step, which the least residual over ten steps of a Krylov space solves.
+        damping: λ of the step, whose system is solved by the least residual over a Krylov space of ten dimensions.
         sigma: Standard deviation of the noise.
         folds: Folds of the attack.
-        batch_size: Samples that are asked about together; the last batch may have fewer.
+        batch_size: Samples in a batch, which share its statistics; the last batch may have fewer.
         seed: Seed of the noise and of the attack.
 
     Yields:

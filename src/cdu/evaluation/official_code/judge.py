@@ -29,7 +29,7 @@ from cdu.models.training import project
 from cdu.seeding import generator, seed_for
 from cdu.unlearning.problem import Problem
 
-#: Steps of the logistic regression of the published attack at most.
+#: The largest number of steps of the published attack's logistic regression.
 ATTACK_STEPS = 400
 
 #: Outputs at some weights for some samples, shape (n, classes).
@@ -90,7 +90,7 @@ class Attacks:
         the accuracy of always naming the larger of the two.
 
         Args:
-            outputs: How a model is asked.
+            outputs: Computes the outputs of a model.
             original: w*, shape (p,).
             released: The released weights, shape (p,).
         """

@@ -71,7 +71,7 @@ def replayed_lissa(operator: Hessian, vector: Tensor, scale: float, rows: Tensor
 
 
 def lissa_gain(curvature: float, scale: float, depth: int) -> float:
-    """By what LiSSA multiplies a direction of curvature a, in the mean: (1 − (1 − a/h)^{s+1})/a, where 1/a is wanted.
+    """LiSSA's mean factor on a direction of curvature a: (1 − (1 − a/h)^{s+1})/a, where 1/a is wanted.
 
     Args:
         curvature: a, an eigenvalue of H + λI; 0 gives the limit (s + 1)/h.

@@ -109,7 +109,7 @@ class Steps:
 
     @property
     def batches(self) -> int:
-        """How many batches D_r has, the last of them not full."""
+        """The number of batches of D_r, of which the last may have fewer samples."""
         return -(-len(self.problem.retain) // self.problem.training.batch_size)
 
     @property

@@ -23,7 +23,7 @@ from cdu.unlearning.convex_deletions import Deletion, deletions
 
 @dataclass(frozen=True)
 class ConvexModel:
-    """A trained model with what solves its systems fast.
+    """A trained model, and a preconditioner for its systems.
 
     Attributes:
         objective: L.

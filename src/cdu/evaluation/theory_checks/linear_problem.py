@@ -62,7 +62,7 @@ class LinearProblem:
 
     @cached_property
     def model(self) -> LogisticRegression:
-        """The module of all three objectives."""
+        """The module that all three objectives share."""
         return LogisticRegression(self.samples.inputs.shape[1], self.classes).double()
 
     @cached_property

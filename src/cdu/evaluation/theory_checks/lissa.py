@@ -49,7 +49,7 @@ class Bias:
 
     Attributes:
         relative: ‖mean − expected‖ / ‖expected‖.
-        noise: What sampling alone makes of that on average.
+        noise: The average of that without bias, from sampling alone.
         p: The probability of so large a distance without any bias.
     """
 

@@ -18,7 +18,7 @@ from cdu.unlearning.methods.fixed_features import LinearTask
 from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
-#: ‖∇L‖ that training goes down to, or less where the budget asks for it.
+#: ‖∇L‖ at which training stops; less where the budget needs it.
 TOLERANCE = 1e-9
 
 
@@ -71,7 +71,7 @@ class CertifiedRemoval:
             gradient = task.objective.gradient(w, task.retain)
             products += direction.hvp_samples
         distance = self._distance(task, w, gradient)
-        # "Not within" and not "beyond", so that a step that went to NaN is retrained as well.
+        # Not ``>``, so that a distance of NaN leads to retraining as well.
         fallback = not distance <= self.bound.value
         if fallback:
             w, _ = self._fit(task, task.retain)
@@ -105,7 +105,7 @@ class CertifiedRemoval:
         return replace(result, w=minimise(task.objective, task.retain, rough, TOLERANCE, inverse).w)
 
     def _distance(self, task: LinearTask, w: Tensor, gradient: Tensor) -> float:
-        """‖w − w̃*‖ at most, by the gradient on D_r as computed and what rounding may hide in it."""
+        """An upper bound on ‖w − w̃*‖, from the computed gradient on D_r and a bound on its rounding."""
         rounding = task.gradient_rounding(w.norm().item())
         norm: float = gradient.norm().item()
         return (norm * (1 + norm_rounding(len(w))) + rounding) / self.l2

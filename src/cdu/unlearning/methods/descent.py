@@ -78,6 +78,6 @@ class Learner:
 
 
 def expect_epochs(epochs: int, learning_rate: float) -> None:
-    """Refuse a descent that would leave the original as it is without having been asked to: no epochs are 0, not −1."""
+    """Refuse epochs that are no whole number of at least 0, and a learning rate that is not positive and finite."""
     expect(isinstance(epochs, int) and epochs >= 0, f"epochs = {epochs} is not a whole number of at least 0")
     expect(0 < learning_rate < float("inf"), f"learning_rate = {learning_rate} is not a positive finite number")

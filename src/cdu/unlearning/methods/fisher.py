@@ -14,7 +14,7 @@ from cdu.models.objective import Loss, Objective
 from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
-#: The smallest Fisher information of a weight; one that D_r says nothing about gets much noise, not infinitely much.
+#: Floor of a weight's Fisher information, so that a weight without influence on D_r does not get infinite noise.
 FLOOR = 1e-8
 
 

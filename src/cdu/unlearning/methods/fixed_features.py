@@ -1,4 +1,4 @@
-"""A linear model on features that no data were used for: there the theory's constants are known in advance."""
+"""A linear model on features that depend on no other data, so that the theory's constants are known in advance."""
 
 import math
 import time
@@ -61,7 +61,7 @@ class FixedFeatures(nn.Module):
         kernels = self.kernels
         maps = torch.relu(conv2d(inputs.to(kernels.dtype), kernels, padding=kernels.shape[2] // 2))
         rows = adaptive_avg_pool2d(maps, self.cells).flatten(1)
-        # Rectified responses are positive: what all of them share would use up the norm and tell no classes apart.
+        # Rectified responses are not negative: their common mean would use up the norm and tell no classes apart.
         rows = rows - rows.mean(dim=1, keepdim=True)
         # The norm itself is rounded; a row must not end up a last digit above the bound.
         allowed = NORM * (1 - 16 * torch.finfo(rows.dtype).eps)
@@ -87,7 +87,7 @@ class LinearTask:
         retain: Rows of D_r.
         everything: Rows of D, those of D_r first.
         constants: L, M, l2 and the radius that contains every minimiser.
-        seconds: Wall time of computing the features of D, whether now or for a task before.
+        seconds: Wall time of computing the features of D, now or for an earlier task on the same problem.
     """
 
     def __init__(self, problem: Problem, filters: int, l2: float) -> None:
@@ -134,7 +134,7 @@ def linear_model(samples: Samples, filters: int, classes: int, dtype: torch.dtyp
 
 
 def contraction(learning_rate: float, l2: float) -> float:
-    """By how much a step w − η∇L(w, S) on fixed features brings any two points nearer, on every S: ρ = 1 − η·l2.
+    """The factor ρ = 1 − η·l2 by which a step w − η∇L(w, S) brings any two points nearer, on every S.
 
     Args:
         learning_rate: η.

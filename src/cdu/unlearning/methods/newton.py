@@ -88,7 +88,7 @@ class NewtonStep:
         return Retrain()(problem, generator)
 
     def with_hessian_over(self, part: Samples, problem: Problem, generator: torch.Generator) -> UnlearningResult:
-        """Take the step with the Hessian over ``part`` of D_r; the gradient is the problem's all the same."""
+        """Take the step with the Hessian over ``part`` of D_r; the gradient is still over the problem's own sets."""
         start = time.perf_counter()
         hessian = Hessian(problem.objective, problem.w_star, part)
         gradient = right_hand_side(problem, self.gradient)

@@ -76,7 +76,7 @@ class NoisyFineTuning:
         self.start_clip = start_clip
         self.decay = decay
         self.batch_size = batch_size
-        # Far more than rounding in float64 adds, and too little to show in σ; a call checks the former.
+        # Far more than rounding in float64 adds (every call checks that), and too little to show in σ.
         self._rounding = 2.0**-26 * (start_clip + learning_rate * gradient_clip)
         bound = noisy_fine_tuning_bound(start_clip, gradient_clip, learning_rate, decay, steps, self._rounding)
         self.bound = bound.model_copy(update={"arithmetic": "float64"})

@@ -170,9 +170,9 @@ class RewindLinear:
 class RewindAdam:
     """Back by some epochs of the original training with Adam, then as many epochs on D_r.
 
-    What practice makes of Mu & Klabjan (2025), "Rewind-to-Delete". Different from the source: the model was trained
-    with Adam on mini-batches and goes on so, with a fresh Adam and other batches than training would have drawn. The
-    proof is for plain gradient descent, so there is no certificate. BatchNorm's running statistics are rewound too.
+    Mu & Klabjan (2025), "Rewind-to-Delete", for a model trained as in practice. Different from the source: training and
+    unlearning use Adam on mini-batches, unlearning with a fresh Adam and other batches than training would have drawn.
+    The proof is for plain gradient descent, so there is no certificate. BatchNorm's running statistics are rewound too.
 
     Args:
         epochs: How many epochs to go back and then to train.

@@ -1,4 +1,4 @@
-"""Training on wrong labels, restricted to the weights that the forget set speaks to most."""
+"""Training on wrong labels, restricted to the weights that are most salient for the forget set."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A student that is to disagree with its teacher on the forget set and to agree on the retained set."""
+"""A student trained to disagree with its teacher on the forget set and to agree on the retained set."""
 
 import torch
 from torch import Tensor

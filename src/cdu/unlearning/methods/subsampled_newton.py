@@ -22,7 +22,7 @@ class SubsampledNewton:
         gradient: Which form, as for :class:`~cdu.unlearning.methods.newton.NewtonStep`.
     """
 
-    # What it is made from is all that it holds: kept results are told apart by it.
+    # Attributes hold exactly the arguments, since kept results are told apart by the attributes.
     def __init__(self, damping: float, samples: int | None = None, gradient: Form = "forget") -> None:
         self.damping = damping
         self.samples = samples
