@@ -18,7 +18,6 @@ from cdu.report import (
     chapters,
     claims_page,
     collection,
-    evidence,
     front_page,
     markup,
     query,
@@ -33,6 +32,7 @@ from cdu.report.claim_rules import bound as bound_rules
 from cdu.report.claims import CLAIMS
 from cdu.report.intervals import Interval, interval
 from cdu.report.tables import plus_minus
+from cdu.unlearning import names
 from test_records import record
 
 
@@ -537,7 +537,7 @@ BOUND = {
 }
 DAMPINGS = (10.0, 20000.0, 1e6)
 WIGGLE = (0.0, 1.0, -0.4)
-RENEWED = f"{evidence.NETWORK}{evidence.ANEW}"
+RENEWED = f"{names.NETWORK}{names.ANEW}"
 
 
 def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=1e-5, solved=1.0, authors=None):
@@ -551,11 +551,11 @@ def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=
         "distance_original": 24.0, "norm": 20.0, "projected": 1.0, "trivial_bound": 40.0, "right_hand_side": 29.0,
     }  # fmt: skip
     found = []
-    for method, factor in ((evidence.NETWORK, 1.0), (RENEWED, 0.5)):
+    for method, factor in ((names.NETWORK, 1.0), (RENEWED, 0.5)):
         found += [Metric(metric=metric, value=factor * value, method=method) for metric, value in constants.items()]
-    for label, refused in (("", True), (evidence.ANEW, False)):
-        for form in ("", evidence.FORGET_FORM):
-            method = f"{evidence.NETWORK}{form}{label}"
+    for label, refused in (("", True), (names.ANEW, False)):
+        for form in ("", names.FORGET_FORM):
+            method = f"{names.NETWORK}{form}{label}"
             for point, bound, error in zip(DAMPINGS, bounds, errors, strict=True):
                 keys = {"method": method, "axis": "damping", "point": point}
                 found.append(Metric(metric="bound", value=None if refused and point == 10 else bound, **keys))
@@ -574,7 +574,7 @@ def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=
         values = {"claim_seconds": seconds, "claim_residual": 0.1, "distance_to_retrained": 23.9, "timed_alone": 0.0}
         found += [Metric(metric=metric, value=value, method=solver) for metric, value in values.items()]
     if authors is None:
-        found.append(Metric(metric="seconds", value=None, method=evidence.AUTHORS, note="LiSSA diverges at step 3"))
+        found.append(Metric(metric="seconds", value=None, method=names.AUTHORS, note="LiSSA diverges at step 3"))
     else:
         values = {
             "seconds": authors * (1 + 0.01 * wiggle),
@@ -582,7 +582,7 @@ def bounded(seed, bounds=(100.0, 90.0, 41.0), errors=(24.0, 24.0, 24.0), spread=
             "distance_to_retrained": 12.0 + 0.01 * wiggle,
         }
         values["timed_alone"] = 0.0
-        found += [Metric(metric=metric, value=value, method=evidence.AUTHORS) for metric, value in values.items()]
+        found += [Metric(metric=metric, value=value, method=names.AUTHORS) for metric, value in values.items()]
     return made(
         experiment="paper", dataset="cifar10", section="11_bound", seed=seed, settings=BOUND, metrics=found
     )  # fmt: skip
@@ -726,7 +726,7 @@ def test_the_page_of_the_bound_has_the_papers_table_for_each_kind_of_statistics(
 def test_a_network_without_batchnorm_has_one_table_and_one_panel(tmp_path):
     def plain(seed):
         one = bounded(seed)
-        return one.model_copy(update={"metrics": [m for m in one.metrics if evidence.ANEW not in m.method]})
+        return one.model_copy(update={"metrics": [m for m in one.metrics if names.ANEW not in m.method]})
 
     frame = setup_of(tmp_path, *map(plain, range(3))).sections["11_bound"].frame
     assert [title for title in tables("11_bound", frame) if "Table 3" in title] == ["Table 3: bound and error"]
