@@ -18,7 +18,7 @@ from cdu.unlearning.requests import Answer, Request, answers, requests
 
 
 def asked(setup: Setup, count: int) -> Iterator[Request]:
-    """The forget set of a setup cut into ``count`` requests; see :func:`~cdu.unlearning.requests.requests`."""
+    """The forget set of a set-up cut into ``count`` requests; see :func:`~cdu.unlearning.requests.requests`."""
     return requests(setup.data.train, setup.split.train, setup.split.forget, count, setup.seed)
 
 

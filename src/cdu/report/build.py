@@ -24,8 +24,6 @@ from cdu.report.section_results import section_fragment
 from cdu.report.setups_page import absent_setups, setups_table
 from cdu.report.theory_page import control_table, ledger_tables, theory_claims_table
 
-# --- pages ---------------------------------------------------------------------------------------------------------
-
 
 def build(book: Path) -> None:
     """Write what the book includes: ``_generated/``, executed notebooks in ``runs/``, the reference in ``api/``.

@@ -9,8 +9,6 @@ from cdu.report.markup import badge, chapter_link, markdown_table, plain_text, s
 from cdu.report.query import select
 from cdu.report.tables import plus_minus
 
-# --- theory claims and assumptions ------------------------------------------------------------------------------------
-
 
 def theory_claims_of(setup: Results, part: str) -> list[str]:
     """The table of the theory claims that one part of the theory chapter checks, for one set-up."""

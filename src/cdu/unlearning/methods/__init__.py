@@ -1,4 +1,4 @@
-"""The unlearning methods, one for each module. A method here is found by being here."""
+"""The unlearning methods, and what several of them share. A method is found by its module being here."""
 
 from importlib import import_module
 from pkgutil import iter_modules
