@@ -2,23 +2,20 @@
 
 import contextlib
 import copy
-import importlib
 import io
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import vector_to_parameters
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 
 from cdu.data.samples import Samples
 from cdu.errors import CduError
+from cdu.evaluation.official_code.clone import module_at, module_of_clone
 from cdu.models.objective import Objective
 
 
@@ -61,15 +58,15 @@ class Authors:
     """
 
     def __init__(self, path: str) -> None:
-        self._unlearn = _module(path, "unlearn")
-        self._train = _module(path, "train")
+        self._unlearn = module_of_clone(path, "unlearn")
+        self._train = module_of_clone(path, "train")
 
     def lissa(
         self, objective: Objective, w: Tensor, data: Dataset[Any], gradient: Tensor, damping: float, scale: float,
         batch_size: int, depth: int, repeats: int,
     ) -> Tensor:  # fmt: skip
         """Their ``newton_update``: the stochastic inverse-Hessian-vector product."""
-        model = _at(objective.model, w)
+        model = module_at(objective.model, w)
         pieces = [piece.view_as(part) for piece, part in _pieces(gradient, model)]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             found = self._unlearn.newton_update(
@@ -93,24 +90,6 @@ class Authors:
             )
 
 
-def _module(path: str, name: str) -> ModuleType:
-    """A module of the clone; its modules find each other by name while it is imported."""
-    if not (Path(path) / f"{name}.py").is_file():
-        raise CduError(f"{path} holds no {name}.py; give the folder of a clone of the authors' repository")
-    sys.path.insert(0, path)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(path)
-
-
-def _at(model: nn.Module, w: Tensor) -> nn.Module:
-    """A copy of the module with the parameters ``w``, in evaluation mode."""
-    moved = copy.deepcopy(model).eval()
-    vector_to_parameters(w.detach().clone(), moved.parameters())
-    return moved
-
-
 def _pieces(vector: Tensor, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     parameters = list(model.parameters())
     yield from zip(vector.split([part.numel() for part in parameters]), parameters, strict=True)
@@ -130,7 +109,7 @@ class Curvlinops:
         except ImportError as error:
             raise CduError("curvlinops is not installed; 'make bench' installs it") from error
         self._library = curvlinops
-        model = _at(objective.model, w)
+        model = module_at(objective.model, w)
         parameters = list(model.parameters())
         data = list(samples.batches(objective.rows(w, samples)))
         hessian = curvlinops.HessianLinearOperator(

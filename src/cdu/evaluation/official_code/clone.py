@@ -103,11 +103,11 @@ class Official:
     """
 
     def __init__(self, path: str) -> None:
-        self._code = _loaded(path, "unlearn")
+        self._code = module_of_clone(path, "unlearn")
 
     def gradient(self, objective: Objective, w: Tensor, samples: Samples, weight_decay: float) -> Tensor:
         """Their gradient on ``samples``, shape (p,)."""
-        model = _standing_at(objective.model, w)
+        model = module_at(objective.model, w)
         batches = samples.batches(objective.chunk)
         return _flat(self._code.grad_batch(batches, weight_decay, model, w.device))
 
@@ -116,7 +116,7 @@ class Official:
         constants: LissaSettings, seed: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Their step, shape (p,), and the mini-batches that they drew for it, shape (repeats, depth, batch size)."""
-        model, data = _standing_at(objective.model, w), Recorded(samples)
+        model, data = module_at(objective.model, w), Recorded(samples)
         pieces = gradient.split([part.numel() for part in model.parameters()])
         shaped = [piece.view_as(part) for piece, part in zip(pieces, model.parameters(), strict=True)]
         shape = (constants.repeats, constants.depth, constants.batch_size)
@@ -130,7 +130,7 @@ class Official:
         return _flat(found), torch.tensor(data.asked).view(shape)
 
 
-def _loaded(path: str, name: str) -> ModuleType:
+def module_of_clone(path: str, name: str) -> ModuleType:
     """A module of the clone; its modules find each other by name while it is imported."""
     if not (Path(path) / f"{name}.py").is_file():
         raise CduError(f"{path} holds no {name}.py; give the folder of a clone of the authors' repository")
@@ -141,7 +141,7 @@ def _loaded(path: str, name: str) -> ModuleType:
         sys.path.remove(path)
 
 
-def _standing_at(model: nn.Module, w: Tensor) -> nn.Module:
+def module_at(model: nn.Module, w: Tensor) -> nn.Module:
     """A copy of the module with the parameters ``w`` and of their type, in evaluation mode."""
     moved = copy.deepcopy(model).to(w.dtype).eval()
     vector_to_parameters(w.detach().clone(), moved.parameters())
