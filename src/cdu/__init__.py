@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from cdu.data.samples import Samples
     from cdu.errors import CduError
     from cdu.models.objective import Objective, parameter_vector
+    from cdu.unlearning.ledger import Ledger
     from cdu.unlearning.methods.newton import NewtonStep
     from cdu.unlearning.methods.retrain import Retrain
     from cdu.unlearning.problem import Problem, UnlearningResult
     from cdu.unlearning.release import Release, release
 
 __all__ = [
-    "Bound", "CduError", "Certificate", "NewtonStep", "Objective", "Problem", "Release", "Retrain", "Samples",
+    "Bound", "CduError", "Certificate", "Ledger", "NewtonStep", "Objective", "Problem", "Release", "Retrain", "Samples",
     "UnlearningResult", "certify", "parameter_vector", "release", "required_sigma",
 ]  # fmt: skip
 
@@ -28,6 +29,7 @@ _HOMES = {
     "Bound": "cdu.certification",
     "CduError": "cdu.errors",
     "Certificate": "cdu.certification",
+    "Ledger": "cdu.unlearning.ledger",
     "NewtonStep": "cdu.unlearning.methods.newton",
     "Objective": "cdu.models.objective",
     "Problem": "cdu.unlearning.problem",

@@ -267,6 +267,29 @@ def _rounded_up(sigma: float) -> float:
 
 
 @app.command()
+def ledger(
+    folder: Annotated[Path, typer.Argument(help="the ledger's folder")],
+    delta: Annotated[float | None, typer.Option(help="δ; the budget's if not given, 1e-5 without one")] = None,
+    identity: Annotated[str, typer.Option("--id", help="only the releases whose request named this id")] = "",
+) -> None:
+    """What was released when, and what all releases promise together."""
+    from cdu.unlearning.ledger import Ledger, summary
+
+    typer.echo(summary(Ledger.existing(folder), delta, identity))
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="the ledger's folder")],
+    noted: Annotated[str, typer.Option(help="a hash that 'cdu ledger' printed earlier")] = "",
+) -> None:
+    """Whether a ledger is as it was written; exit code 1 where it was changed."""
+    from cdu.unlearning.ledger import Ledger
+
+    typer.echo(f"{folder} is whole; its last hash is {Ledger.existing(folder).check(noted)}")
+
+
+@app.command()
 def reference(
     experiment: Annotated[str, typer.Argument(help="the experiment to promote")],
     section: Annotated[str, typer.Option(help="promote this section alone")] = "",

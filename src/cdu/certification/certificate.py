@@ -24,7 +24,7 @@ _NOT_COVERED = (
 )
 
 #: By how much ρ is enlarged before it is taken from δ: more than the roundings of sums and products.
-_FAILURE_MARGIN = 1 + 1e-12
+FAILURE_MARGIN = 1 + 1e-12
 
 #: Widest line of a printed certificate.
 _WIDTH = 100
@@ -194,7 +194,7 @@ def _shares(bound: Bound, delta: float, releases: int) -> tuple[float, float]:
     batches = -(-releases // bound.requests)
     failure = batches * bound.failure
     # Where ρ comes near δ, what is left must not be the rounding of their difference.
-    left = delta - failure * _FAILURE_MARGIN
+    left = delta - failure * FAILURE_MARGIN
     expect(
         left > 0,
         f"'{bound.name}' fails with probability {failure:g} in {releases} releases, which is not below "

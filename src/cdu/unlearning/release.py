@@ -3,7 +3,7 @@
 import copy
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,9 @@ from cdu.models.batchnorm import has_statistics
 from cdu.models.objective import Objective
 from cdu.models.training import project
 from cdu.seeding import secret_generator
+from cdu.unlearning.ledger import Ledger
 from cdu.unlearning.methods.descent import Learner
+from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.noise import draw_noise, expect_noise_shows
 from cdu.unlearning.problem import Method, Problem, UnlearningResult, expect_answerable
 
@@ -50,7 +52,14 @@ class Release:
 
 
 def release(
-    problem: Problem, method: Method, sigma: float = 0.0, delta: float = 1e-5, *, unsafe_seed: int | None = None
+    problem: Problem,
+    method: Method,
+    sigma: float = 0.0,
+    delta: float = 1e-5,
+    *,
+    unsafe_seed: int | None = None,
+    ledger: Ledger | None = None,
+    ids: Sequence[str | int] | None = None,
 ) -> Release:
     """Run a method, project its result onto the ball of radius C, add N(0, σ²I).
 
@@ -68,12 +77,22 @@ def release(
         delta: δ of the certificate.
         unsafe_seed: For tests: a seed from which method and noise are drawn. Such a release has no certificate, since
             whoever knows the seed, or has another release of it, subtracts the noise.
+        ledger: Where the release is noted. Its entry is on the disk before this function returns.
+        ids: For the ledger: whom the request names, such as users' numbers. The ledger keeps their salted hashes.
+
+    Example with a ledger whose budget is ε = 1 at δ = 1e-5 for all releases together::
+
+        ledger = Ledger("ledger", cap=(1.0, 1e-5))
+        released = release(problem, NewtonStep(damping=10), sigma=200, ledger=ledger, ids=["user 17", "user 23"])
 
     Raises:
         CduError: No method could answer (:func:`~cdu.unlearning.problem.expect_answerable`), σ was given to a method
-            with noise of its own, or δ of that method's certificate is too large; or as for :func:`publish`.
+            with noise of its own, or δ of that method's certificate is too large; the release would exceed the ledger's
+            budget, or there is another reason for which :meth:`~cdu.unlearning.ledger.Ledger.record` refuses it; or as
+            for :func:`publish`.
     """
     expect_answerable(problem, sigma, delta)
+    _expect_notable(ledger, ids, unsafe_seed)
     if unsafe_seed is None:
         source = secret_generator(secrets.token_bytes(32), "release")
     else:
@@ -96,10 +115,43 @@ def release(
         "retrain",
     )
     released = publish(problem, result, source, sigma, delta, torch.float64)
+    if ledger is not None and ids is not None:
+        _note(ledger, ids, problem, method, released, sigma)
     if unsafe_seed is None:
         return released
     reason = result.no_certificate_reason or "the seed of its noise was given"
     return replace(released, certificate=None, update=replace(result, no_certificate_reason=reason))
+
+
+def _expect_notable(ledger: Ledger | None, ids: Sequence[str | int] | None, unsafe_seed: int | None) -> None:
+    """Refuse, before hours are spent, what a ledger could not note."""
+    expect(
+        (ledger is None) == (ids is None),
+        f"a {'ledger was given without ids' if ids is None else 'list of ids was given without a ledger'}; give both, "
+        "or neither",
+    )
+    expect(
+        ledger is None or unsafe_seed is None,
+        f"unsafe_seed = {unsafe_seed} is for tests, and a ledger is for releases that leave; give one of them",
+    )
+    if ledger is not None and ids is not None:
+        ledger.hashed(ids)
+
+
+def _note(
+    ledger: Ledger, ids: Sequence[str | int], problem: Problem, method: Method, released: Release, sigma: float
+) -> None:
+    certificate = released.certificate
+    ledger.record(
+        ids,
+        type(method).__name__,
+        problem.w_star,
+        released.w,
+        certificate,
+        "" if certificate else released.update.no_certificate_reason or "no noise",
+        sigma=sigma,
+        retrained=isinstance(method, Retrain),
+    )
 
 
 def publish(
