@@ -418,7 +418,7 @@ def test_a_killed_process_has_released_nothing_without_an_entry(tmp_path, enviro
     """Set CDU_KILLS to kill more."""
     kills = int(os.environ.get("CDU_KILLS", "40"))
     draws = random.Random(0)
-    headless = printed = 0
+    unreleased = printed = 0
     for first in range(0, kills, 20):
         folder = tmp_path / f"ledger {first}"
         pauses = "".join(f"{draws.uniform(0, 0.1)}\n" for _ in range(min(20, kills - first)))
@@ -432,9 +432,9 @@ def test_a_killed_process_has_released_nothing_without_an_entry(tmp_path, enviro
         assert set(released) <= {entry.number for entry in entries}
         # A kill costs one entry at most that was written and not released.
         assert len(entries) - len(released) <= len(counts)
-        headless += len(entries) - len(released)
+        unreleased += len(entries) - len(released)
         printed += len(released)
-    print(f"{kills} kills: {printed} releases, {headless} entries without a release")
+    print(f"{kills} kills: {printed} releases, {unreleased} entries without a release")
     assert printed > 0
 
 
