@@ -64,7 +64,7 @@ def test_equal_releases_promise_what_one_certificate_for_all_does(ledger, releas
 @pytest.mark.parametrize("seed", range(3))
 def test_unequal_releases_compose_as_dp_accounting_says(ledger, seed):
     sigmas = np.random.default_rng(seed).uniform(0.5, 3, size=5)
-    accountant = PLDAccountant(value_discretization_interval=1e-4)
+    accountant = PLDAccountant(value_discretization_interval=1e-3)
     for sigma in sigmas:
         add(ledger, float(sigma), distance=1.0)
         accountant.compose(GaussianDpEvent(float(sigma)))
@@ -99,9 +99,10 @@ def test_failures_that_reach_delta_leave_no_promise(ledger):
 
 def test_a_release_beyond_the_budget_is_refused_before_it_is_recorded(tmp_path):
     ledger = Ledger(tmp_path / "ledger", cap=(1.0, 1e-5))
+    for _ in range(7):
+        add(ledger, 1.0)
     with pytest.raises(CduError, match=r"is spent, and this release would bring that to ε = 1\.\d+; .* costs no budg"):
-        for _ in range(1000):
-            add(ledger, 1.0)
+        add(ledger, 1.0)
     kept = (tmp_path / "ledger" / ENTRIES).read_bytes()
     assert ledger.spent(1e-5).epsilon <= 1 < composed((*ledger.entries(), ledger.entries()[0]), 1e-5).epsilon
     with pytest.raises(CduError, match="make that unbounded, since 1 of"):
@@ -189,7 +190,7 @@ def copy(whole, tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_flipped_byte_of_any_file_is_found(whole, data):
     name = data.draw(st.sampled_from(FILES))
     content = bytearray((whole / name).read_bytes())
@@ -417,7 +418,7 @@ def test_a_killed_process_has_released_nothing_without_an_entry(tmp_path, enviro
     """Set CDU_KILLS to kill more."""
     kills = int(os.environ.get("CDU_KILLS", "40"))
     draws = random.Random(0)
-    headless = printed = 0
+    unreleased = printed = 0
     for first in range(0, kills, 20):
         folder = tmp_path / f"ledger {first}"
         pauses = "".join(f"{draws.uniform(0, 0.1)}\n" for _ in range(min(20, kills - first)))
@@ -431,9 +432,9 @@ def test_a_killed_process_has_released_nothing_without_an_entry(tmp_path, enviro
         assert set(released) <= {entry.number for entry in entries}
         # A kill costs one entry at most that was written and not released.
         assert len(entries) - len(released) <= len(counts)
-        headless += len(entries) - len(released)
+        unreleased += len(entries) - len(released)
         printed += len(released)
-    print(f"{kills} kills: {printed} releases, {headless} entries without a release")
+    print(f"{kills} kills: {printed} releases, {unreleased} entries without a release")
     assert printed > 0
 
 

@@ -99,10 +99,10 @@ class Ledger:
 
     def __init__(self, folder: str | os.PathLike[str], cap: tuple[float, float] | None = None) -> None:
         self.folder = Path(folder)
+        if cap is not None:
+            expect_positive(epsilon=cap[0])
+            expect_delta(cap[1])
         wanted = None if cap is None else Cap(epsilon=cap[0], delta=cap[1])
-        if wanted is not None:
-            expect_positive(epsilon=wanted.epsilon)
-            expect_delta(wanted.delta)
         if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
             _begin(self.folder, wanted)
         with self._locked():
