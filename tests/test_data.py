@@ -151,11 +151,15 @@ def test_batches_cover_all_samples_in_order():
     ("inputs", "change", "words"),
     [
         (torch.zeros(3, 2), {}, "3 inputs and 4 targets"),
-        (np.zeros((4, 2)), {}, "ndarray and Tensor; give two tensors"),
+        ([[0.0, 0.0]] * 4, {}, "inputs are a list; give a tensor, a NumPy array or a pandas frame"),
         (torch.zeros(4, 2, device="meta"), {}, "inputs are on meta, targets on cpu"),
-        (torch.zeros(4, 2, dtype=torch.int64), {}, "torch.int64 would be cast to floats; .* after its embedding"),
-        (torch.zeros(4, 2, dtype=torch.bool), {}, "torch.bool would be cast"),
-        (torch.zeros(4, 2, dtype=torch.uint8), {}, r"images of shape .* found \(4, 2\)"),
+        (
+            torch.zeros(4, 2, dtype=torch.int16),
+            {},
+            "inputs are of type torch.int16; give floats, tokens as torch.int64",
+        ),
+        (torch.zeros(4, 2, dtype=torch.bool), {}, "inputs are of type torch.bool; give floats"),
+        (torch.zeros(4, 2, dtype=torch.uint8), {}, r"images of shape .* found \(4, 2\); give tokens as torch.int64"),
         (torch.zeros(4, 2), {"dtype": torch.int64}, "batches of type torch.int64 have no gradient"),
     ],
 )

@@ -7,24 +7,35 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Number
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from cdu.checks import expect
+from cdu.data.conversion import as_tensor, expect_same_rows
 from cdu.settings import digest
+
+#: Types of tokens: the module gets such inputs as they are.
+TOKENS = (torch.int64, torch.int32)
 
 
 @dataclass(frozen=True)
 class Samples:
     """A set S of samples on a device.
 
+    NumPy arrays and pandas frames are copied to tensors (:func:`~cdu.data.conversion.as_tensor`); a ``Dataset`` is read
+    by :func:`from_dataset`.
+
     Attributes:
-        inputs: Tensor of shape (n, ...): floats, which are only cast to ``dtype`` when a batch is taken, or uint8
-            images of shape (n, channels, height, width), which are normalised.
-        targets: Tensor of shape (n,): class labels (int64), or regression targets.
+        inputs: Tensor of shape (n, ...): floats, which are only cast to ``dtype`` when a batch is taken; tokens (int64
+            or int32), which stay integers; or uint8 images of shape (n, channels, height, width), which are normalised.
+        targets: Tensor of shape (n,): class labels (int64), or regression targets. An array's floats are cast to
+            ``dtype``.
         mean: Per-channel mean of the pixels in [0, 1].
         std: Per-channel standard deviation of the pixels in [0, 1].
         maximum: The largest pixel value.
@@ -33,12 +44,13 @@ class Samples:
             others: two that are alike then count as one.
 
     Raises:
-        CduError: Inputs and targets do not belong together, inputs are neither floats nor images of bytes, or there is
-            another number of ids.
+        CduError: Inputs and targets do not belong together, are no numbers, inputs are neither floats nor tokens nor
+            images of bytes, or there is another number of ids.
     """
 
     inputs: Tensor
-    targets: Tensor
+    # A default, so that a Dataset that is given alone meets the sentence about it.
+    targets: Tensor = None  # type: ignore[assignment]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     maximum: float = 255.0
@@ -46,11 +58,8 @@ class Samples:
     ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would be cast or broadcast into something else than was meant."""
-        expect(
-            isinstance(self.inputs, Tensor) and isinstance(self.targets, Tensor),
-            f"inputs and targets are {type(self.inputs).__name__} and {type(self.targets).__name__}; give two tensors",
-        )
+        """Convert arrays and frames, and refuse what would be cast or broadcast into something else than was meant."""
+        self._convert()
         expect(
             len(self.inputs) == len(self.targets),
             f"there are {len(self.inputs)} inputs and {len(self.targets)} targets; every sample has one of each",
@@ -60,21 +69,31 @@ class Samples:
             f"inputs are on {self.inputs.device}, targets on {self.targets.device}; move both to one device",
         )
         expect(
-            self.inputs.is_floating_point() or self.inputs.dtype == torch.uint8,
-            f"inputs of type {self.inputs.dtype} would be cast to floats; give floats, or images as torch.uint8, and "
-            "let a network of tokens begin after its embedding",
+            self.inputs.is_floating_point() or self.inputs.dtype in (torch.uint8, *TOKENS),
+            f"inputs are of type {self.inputs.dtype}; give floats, tokens as torch.int64, or images as torch.uint8",
         )
         expect(
-            self.inputs.is_floating_point() or self.inputs.ndim == 4,
+            self.inputs.dtype != torch.uint8 or self.inputs.ndim == 4,
             f"inputs of bytes are images of shape (n, channels, height, width), found {tuple(self.inputs.shape)}; "
-            "give anything else as floats",
+            "give tokens as torch.int64, and anything else as floats",
         )
-        expect(self.dtype.is_floating_point, f"batches of type {self.dtype} have no gradient; dtype is a float type")
         expect(
             self.ids is None
             or (isinstance(self.ids, np.ndarray) and self.ids.dtype == np.int64 and self.ids.shape == (len(self),)),
             f"the ids of {len(self)} samples are {_kind(self.ids)}; give an array of int64 with one id a sample",
         )
+
+    def _convert(self) -> None:
+        """Replace arrays and frames by tensors."""
+        expect(self.dtype.is_floating_point, f"batches of type {self.dtype} have no gradient; dtype is a float type")
+        if isinstance(self.inputs, Tensor) and isinstance(self.targets, Tensor):
+            return
+        expect_same_rows(self.inputs, self.targets)
+        inputs, targets = as_tensor(self.inputs, "inputs"), as_tensor(self.targets, "targets")
+        if not isinstance(self.targets, Tensor):
+            targets = targets.to(self.dtype if targets.is_floating_point() else torch.int64)
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "targets", targets)
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -97,7 +116,9 @@ class Samples:
         return shaped(scale), shaped(offset)
 
     def normalised(self, inputs: Tensor) -> Tensor:
-        """Raw ``inputs`` of shape (..., C, H, W) as the network sees them."""
+        """Raw ``inputs`` as the network sees them: images of shape (..., C, H, W) normalised, floats cast."""
+        if inputs.dtype in TOKENS:
+            return inputs
         if inputs.dtype != torch.uint8:
             return inputs.to(self.dtype)
         scale, offset = self._affine
@@ -137,7 +158,8 @@ class Samples:
         return replace(self, inputs=self.inputs[rows], targets=self.targets[rows], ids=ids)
 
     def joined(self, other: "Samples") -> "Samples":
-        """These samples followed by others that are normalised alike."""
+        """These samples followed by others of the same kind (:func:`expect_alike`)."""
+        expect_alike(self, other)
         return replace(
             self,
             inputs=torch.cat([self.inputs, other.inputs]),
@@ -193,6 +215,71 @@ class Dataset:
         """The first images of the training set and of the test set, ``size`` of each or as many as there are."""
         train, test = (part.subset(torch.arange(min(size, len(part)))) for part in (self.train, self.test))
         return replace(self, train=train, test=test)
+
+
+def from_dataset(dataset: Any, limit: int | None = None, dtype: torch.dtype = torch.float32) -> Samples:
+    """The samples of a map-style dataset, such as those of ``torch.utils.data`` and torchvision, read once and stacked.
+
+    A transform that draws at random is drawn once for every sample.
+
+    Args:
+        dataset: ``dataset[row]`` is the pair of an input and a target, ``len(dataset)`` the number of rows.
+        limit: How many of the first rows are read; all when None.
+        dtype: Floating-point type of the batches, and of targets that are floats.
+
+    Raises:
+        CduError: The dataset has no rows by number, or they are no pairs of tensors of one shape.
+    """
+    kind = type(dataset).__name__
+    expect(
+        hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset),
+        f"a {kind} has no rows by number; give a map-style dataset, such as the dataset of a DataLoader, or stack the "
+        "samples yourself",
+    )
+    expect(limit is None or limit >= 1, f"limit = {limit} is below 1; give None for all rows")
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    expect(count > 0, f"the {kind} has no rows; give one that has")
+    pairs = [_pair(dataset[row], row) for row in range(count)]
+    inputs, targets = ([pair[part] for pair in pairs] for part in (0, 1))
+    for part, name in ((inputs, "input"), (targets, "target")):
+        odd = next((row for row in range(count) if part[row].shape != part[0].shape), 0)
+        expect(
+            odd == 0,
+            f"row {odd} of the {kind} has an {name} of shape {tuple(part[odd].shape)}, row 0 one of shape "
+            f"{tuple(part[0].shape)}; pad or crop them to one shape",
+        )
+    labels = torch.stack(targets)
+    return Samples(torch.stack(inputs), labels.to(dtype if labels.is_floating_point() else torch.int64), dtype=dtype)
+
+
+def _pair(sample: Any, row: int) -> tuple[Tensor, Tensor]:
+    """Input and target of one row as tensors."""
+    expect(
+        isinstance(sample, tuple | list) and len(sample) == 2,
+        f"row {row} of the dataset is a {type(sample).__name__}; a row is a pair (input, target)",
+    )
+    for part, name in zip(sample, ("input", "target"), strict=True):
+        expect(
+            isinstance(part, Tensor | np.ndarray | np.generic | Number),
+            f"the {name} of row {row} is a {type(part).__name__}; let the dataset's transform make it a tensor",
+        )
+    return torch.as_tensor(sample[0]), torch.as_tensor(sample[1])
+
+
+def expect_alike(first: Samples, second: Samples) -> None:
+    """Refuse two sets that cannot be parts of one: of other shapes or types, or normalised otherwise."""
+    for words, one, other in (
+        ("inputs of the shape", tuple(first.inputs.shape[1:]), tuple(second.inputs.shape[1:])),
+        ("inputs of the type", first.inputs.dtype, second.inputs.dtype),
+        ("targets of the shape", tuple(first.targets.shape[1:]), tuple(second.targets.shape[1:])),
+        ("batches of the type", first.dtype, second.dtype),
+        ("pixels of mean, deviation and maximum", _scales(first), _scales(second)),
+    ):
+        expect(one == other, f"two parts of one data set have {words} {one} and {other}; make both alike")
+
+
+def _scales(samples: Samples) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+    return samples.mean, samples.std, samples.maximum
 
 
 def expect_disjoint(retain: Samples, forget: Samples) -> None:

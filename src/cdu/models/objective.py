@@ -6,11 +6,12 @@ running statistics are not part of w.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.backends import mha
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
@@ -60,7 +61,8 @@ class Objective:
             (:data:`CHUNK_BYTES`).
 
     Raises:
-        CduError: A parameter is frozen, parameters differ in type, or ``l2`` or ``chunk`` is outside its range.
+        CduError: A parameter is frozen, parameters differ in type, an embedding changes its weights, or ``l2`` or
+            ``chunk`` is outside its range.
     """
 
     def __init__(
@@ -82,6 +84,13 @@ class Objective:
             f"{sorted({f'{parameter.dtype} {parameter.device}' for parameter in model.parameters()})}; one vector "
             "holds them all, so give them one",
         )
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                expect(
+                    module.max_norm is None and not module.sparse,
+                    f"the embedding '{name}' has max_norm = {module.max_norm} and sparse = {module.sparse}: it would "
+                    "rescale its weights whenever it is used, or has no second derivative; train it without either",
+                )
         expect(0 <= l2 < float("inf"), f"l2 = {l2} is not a finite number of at least 0")
         expect(chunk >= 1, f"chunk = {chunk} is below 1; a chunk has a sample")
         self.model = model
@@ -257,9 +266,20 @@ class Objective:
                 module.training = True
 
 
-def twice_differentiable() -> AbstractContextManager[None]:
-    """Attention by its formula: the fused kernels that PyTorch prefers have no second derivative."""
-    return sdpa_kernel(SDPBackend.MATH)
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attention by its formula: the fused kernels that PyTorch prefers have no second derivative.
+
+    Nor has the fused encoder layer of ``nn.Transformer``, which PyTorch takes where a batch of weights hides that a
+    gradient is asked for.
+    """
+    fused = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(fused)
 
 
 def _places(model: nn.Module) -> list[tuple[nn.Module, str, int]]:

@@ -1,19 +1,164 @@
 """What an objective asks of a user's module and loss: refused before anything is computed from them."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, nll_loss
 
 from cdu.checks import expect
 from cdu.data.samples import Samples
-from cdu.models.objective import Objective
+from cdu.errors import CduError
+from cdu.models.losses import squared_error
+from cdu.models.objective import Loss, Objective
 
 #: By how much the mean of single samples' losses may differ from their batch's loss, relatively; rounding is far less.
 MEAN_TOLERANCE = 1e-3
 
 #: The same between two ways to cut the whole set into batches, by whether batches are in double precision.
 CUT_TOLERANCE = {False: 1e-5, True: 1e-12}
+
+
+#: What PyTorch raises where shapes, types or devices do not fit.
+MISFITS = (RuntimeError, IndexError, ValueError, TypeError)
+
+
+def expect_fitting(objective: Objective, w: Tensor, samples: Samples, name: str) -> None:
+    """Refuse samples that the module or the loss cannot take: other features, unknown tokens, labels out of range.
+
+    A module with embeddings is given all samples, since any may hold an unknown token, and others two. The loss and its
+    gradient are tried on the first sample and on those with the smallest and the largest target.
+
+    Args:
+        objective: L.
+        w: Weights, shape (p,).
+        samples: S.
+        name: What they are called in the sentence.
+    """
+    outputs = _fitting_outputs(objective, w, samples, name)
+    _expect_labels(objective.loss_function, outputs, samples.targets, name)
+    rows = _extremes(samples.targets)
+    try:
+        with objective.evaluating():
+            point = w.detach().clone().requires_grad_()
+            # Whether the loss is one number is another check's.
+            torch.autograd.grad(objective.batch_loss(point, *samples.batch(rows.to(samples.device))).sum(), point)
+    except torch.OutOfMemoryError:
+        raise
+    except MISFITS as error:
+        lowest, highest = samples.targets.min().item(), samples.targets.max().item()
+        raise CduError(
+            f"the loss of outputs {_kind(outputs)} and the {name} set's targets {_kind(samples.targets)} from {lowest} "
+            f"to {highest} has no gradient ({_first_line(error)}); class labels are integers (int64) of shape (n,), "
+            "regression targets floats of the outputs' shape and type"
+        ) from error
+
+
+def _fitting_outputs(objective: Objective, w: Tensor, samples: Samples, name: str) -> Tensor:
+    """The outputs for the first two samples, after layers have looked at what they are given."""
+    embeds = any(isinstance(module, nn.Embedding) for module in objective.model.modules())
+    rows = slice(None, None if embeds else 2)
+    tried = samples.subset(torch.arange(len(samples))[rows])
+    try:
+        with _looking_layers(objective.model, name):
+            return objective.outputs(w, tried)[:2]
+    except torch.OutOfMemoryError:
+        raise
+    except MISFITS as error:
+        raise CduError(
+            f"the module takes no inputs {_kind(samples.batch(slice(0, 2))[0])} of the {name} set "
+            f"({_first_line(error)}); give inputs of the shape, type and device that it was trained on"
+        ) from error
+
+
+@contextmanager
+def _looking_layers(model: nn.Module, name: str) -> Iterator[None]:
+    """Linear layers and embeddings refuse what they cannot take, meanwhile."""
+    hooks = []
+    for layer, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            look = _expect_features if isinstance(module, nn.Linear) else _expect_tokens
+            hooks.append(module.register_forward_pre_hook(partial(look, layer, name)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _expect_features(layer: str, name: str, module: Any, inputs: tuple[Tensor, ...]) -> None:
+    """A linear layer's hook: as many features as it has columns, and floats."""
+    given = inputs[0]
+    expect(
+        given.is_floating_point(),
+        f"the linear layer '{layer}' takes floats, and the {name} set gives it {given.dtype}; give inputs that are no "
+        "tokens as floats",
+    )
+    expect(
+        given.shape[-1] == module.in_features,
+        f"the linear layer '{layer}' takes {module.in_features} features, and the {name} set gives it "
+        f"{given.shape[-1]}, in a batch of shape {tuple(given.shape)}; give the features that the model was trained on",
+    )
+
+
+def _expect_tokens(layer: str, name: str, module: Any, inputs: tuple[Tensor, ...]) -> None:
+    """An embedding's hook: integers, every one the number of a row."""
+    given = inputs[0]
+    expect(
+        not given.is_floating_point(),
+        f"the embedding '{layer}' takes integers, and the {name} set gives it {given.dtype}; give tokens as "
+        "torch.int64",
+    )
+    bad = given[(given < 0) | (given >= module.num_embeddings)]
+    expect(
+        len(bad) == 0,
+        f"the embedding '{layer}' knows the tokens 0 to {module.num_embeddings - 1}, and the {name} set holds "
+        f"{bad[0].item() if len(bad) else 0}; use the vocabulary that the model was trained with",
+    )
+
+
+def _expect_labels(loss: Loss, outputs: Tensor, targets: Tensor, name: str) -> None:
+    """Refuse class labels beyond the outputs, where the loss is known to take labels; a GPU would be lost by them."""
+    labelled = loss in (cross_entropy, nll_loss, squared_error) or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+    if not labelled or targets.is_floating_point():
+        return
+    expect(
+        outputs.ndim >= 2,
+        f"the outputs of {len(outputs)} samples have the shape {tuple(outputs.shape)}, and the loss compares classes; "
+        "give a module with an output for every class, or a loss for one output",
+    )
+    expect(
+        targets.shape[1:] == outputs.shape[2:],
+        f"the {name} set's labels have the shape {tuple(targets.shape)}, and are to be one number each for outputs of "
+        f"the shape (n, {', '.join(str(size) for size in outputs.shape[1:])}); one-hot labels become numbers with "
+        "targets.argmax(dim=1), a column with targets.squeeze(1)",
+    )
+    classes, lowest, highest = outputs.shape[1], int(targets.min()), int(targets.max())
+    expect(
+        lowest >= 0 and highest < classes,
+        f"the {name} set's labels go from {lowest} to {highest}, and the module has {classes} outputs; number the "
+        f"classes from 0 to {classes - 1}, or give a module with more outputs",
+    )
+
+
+def _extremes(targets: Tensor) -> Tensor:
+    """The rows of the first sample and of the smallest and the largest target."""
+    rows = targets.reshape(len(targets), -1)
+    return torch.tensor(sorted({0, int(rows.amin(dim=1).argmin()), int(rows.amax(dim=1).argmax())}))
+
+
+def _kind(tensor: Tensor) -> str:
+    """A tensor's shape and type, in words."""
+    return f"of shape {tuple(tensor.shape)} and type {tensor.dtype}"
+
+
+def _first_line(error: Exception) -> str:
+    """What PyTorch says, without its advice."""
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def expect_mean(objective: Objective, w: Tensor, samples: Samples, count: int = 8) -> None:

@@ -14,7 +14,7 @@ from cdu.curvature.minimise import newton_direction
 from cdu.curvature.solution import Preconditioner
 from cdu.data.samples import Samples, expect_disjoint, expect_finite
 from cdu.models.objective import Objective
-from cdu.models.objective_checks import expect_mean
+from cdu.models.objective_checks import expect_fitting, expect_mean
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def deletions(
     )
     expect_disjoint(retain, forget)
     expect_finite(retain, "retain")
+    expect_fitting(objective, w_star, retain, "retain")
     expect_mean(objective, w_star, retain)
     begin = time.perf_counter()
     w, found = w_star, []

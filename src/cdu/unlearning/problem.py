@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from cdu.certification import Bound, Certificate
 from cdu.checks import expect
-from cdu.data.samples import Samples, expect_disjoint, expect_finite
+from cdu.data.samples import Samples, expect_alike, expect_disjoint, expect_finite
 from cdu.models.objective import Objective
-from cdu.models.objective_checks import expect_mean, expect_plain_backward
+from cdu.models.objective_checks import expect_fitting, expect_mean, expect_plain_backward
 from cdu.models.settings import TrainingSettings
 from cdu.models.training import Trained
 from cdu.unlearning.noise import expect_noise_shows
@@ -51,6 +51,23 @@ class Problem:
     def everything(self) -> Samples:
         """D, the retained samples first."""
         return self.retain.joined(self.forget)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, for methods that need classes.
+
+        Raises:
+            CduError: There are none: the module has one output for a sample, or targets are no class labels.
+        """
+        shape = self.objective.outputs(self.w_star, self.forget.subset(torch.tensor([0]))).shape
+        targets = self.forget.targets
+        expect(
+            len(shape) == 2 and shape[1] > 1 and targets.ndim == 1 and not targets.is_floating_point(),
+            f"this method is for classes, an output of the module for each and labels as integers of shape (n,), found "
+            f"outputs of shape {tuple(shape)} for one sample and targets of shape {tuple(targets.shape)} and type "
+            f"{targets.dtype}; choose another method",
+        )
+        return shape[1]
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,13 @@ def expect_answerable(problem: Problem, sigma: float, delta: float) -> None:
         isinstance(sigma, Real) and isinstance(delta, Real),
         f"sigma and delta are of the types {type(sigma).__name__} and {type(delta).__name__}; give two numbers",
     )
+    parts = (("retain", problem.retain), ("forget", problem.forget))
+    for name, part in parts:
+        expect(
+            isinstance(part, Samples),
+            f"the {name} set is a {type(part).__name__}; give Samples(inputs, targets), or make them of a Dataset with "
+            "cdu.data.samples.from_dataset(dataset)",
+        )
     w, size = problem.w_star, problem.objective.size
     total = len(problem.retain) + len(problem.forget)
     expect(len(problem.retain) > 0, "the retain set is empty: nothing is left to unlearn on; train a new model")
@@ -170,7 +194,10 @@ def expect_answerable(problem: Problem, sigma: float, delta: float) -> None:
     )
     expect_noise_shows(w, sigma)
     expect_disjoint(problem.retain, problem.forget)
-    for name, samples in (("retain", problem.retain), ("forget", problem.forget)):
-        expect_finite(samples, name)
+    for name, part in parts:
+        expect_finite(part, name)
+    expect_alike(problem.retain, problem.forget)
+    for name, part in parts:
+        expect_fitting(problem.objective, w, part, name)
     expect_mean(problem.objective, w, problem.retain)
     expect_plain_backward(problem.objective, w, problem.forget)

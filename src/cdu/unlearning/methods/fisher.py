@@ -102,6 +102,7 @@ class FisherForgetting:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Add the noise; the generator draws the subset, then z."""
+        classes = problem.classes
         began = time.perf_counter()
         objective, w, retain = problem.objective, problem.w_star, problem.retain
         chosen = retain.subset(torch.randperm(len(retain), generator=generator)[: self.samples])
@@ -110,7 +111,6 @@ class FisherForgetting:
         scrubbed = w + (self.noise / fisher) ** 0.25 * z
         synchronise(scrubbed)
         seconds = time.perf_counter() - began
-        classes = objective.outputs(w, chosen.subset(torch.tensor([0]))).shape[1]
         return UnlearningResult(
             scrubbed,
             seconds,

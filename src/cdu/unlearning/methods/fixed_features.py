@@ -11,7 +11,7 @@ from cdu.certification.convex import softmax_constants
 from cdu.certification.rounding import UNIT, softmax_gradient_rounding, step_rounding
 from cdu.checks import expect, expect_positive
 from cdu.curvature.solution import synchronise
-from cdu.data.samples import Samples
+from cdu.data.samples import TOKENS, Samples
 from cdu.models.architectures import LogisticRegression
 from cdu.models.objective import Objective
 from cdu.seeding import generator
@@ -92,8 +92,7 @@ class LinearTask:
 
     def __init__(self, problem: Problem, filters: int, l2: float) -> None:
         dtype = torch.float64
-        one = problem.retain.subset(torch.arange(1))
-        classes = problem.objective.outputs(problem.w_star, one).shape[1]
+        classes = problem.classes
         self.model = linear_model(problem.retain, filters, classes, dtype)
         features, head = self.model
         self.objective = Objective(head, l2=l2)
@@ -128,6 +127,11 @@ class LinearTask:
 
 def linear_model(samples: Samples, filters: int, classes: int, dtype: torch.dtype) -> nn.Sequential:
     """Fixed features and a linear layer, for images like those of ``samples`` and where these are."""
+    expect(
+        samples.inputs.ndim == 4 and samples.inputs.dtype not in TOKENS,
+        f"inputs of shape {tuple(samples.inputs.shape)} and type {samples.inputs.dtype} are no images of shape (n, "
+        "channels, height, width), which this method takes features of; choose another method",
+    )
     features = FixedFeatures(samples.inputs.shape[1], filters)
     head = LogisticRegression(filters * features.cells**2, classes)
     return nn.Sequential(features, head).to(samples.device, dtype).eval()

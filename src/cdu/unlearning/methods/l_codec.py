@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from cdu.checks import expect
 from cdu.curvature.conjugate_gradient import conjugate_gradient
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.solution import synchronise
@@ -128,6 +129,11 @@ def perturbed_activations(
         if isinstance(module, LAYERS) and _parameter(name, "weight") in named:
             module.register_forward_hook(partial(_record, seen, name))
     inputs, targets = samples.batch(slice(None))
+    expect(
+        inputs.is_floating_point(),
+        f"inputs of type {inputs.dtype} cannot be perturbed by noise, which this method asks for; choose another "
+        "method",
+    )
     activations, losses = [], []
     with probe.evaluating(), torch.no_grad():
         for _ in range(count):

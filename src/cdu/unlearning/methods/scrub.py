@@ -50,6 +50,8 @@ class Scrub:
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Train on; the generator draws the order of the batches."""
         learner = Learner(problem, self.learning_rate, generator)
+        # The divergence is one between classes.
+        _ = problem.classes
         size, weight = problem.training.batch_size, self.distillation_weight
         for epoch in range(self.epochs):
             if epoch < self.forget_epochs:
