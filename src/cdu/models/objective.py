@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
@@ -98,6 +99,7 @@ class Objective:
         self._bytes: dict[tuple[object, ...], int] = {}
         # By whether the module is in training mode.
         self._changes_inputs: dict[bool, bool] = {}
+        self._batchable = True
 
     def with_model(self, model: nn.Module, l2: float | None = None) -> "Objective":
         """The same loss of another module, in chunks of the same size; ``l2`` as here when None."""
@@ -152,6 +154,35 @@ class Objective:
     def batch_loss(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of one batch, without the l2 term."""
         return self.loss_function(self.forward(w, inputs), targets)
+
+    def mapped(
+        self, function: Callable[..., Tensor], *rows: Tensor, alone: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """A function of the module at the first row of every argument, at the second, and so on, stacked.
+
+        All rows are computed at once by ``torch.func.vmap`` where PyTorch can batch the module. It cannot batch
+        recurrent layers, and modules that branch on values. Such a module is given one row after the other, which is
+        slower; its first refusal is remembered.
+
+        Args:
+            function: Gives a tensor for one row of each argument.
+            rows: Tensors with the same number of rows.
+            alone: The same function in ordinary autograd, for one row after the other; ``function`` when None.
+
+        Raises:
+            RuntimeError: The module fails on one row too.
+        """
+        if self._batchable:
+            try:
+                batched: Tensor = vmap(function)(*rows)
+                return batched
+            except RuntimeError:
+                # PyTorch has no type of its own for it. What is wrong with the rows shows again below.
+                pass
+        single = function if alone is None else alone
+        found = torch.stack([single(*row) for row in zip(*rows, strict=True)])
+        self._batchable = False
+        return found
 
     def outputs(self, w: Tensor, samples: Samples) -> Tensor:
         """The module's outputs for all samples, shape (n, ...), in evaluation mode."""
