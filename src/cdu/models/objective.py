@@ -6,7 +6,7 @@ running statistics are not part of w.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from cdu.checks import expect
 from cdu.data.samples import Samples
+from cdu.models.batchnorm import single_values_by_running_statistics
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -120,15 +121,18 @@ class Objective:
 
         Views into ``w`` take the place of the module's parameters meanwhile: what ``torch.func.functional_call`` does,
         without its look-ups by name, which take longer than a small network. A module that changes its inputs in place
-        is given a copy: batches may be views of the user's data.
+        is given a copy: batches may be views of the user's data. In training mode BatchNorm takes a batch of one sample
+        too (:func:`~cdu.models.batchnorm.single_values_by_running_statistics`).
         """
         views = [view.view(shape) for view, shape in zip(w.split(self._sizes), self._shapes, strict=True)]
         own = [module._parameters[name] for module, name, _ in self._places]
         for module, name, number in self._places:
             # A module registers nothing but parameters under this name, yet takes any tensor from there.
             module._parameters[name] = views[number]
+        alone = self.model.training and len(inputs) == 1
         try:
-            outputs = self._outputs(inputs)
+            with single_values_by_running_statistics(self.model) if alone else nullcontext():
+                outputs = self._outputs(inputs)
         finally:
             for (module, name, _), parameter in zip(self._places, own, strict=True):
                 module._parameters[name] = parameter

@@ -78,7 +78,7 @@ def fisher_diagonal(objective: Objective, w: Tensor, samples: Samples, labels: L
     return total / len(samples)
 
 
-@register("Fisher forgetting")
+@register("Fisher forgetting", needs_classes=True)
 class FisherForgetting:
     """Noise in every weight, the more the less D_r depends on it.
 
@@ -115,11 +115,10 @@ class FisherForgetting:
         scrubbed = w + (self.noise / fisher) ** 0.25 * z
         synchronise(scrubbed)
         seconds = time.perf_counter() - began
-        classes = objective.outputs(w, chosen.subset(torch.tensor([0]))).shape[1]
         return UnlearningResult(
             scrubbed,
             seconds,
-            gradient_samples=len(chosen) * classes,
+            gradient_samples=len(chosen) * problem.classes,
             no_certificate_reason="not a certified method: its noise has the shape that D_r gives it, and no ε is "
             "proved for it",
         )

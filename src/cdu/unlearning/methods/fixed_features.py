@@ -77,9 +77,12 @@ class LinearTask:
     at every w and on every data set, before the l2 term.
 
     Args:
-        problem: Where D_r and D_u come from; of its network nothing but the number of outputs is used.
+        problem: Where D_r and D_u come from; of its network nothing but the number of classes is used.
         filters: Number of random filters.
         l2: Weight of (l2/2)‖w‖², bias included.
+
+    Raises:
+        CduError: Samples are no images, or have no classes.
 
     Attributes:
         model: Features and linear layer in one module, for images.
@@ -92,8 +95,13 @@ class LinearTask:
 
     def __init__(self, problem: Problem, filters: int, l2: float) -> None:
         dtype = torch.float64
-        one = problem.retain.subset(torch.arange(1))
-        classes = problem.objective.outputs(problem.w_star, one).shape[1]
+        shape = tuple(problem.retain.inputs.shape[1:])
+        expect(
+            len(shape) == 3,
+            f"the method's random filters take images of shape (channels, height, width), and a sample's input has the "
+            f"shape {shape}; use a method that starts from the original network, such as the Newton step",
+        )
+        classes = problem.classes
         self.model = linear_model(problem.retain, filters, classes, dtype)
         features, head = self.model
         self.objective = Objective(head, l2=l2)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from cdu.checks import expect
 from cdu.curvature.conjugate_gradient import conjugate_gradient
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.solution import synchronise
@@ -124,9 +125,18 @@ def perturbed_activations(
     probe = objective.with_model(copy.deepcopy(objective.model), l2=0.0)
     named = probe.tensors(w)
     seen: dict[str, Tensor] = {}
-    for name, module in probe.model.named_modules():
-        if isinstance(module, LAYERS) and _parameter(name, "weight") in named:
-            module.register_forward_hook(partial(_record, seen, name))
+    layers = {
+        name: module
+        for name, module in probe.model.named_modules()
+        if isinstance(module, LAYERS) and _parameter(name, "weight") in named
+    }
+    expect(
+        len(layers) > 0,
+        "L-CODEC chooses among the outputs of linear and convolutional layers, and the network has neither with a "
+        "weight of its own; use another method",
+    )
+    for name, module in layers.items():
+        module.register_forward_hook(partial(_record, seen, name))
     inputs, targets = samples.batch(slice(None))
     activations, losses = [], []
     with probe.evaluating(), torch.no_grad():

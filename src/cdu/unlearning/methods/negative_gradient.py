@@ -9,7 +9,7 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
 
-@register("negative gradient")
+@register("negative gradient", needs_classes=True)
 class NegativeGradient:
     """Climb the loss on D_u, until the model does worse there than guessing.
 
@@ -34,11 +34,11 @@ class NegativeGradient:
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Climb; the generator draws the order of the batches. The note tells of an early stop."""
         learner = Learner(problem, self.learning_rate, generator)
+        guessing = math.log(problem.classes)
         for epoch in range(1, self.epochs + 1):
             for inputs, targets in problem.forget.shuffled(problem.training.batch_size, generator):
-                outputs = learner.outputs(inputs)
-                learner.step(-learner.objective.loss_function(outputs, targets))
-            loss, guessing = learner.objective.mean_loss(learner.w, problem.forget), math.log(outputs.shape[1])
+                learner.step(-learner.loss(inputs, targets))
+            loss = learner.objective.mean_loss(learner.w, problem.forget)
             if loss > guessing and epoch < self.epochs:
                 reason = f"the loss on the forget set, {loss:.3g}, is above that of guessing, {guessing:.3g}"
                 return learner.result(note=f"stopped after {epoch} of {self.epochs} epochs: {reason}")

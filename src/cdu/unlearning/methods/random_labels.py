@@ -10,7 +10,7 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
 
-@register("random labels")
+@register("random labels", needs_classes=True)
 class RandomLabels:
     """Teach the model other labels for D_u than the ones it learned, and go on with D_r meanwhile.
 
@@ -40,9 +40,7 @@ class RandomLabels:
 
 def train_on_wrong_labels(learner: Learner, problem: Problem, epochs: int, generator: torch.Generator) -> None:
     """Train a learner on D_r and on D_u with wrong labels; see :class:`RandomLabels`."""
-    one = problem.forget.subset(torch.tensor([0]))
-    classes = problem.objective.outputs(problem.w_star, one).shape[1]
-    labels = wrong_labels(problem.forget.targets, classes, generator)
+    labels = wrong_labels(problem.forget.targets, problem.classes, generator)
     union = problem.retain.joined(replace(problem.forget, targets=labels))
     for _ in range(epochs):
         for inputs, targets in union.shuffled(problem.training.batch_size, generator):
