@@ -31,7 +31,7 @@ def per_sample_gradients(objective: Objective, w: Tensor, inputs: Tensor, target
         objective: Where the module comes from, which must be in evaluation mode.
         w: The point, shape (p,).
         inputs: Normalised inputs, shape (n, ...).
-        targets: Their targets, shape (n,).
+        targets: Their targets, shape (n, ...).
         loss: The mean loss of a batch.
 
     Returns:
