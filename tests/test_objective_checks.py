@@ -311,7 +311,7 @@ def test_embeddings_that_cannot_be_differentiated_are_refused(change):
     ],
 )
 def test_methods_for_classes_refuse_a_model_without(method):
-    with pytest.raises(CduError, match=r"this method is for classes, .* found outputs of shape \(1,\) for one sample"):
+    with pytest.raises(CduError, match=r"the method needs classes: .* for one sample they are \(1,\)"):
         release(problem_of("squared"), method)
 
 

@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.solution import Solution, SolverError, is_zero, relative_residual, synchronise, zero_solution
@@ -119,7 +118,7 @@ def _products_on(operator: Hessian, vectors: Tensor, rows: Tensor) -> Tensor:
         if len(part) == 1:
             loss = objective.batch_loss(point[0], inputs[0], targets[0])
         else:
-            loss = vmap(objective.batch_loss)(point, inputs, targets).sum()
+            loss = objective.mapped(objective.batch_loss, point, inputs, targets).sum()
         (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
         (image,) = torch.autograd.grad(gradient, point, part)
         images.append(image.add_(part, alpha=shift))

@@ -34,8 +34,8 @@ class Samples:
     Attributes:
         inputs: Tensor of shape (n, ...): floats, which are only cast to ``dtype`` when a batch is taken; tokens (int64
             or int32), which stay integers; or uint8 images of shape (n, channels, height, width), which are normalised.
-        targets: Tensor of shape (n,): class labels (int64), or regression targets. An array's floats are cast to
-            ``dtype``.
+        targets: Class labels (int64) of shape (n,), or any other targets of shape (n, ...), as the loss takes them. An
+            array's floats are cast to ``dtype``.
         mean: Per-channel mean of the pixels in [0, 1].
         std: Per-channel standard deviation of the pixels in [0, 1].
         maximum: The largest pixel value.

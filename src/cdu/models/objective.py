@@ -6,17 +6,19 @@ running statistics are not part of w.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.backends import mha
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from cdu.checks import expect
 from cdu.data.samples import Samples
+from cdu.models.batchnorm import single_values_by_running_statistics
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -107,6 +109,7 @@ class Objective:
         self._bytes: dict[tuple[object, ...], int] = {}
         # By whether the module is in training mode.
         self._changes_inputs: dict[bool, bool] = {}
+        self._batchable = True
 
     def with_model(self, model: nn.Module, l2: float | None = None) -> "Objective":
         """The same loss of another module, in chunks of the same size; ``l2`` as here when None."""
@@ -127,15 +130,18 @@ class Objective:
 
         Views into ``w`` take the place of the module's parameters meanwhile: what ``torch.func.functional_call`` does,
         without its look-ups by name, which take longer than a small network. A module that changes its inputs in place
-        is given a copy: batches may be views of the user's data.
+        is given a copy: batches may be views of the user's data. In training mode BatchNorm takes a batch of one sample
+        too (:func:`~cdu.models.batchnorm.single_values_by_running_statistics`).
         """
         views = [view.view(shape) for view, shape in zip(w.split(self._sizes), self._shapes, strict=True)]
         own = [module._parameters[name] for module, name, _ in self._places]
         for module, name, number in self._places:
             # A module registers nothing but parameters under this name, yet takes any tensor from there.
             module._parameters[name] = views[number]
+        alone = self.model.training and len(inputs) == 1
         try:
-            outputs = self._outputs(inputs)
+            with single_values_by_running_statistics(self.model) if alone else nullcontext():
+                outputs = self._outputs(inputs)
         finally:
             for (module, name, _), parameter in zip(self._places, own, strict=True):
                 module._parameters[name] = parameter
@@ -161,6 +167,35 @@ class Objective:
     def batch_loss(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of one batch, without the l2 term."""
         return self.loss_function(self.forward(w, inputs), targets)
+
+    def mapped(
+        self, function: Callable[..., Tensor], *rows: Tensor, alone: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """A function of the module at the first row of every argument, at the second, and so on, stacked.
+
+        All rows are computed at once by ``torch.func.vmap`` where PyTorch can batch the module. It cannot batch
+        recurrent layers, and modules that branch on values. Such a module is given one row after the other, which is
+        slower; its first refusal is remembered.
+
+        Args:
+            function: Gives a tensor for one row of each argument.
+            rows: Tensors with the same number of rows.
+            alone: The same function in ordinary autograd, for one row after the other; ``function`` when None.
+
+        Raises:
+            RuntimeError: The module fails on one row too.
+        """
+        if self._batchable:
+            try:
+                batched: Tensor = vmap(function)(*rows)
+                return batched
+            except RuntimeError:
+                # PyTorch has no type of its own for it. What is wrong with the rows shows again below.
+                pass
+        single = function if alone is None else alone
+        found = torch.stack([single(*row) for row in zip(*rows, strict=True)])
+        self._batchable = False
+        return found
 
     def outputs(self, w: Tensor, samples: Samples) -> Tensor:
         """The module's outputs for all samples, shape (n, ...), in evaluation mode."""

@@ -54,20 +54,26 @@ class Problem:
 
     @property
     def classes(self) -> int:
-        """The number of classes, for methods that need classes.
+        """The number of classes k: outputs have the shape (n, k) with k ≥ 2, targets are integers of shape (n,).
+
+        All else is no classification here, whatever the loss makes of it: one logit, regression, several labels a
+        sample, shares of classes. One logit z of a binary model says the same as the two outputs (0, z) with
+        cross-entropy.
 
         Raises:
-            CduError: There are none: the module has one output for a sample, or targets are no class labels.
+            CduError: Outputs or targets are of another kind.
         """
-        shape = self.objective.outputs(self.w_star, self.forget.subset(torch.tensor([0]))).shape
-        targets = self.forget.targets
+        outputs = self.objective.outputs(self.w_star, self.retain.subset(torch.tensor([0])))
+        targets = self.retain.targets
+        integers = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
         expect(
-            len(shape) == 2 and shape[1] > 1 and targets.ndim == 1 and not targets.is_floating_point(),
-            f"this method is for classes, an output of the module for each and labels as integers of shape (n,), found "
-            f"outputs of shape {tuple(shape)} for one sample and targets of shape {tuple(targets.shape)} and type "
-            f"{targets.dtype}; choose another method",
+            outputs.ndim == 2 and outputs.shape[1] >= 2 and integers and targets.ndim == 1,
+            f"the method needs classes: outputs of shape (n, classes), two at least, and integer labels of shape (n,); "
+            f"for one sample they are {tuple(outputs.shape)} and {targets.dtype} of {(1, *targets.shape[1:])}; use a "
+            "method for any loss, such as the Newton step or fine-tuning, or give a model of one logit z the outputs "
+            "(0, z) and cross-entropy",
         )
-        return shape[1]
+        return outputs.shape[1]
 
 
 @dataclass(frozen=True)

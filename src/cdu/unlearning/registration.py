@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from inspect import signature
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch
 
 from cdu.checks import expect
 from cdu.unlearning.names import FIXED
-from cdu.unlearning.problem import Method
+from cdu.unlearning.problem import Method, Problem, UnlearningResult
 
 Maker = TypeVar("Maker", bound=Callable[..., Method])
 
@@ -21,6 +24,8 @@ class Traits:
             (:class:`~cdu.unlearning.problem.CertifiedMethod`).
         own_noise: Whether it adds that noise itself, and so is told the ε and δ to certify: its class takes both.
         own_model: Whether it trains a model of its own and does not start from the original.
+        needs_classes: Whether it is made for classifiers alone, and refuses every other problem
+            (:attr:`cdu.unlearning.problem.Problem.classes`) before anything is computed, whoever calls it.
         l2_in_advance: The l2 that it is also run with, the same for every request, since a searched one knows the
             request; None for a method without.
         without_noise: The row that shows it already without its noise; empty where none does.
@@ -29,6 +34,7 @@ class Traits:
     certified: bool = False
     own_noise: bool = False
     own_model: bool = False
+    needs_classes: bool = False
     l2_in_advance: float | None = None
     without_noise: str = ""
 
@@ -51,7 +57,12 @@ REGISTERED: dict[str, Registration] = {}
 
 
 def register(
-    name: str, *, own_model: bool = False, l2_in_advance: float | None = None, without_noise: str = ""
+    name: str,
+    *,
+    own_model: bool = False,
+    needs_classes: bool = False,
+    l2_in_advance: float | None = None,
+    without_noise: str = "",
 ) -> Callable[[Maker], Maker]:
     """Decorate a method's class, so that experiments can name it.
 
@@ -71,7 +82,8 @@ def register(
 
     Args:
         name: Its name in experiments, records and tables.
-        own_model: As for :class:`Traits`, and so are the next two.
+        own_model: As for :class:`Traits`, and so are the next three.
+        needs_classes: The same.
         l2_in_advance: The same.
         without_noise: The same.
 
@@ -96,9 +108,12 @@ def register(
             certified=hasattr(make, "reference"),
             own_noise="epsilon" in parameters and "delta" in parameters,
             own_model=own_model,
+            needs_classes=needs_classes,
             l2_in_advance=l2_in_advance,
             without_noise=without_noise,
         )
+        if needs_classes:
+            _refuse_without_classes(make)
         REGISTERED[name] = Registration(make, traits)
         return make
 
@@ -107,3 +122,18 @@ def register(
 
 def _home(make: Callable[..., Method]) -> str:
     return f"{make.__module__}.{make.__qualname__}"
+
+
+def _refuse_without_classes(make: Any) -> None:
+    """Let a method's class look at the problem first, so that no way to call it goes around the check."""
+    expect(isinstance(make, type), f"needs_classes is for a method's class, and {_home(make)} is none; decorate that")
+    unlearn = make.__call__
+
+    @wraps(unlearn)
+    def gated(self: Method, problem: Problem, generator: torch.Generator) -> UnlearningResult:
+        # Reading the number refuses problems that have none.
+        _ = problem.classes
+        result: UnlearningResult = unlearn(self, problem, generator)
+        return result
+
+    make.__call__ = gated

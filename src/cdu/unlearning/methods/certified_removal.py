@@ -22,7 +22,7 @@ from cdu.unlearning.registration import register
 TOLERANCE = 1e-9
 
 
-@register("certified removal, linear", own_model=True, l2_in_advance=1e-3)
+@register("certified removal, linear", own_model=True, needs_classes=True, l2_in_advance=1e-3)
 class CertifiedRemoval:
     """Newton steps on D_r from the minimiser on D; where they leave more than the budget, retraining.
 

@@ -17,7 +17,8 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 class Learner:
     """A network that starts at w* and is changed step by step, as the training recipe would: Adam, then projection.
 
-    The module is a copy in training mode, so that BatchNorm's running statistics follow the batches that are seen; the
+    The module is a copy in training mode, so that BatchNorm's running statistics follow the batches that are seen, but
+    for batches of one value a channel (:func:`~cdu.models.batchnorm.single_values_by_running_statistics`); the
     problem's own module is left as it is. Adam starts afresh.
 
     Args:
@@ -48,7 +49,7 @@ class Learner:
         self._adam = Adam(self.w, learning_rate, original.l2)
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        """The network's outputs for a batch, shape (n, classes); differentiable in ``w``."""
+        """The network's outputs for a batch, shape (n, ...); differentiable in ``w``."""
         self.gradient_samples += len(inputs)
         with seeded(int(torch.randint(2**62, (), generator=self._layers))):
             return self.objective.forward(self.w, inputs)

@@ -1,11 +1,12 @@
 """The diagonal of the Fisher information, and Fisher forgetting."""
 
 import time
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad
 from torch.nn.functional import cross_entropy
 
 from cdu.curvature.solution import synchronise
@@ -30,7 +31,7 @@ def per_sample_gradients(objective: Objective, w: Tensor, inputs: Tensor, target
         objective: Where the module comes from, which must be in evaluation mode.
         w: The point, shape (p,).
         inputs: Normalised inputs, shape (n, ...).
-        targets: Their targets, shape (n,).
+        targets: Their targets, shape (n, ...).
         loss: The mean loss of a batch.
 
     Returns:
@@ -40,8 +41,12 @@ def per_sample_gradients(objective: Objective, w: Tensor, inputs: Tensor, target
     def single(point: Tensor, one: Tensor, target: Tensor) -> Tensor:
         return loss(objective.forward(point, one.unsqueeze(0)), target.unsqueeze(0))
 
-    gradients: Tensor = vmap(grad(single), in_dims=(None, 0, 0))(w.detach(), inputs, targets)
-    return gradients
+    def alone(one: Tensor, target: Tensor) -> Tensor:
+        point = w.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(single(point, one, target), point)
+        return gradient
+
+    return objective.mapped(partial(grad(single), w.detach()), inputs, targets, alone=alone)
 
 
 def fisher_diagonal(objective: Objective, w: Tensor, samples: Samples, labels: Literal["model", "data"]) -> Tensor:
@@ -73,7 +78,7 @@ def fisher_diagonal(objective: Objective, w: Tensor, samples: Samples, labels: L
     return total / len(samples)
 
 
-@register("Fisher forgetting")
+@register("Fisher forgetting", needs_classes=True)
 class FisherForgetting:
     """Noise in every weight, the more the less D_r depends on it.
 

@@ -77,9 +77,12 @@ class LinearTask:
     at every w and on every data set, before the l2 term.
 
     Args:
-        problem: Where D_r and D_u come from; of its network nothing but the number of outputs is used.
+        problem: Where D_r and D_u come from; of its network nothing but the number of classes is used.
         filters: Number of random filters.
         l2: Weight of (l2/2)‖w‖², bias included.
+
+    Raises:
+        CduError: Samples are no images, or have no classes.
 
     Attributes:
         model: Features and linear layer in one module, for images.

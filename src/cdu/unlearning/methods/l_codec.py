@@ -125,9 +125,18 @@ def perturbed_activations(
     probe = objective.with_model(copy.deepcopy(objective.model), l2=0.0)
     named = probe.tensors(w)
     seen: dict[str, Tensor] = {}
-    for name, module in probe.model.named_modules():
-        if isinstance(module, LAYERS) and _parameter(name, "weight") in named:
-            module.register_forward_hook(partial(_record, seen, name))
+    layers = {
+        name: module
+        for name, module in probe.model.named_modules()
+        if isinstance(module, LAYERS) and _parameter(name, "weight") in named
+    }
+    expect(
+        len(layers) > 0,
+        "L-CODEC chooses among the outputs of linear and convolutional layers, and the network has neither with a "
+        "weight of its own; use another method",
+    )
+    for name, module in layers.items():
+        module.register_forward_hook(partial(_record, seen, name))
     inputs, targets = samples.batch(slice(None))
     expect(
         inputs.is_floating_point(),

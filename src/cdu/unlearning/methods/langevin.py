@@ -24,7 +24,7 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
 
-@register("Langevin, linear", own_model=True, l2_in_advance=0.01)
+@register("Langevin, linear", own_model=True, needs_classes=True, l2_in_advance=0.01)
 class Langevin:
     """Noisy gradient descent, T steps on D and then K on D_r, for a linear model on fixed features.
 

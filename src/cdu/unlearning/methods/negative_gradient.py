@@ -9,7 +9,7 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
 
-@register("negative gradient")
+@register("negative gradient", needs_classes=True)
 class NegativeGradient:
     """Climb the loss on D_u, until the model does worse there than guessing.
 
@@ -33,7 +33,8 @@ class NegativeGradient:
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Climb; the generator draws the order of the batches. The note tells of an early stop."""
-        learner, guessing = Learner(problem, self.learning_rate, generator), math.log(problem.classes)
+        learner = Learner(problem, self.learning_rate, generator)
+        guessing = math.log(problem.classes)
         for epoch in range(1, self.epochs + 1):
             for inputs, targets in problem.forget.shuffled(problem.training.batch_size, generator):
                 learner.step(-learner.loss(inputs, targets))

@@ -10,7 +10,7 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
 
-@register("random labels")
+@register("random labels", needs_classes=True)
 class RandomLabels:
     """Teach the model other labels for D_u than the ones it learned, and go on with D_r meanwhile.
 

@@ -75,7 +75,7 @@ class Rewind:
         return Rewind(self.steps, self.steps, self.learning_rate)(problem, generator)
 
 
-@register("rewind, linear", own_model=True, l2_in_advance=0.01)
+@register("rewind, linear", own_model=True, needs_classes=True, l2_in_advance=0.01)
 class RewindLinear:
     """:class:`Rewind` where G and L are known in advance: a linear model on fixed features, l2-regularised.
 

@@ -11,7 +11,7 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
 
-@register("SalUn")
+@register("SalUn", needs_classes=True)
 class SalUn:
     """:class:`~cdu.unlearning.methods.random_labels.RandomLabels`, in which only the most salient weights may move.
 

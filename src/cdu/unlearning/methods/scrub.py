@@ -9,7 +9,7 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
 
-@register("SCRUB")
+@register("SCRUB", needs_classes=True)
 class Scrub:
     """Teacher and student: the original model teaches what to keep, and what to avoid.
 
