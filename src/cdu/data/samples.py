@@ -50,7 +50,7 @@ class Samples:
 
     inputs: Tensor
     # A default, so that a Dataset that is given alone meets the sentence about it.
-    targets: Tensor = None  # type: ignore[assignment]
+    targets: Tensor = None  # type: ignore[assignment]  # refused when the object is made
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     maximum: float = 255.0
