@@ -289,9 +289,6 @@ def expect_disjoint(retain: Samples, forget: Samples) -> None:
         retain: D_r.
         forget: D_u.
     """
-    # As above: PyTorch's tensors are looked at through NumPy.
-    import numpy as np
-
     remedy = "if they are different samples that are alike, give both sets Samples(..., ids=...)"
     expect(
         (retain.ids is None) == (forget.ids is None),

@@ -149,16 +149,15 @@ class NoisyMethod(CertifiedMethod, Protocol):
         ...
 
 
-def expect_answerable(problem: Problem, sigma: float, delta: float) -> None:
+def expect_answerable(problem: Problem, sigma: float, delta: float, certified: bool = False) -> None:
     """Refuse a problem, or a promise, that no method could answer, before hours are spent on it.
 
     Args:
         problem: What is to be unlearned.
         sigma: Standard deviation of the noise.
         delta: δ of the certificate.
+        certified: Whether there will be a certificate, whatever σ is.
     """
-    import torch
-
     expect(
         isinstance(sigma, Real) and isinstance(delta, Real),
         f"sigma and delta are of the types {type(sigma).__name__} and {type(delta).__name__}; give two numbers",
@@ -194,7 +193,7 @@ def expect_answerable(problem: Problem, sigma: float, delta: float) -> None:
     )
     expect(0 <= sigma < float("inf"), f"sigma = {sigma} is not a finite number of at least 0")
     expect(
-        sigma == 0 or 0 < delta < 1 / total,
+        (sigma == 0 and not certified) or 0 < delta < 1 / total,
         f"delta = {delta} is not between 0 and one over the number of samples, {total:,}: so much would let one be "
         "published outright; choose far less",
     )

@@ -57,6 +57,7 @@ def release(
     sigma: float = 0.0,
     delta: float = 1e-5,
     *,
+    epsilon: float | None = None,
     unsafe_seed: int | None = None,
     ledger: Ledger | None = None,
     ids: Sequence[str | int] | None = None,
@@ -75,6 +76,7 @@ def release(
         method: How.
         sigma: Standard deviation of the noise per coordinate; 0 for none, and for a method that adds its own noise.
         delta: δ of the certificate.
+        epsilon: ε to certify: σ is then the least that does. In place of ``sigma``.
         unsafe_seed: For tests: a seed from which method and noise are drawn. Such a release has no certificate, since
             whoever knows the seed, or has another release of it, subtracts the noise.
         ledger: Where the release is noted. Its entry is on the disk before this function returns.
@@ -86,12 +88,17 @@ def release(
         released = release(problem, NewtonStep(damping=10), sigma=200, ledger=ledger, ids=["user 17", "user 23"])
 
     Raises:
-        CduError: No method could answer (:func:`~cdu.unlearning.problem.expect_answerable`), σ was given to a method
-            with noise of its own, or δ of that method's certificate is too large; the release would exceed the ledger's
-            budget, or there is another reason for which :meth:`~cdu.unlearning.ledger.Ledger.record` refuses it; or as
-            for :func:`publish`.
+        CduError: No method could answer (:func:`~cdu.unlearning.problem.expect_answerable`), σ and ε are both given, σ
+            was given to a method with noise of its own, or that method's certificate promises less than ε or has too
+            large a δ; nothing bounds the distance that ε needs noise for; the release would exceed the ledger's budget,
+            or there is another reason for which :meth:`~cdu.unlearning.ledger.Ledger.record` refuses it; or as for
+            :func:`publish`.
     """
-    expect_answerable(problem, sigma, delta)
+    expect(
+        epsilon is None or sigma == 0,
+        f"sigma = {sigma} and epsilon = {epsilon} are both given, and one follows from the other; give one of them",
+    )
+    expect_answerable(problem, sigma, delta, certified=epsilon is not None)
     _expect_notable(ledger, ids, unsafe_seed)
     if unsafe_seed is None:
         source = secret_generator(secrets.token_bytes(32), "release")
@@ -114,6 +121,8 @@ def release(
         "the unlearned weights hold NaN or infinite numbers; lower the method's learning rate, raise its damping, or "
         "retrain",
     )
+    if epsilon is not None:
+        sigma = _sigma_for(problem, result, epsilon, delta)
     released = publish(problem, result, source, sigma, delta, torch.float64)
     if ledger is not None and ids is not None:
         _note(ledger, ids, problem, method, released, sigma)
@@ -265,15 +274,20 @@ def publish_at(
     Raises:
         CduError: The method's own certificate promises less, or as for :func:`publish`.
     """
-    if result.certificate is not None:
-        expect(
-            result.certificate.epsilon <= epsilon * (1 + 1e-6) and result.certificate.delta <= delta,
-            f"the method's own noise certifies ε = {result.certificate.epsilon:g} at δ = {result.certificate.delta:g}, "
-            f"not the ε = {epsilon:g} at δ = {delta:g} that is asked for; make the method for those",
-        )
-        return publish(problem, result, generator)
-    sigma = required_sigma(distance_bound(problem, result), epsilon, delta)
-    return publish(problem, result, generator, sigma, delta)
+    return publish(problem, result, generator, _sigma_for(problem, result, epsilon, delta), delta)
+
+
+def _sigma_for(problem: Problem, result: UnlearningResult, epsilon: float, delta: float) -> float:
+    """The smallest σ that certifies (ε, δ); 0 for a method that adds noise of its own, which must certify as much."""
+    own = result.certificate
+    if own is None:
+        return required_sigma(distance_bound(problem, result), epsilon, delta)
+    expect(
+        own.epsilon <= epsilon * (1 + 1e-6) and own.delta <= delta,
+        f"the method's own noise certifies ε = {own.epsilon:g} at δ = {own.delta:g}, not the ε = {epsilon:g} at δ = "
+        f"{delta:g} that is asked for; make the method for those",
+    )
+    return 0.0
 
 
 def distance_bound(problem: Problem, result: UnlearningResult) -> Bound:
