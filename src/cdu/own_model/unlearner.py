@@ -1,0 +1,397 @@
+"""A model of one's own that answers requests to delete rows, and keeps account of what was promised."""
+
+import copy
+import math
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from cdu.certification import Certificate
+from cdu.checks import expect
+from cdu.data.source import Data
+from cdu.errors import CduError
+from cdu.evaluation.audit import Audit
+from cdu.models.objective import parameter_vector
+from cdu.own_model.audits import audited
+from cdu.own_model.deletion import (
+    Recipe,
+    Train,
+    answer,
+    expect_promisable,
+    expect_recipe,
+    problem_of,
+    reason_of,
+    whole,
+)
+from cdu.own_model.methods import method_of
+from cdu.own_model.plan import Plan, planned
+from cdu.own_model.state import Request, State
+from cdu.own_model.task import Task
+from cdu.unlearning.ledger_entries import Entry, Spent
+from cdu.unlearning.methods.retrain import Retrain
+from cdu.unlearning.problem import Method
+
+
+@dataclass(frozen=True)
+class Released:
+    """The answer to a request: a model that may leave.
+
+    Attributes:
+        model: The model, in evaluation mode. It shares no memory with any other.
+        entry: The ledger's entry.
+        folder: Where its weights, its certificate and a page about it lie.
+        seconds: Wall time of the whole request; 0 where an earlier answer was read back.
+        note: What else a reader should know, in words.
+    """
+
+    model: nn.Module
+    entry: Entry
+    folder: Path
+    seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def promise(self) -> str:
+        """What the release promises on its own, in a few words."""
+        return self.entry.promise
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The guarantee; None where there is none, see :attr:`reason`."""
+        return None if self.entry.certificate is None else Certificate.model_validate(self.entry.certificate)
+
+    @property
+    def reason(self) -> str:
+        """Why there is no certificate; empty where there is one, or where retraining needs none."""
+        return "" if self.entry.retrained else self.entry.reason
+
+
+class Unlearner:
+    """Deletes rows from a model when their ids are named, month after month, and writes down what it promised.
+
+    The first call with a state folder begins it there; every later one goes on with it: with the model that was
+    released last, the rows that are left, and the budget that is left. What was given first (l2, radius, parameters)
+    stays fixed. The caller's model and data are never changed.
+
+    What is carried from one request to the next is the release itself, noise included. So no file ever holds a model
+    that knows deleted rows and was not released, but for the original until the first request is answered.
+
+    Example::
+
+        unlearner = cdu.Unlearner(model, cdu.Task(cross_entropy), cdu.as_data(inputs, labels, ids=users),
+                                  l2=5e-4, radius=10, state="unlearn", train=my_recipe)
+        print(unlearner.plan(["user 17"], epsilon=1.0))
+        released = unlearner.forget(["user 17"], method="retrain")
+        released.model  # hand this out
+
+    Args:
+        model: The trained module. Only its weights at the first call count; later the state's do.
+        task: The loss, and what the outputs are.
+        data: All rows that the model was trained on. Rows of ids that are gone may be there or not.
+        l2: Weight of (l2/2)‖w‖² in training.
+        radius: C, the ball that training projected onto, such as by :func:`~cdu.own_model.ball.ball`; infinite where it
+            projected onto none: then no noise certifies a network's step.
+        parameters: Which parameters are unlearned and released: a pattern on their names, such as ``"head.*"``, or
+            several. All others, and buffers, are the fixed part.
+        fixed_saw_data: Whether the fixed part was ever trained on the data, statistics of BatchNorm included. Must be
+            said where ``parameters`` leaves a part fixed. If it was, no release has a certificate.
+        state: The state's folder; a temporary one, gone with this object, when None (:meth:`save` keeps it).
+        cap: The budget (ε, δ) that all releases together keep to; none when None.
+        train: Trains from scratch: ``train(data, seed)`` returns a module like ``model``. Retraining and audits need it.
+        training_seconds: How long that takes, for :meth:`plan`.
+        batch_size: Rows of a mini-batch, for methods that descend.
+        chunk: Rows that are processed at once at most.
+
+    Raises:
+        CduError: The model or the data do not fit the task or the state, or what is fixed was not said.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        data: Data,
+        *,
+        l2: float = 0.0,
+        radius: float = math.inf,
+        parameters: str | Sequence[str] = "*",
+        fixed_saw_data: bool | None = None,
+        state: str | os.PathLike[str] | None = None,
+        cap: tuple[float, float] | None = None,
+        train: Train | None = None,
+        training_seconds: float | None = None,
+        batch_size: int = 128,
+        chunk: int = 2048,
+    ) -> None:
+        patterns = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+        self.recipe = Recipe(task, l2, radius, patterns, fixed_saw_data, train, batch_size, chunk)
+        self.training_seconds = training_seconds
+        first = next(model.parameters())
+        self._given = data.to(first.device, first.dtype)
+        self._template = copy.deepcopy(model).eval()
+        expect_recipe(self.recipe, model)
+        self._temporary = None if state is not None else tempfile.TemporaryDirectory(prefix="cdu-unlearner-")
+        folder = Path(state) if state is not None else Path(str(self._temporary and self._temporary.name)) / "state"
+        self._state = self._begun(folder, cap)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        model: nn.Module,
+        task: Task,
+        data: Data,
+        *,
+        train: Train | None = None,
+        training_seconds: float | None = None,
+        batch_size: int = 128,
+        chunk: int = 2048,
+    ) -> "Unlearner":
+        """Go on with a state that is there: l2, radius, parameters and budget are read from it.
+
+        Args:
+            folder: The state's folder.
+            model: A module of the same architecture; its weights do not count.
+            task: As for :class:`Unlearner`, and so are the others.
+            data: The same.
+            train: The same.
+            training_seconds: The same.
+            batch_size: The same.
+            chunk: The same.
+
+        Raises:
+            CduError: There is no state in the folder, it was changed, or the module is another one.
+        """
+        settings = State.open(Path(folder)).settings
+        return cls(
+            model,
+            task,
+            data,
+            l2=settings.l2,
+            radius=settings.radius,
+            parameters=settings.parameters,
+            fixed_saw_data=settings.fixed_saw_data,
+            state=folder,
+            train=train,
+            training_seconds=training_seconds,
+            batch_size=batch_size,
+            chunk=chunk,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The state's folder."""
+        return self._state.folder
+
+    @property
+    def model(self) -> nn.Module:
+        """A copy of the current model in evaluation mode: the last release, or the original before any."""
+        current = copy.deepcopy(self._template)
+        current.load_state_dict(self._state.weights())
+        return current
+
+    @property
+    def data(self) -> Data:
+        """The rows that are left."""
+        known = np.unique(self._given.ids)
+        hashes = self._state.ledger.hashed(known.tolist())
+        gone = self._state.gone()
+        deleted = [identity for identity, digest in zip(known.tolist(), hashes, strict=True) if digest in gone]
+        return self._given.without(deleted) if deleted else self._given
+
+    def forget(
+        self,
+        ids: Sequence[str | int],
+        method: str | Method = "newton",
+        *,
+        epsilon: float | None = None,
+        delta: float = 1e-5,
+        **options: Any,
+    ) -> Released:
+        """Delete all rows of these ids and release the model that results.
+
+        The request is written down before anything is computed, and the ledger's entry before the model may leave. A
+        request that was cut off is finished by :meth:`resume`. The last request is not answered twice: its release is
+        read back.
+
+        Args:
+            ids: Whose rows go.
+            method: "newton" (the paper's step), "retrain" (exact, needs ``train``), "nothing" (noise alone), a
+                registered method such as "fine-tuning", or a method of your own.
+            epsilon: ε to certify, by the least noise that does; no noise and no certificate when None. Retraining needs
+                neither.
+            delta: δ of the certificate.
+            **options: Hyper-parameters of the method, by name; the Newton step without ``damping`` finds one itself.
+
+        Raises:
+            CduError: An id is in no row or gone already, another request is pending, the request would exceed the
+                budget, no certificate can be given, or the method fails. Nothing is released then, and the request is
+                withdrawn.
+        """
+        began = time.perf_counter()
+        chosen = method_of(method, options, epsilon, delta)
+        with self._state.locked():
+            answered = self._state.answered(ids)
+            if answered is not None:
+                note = f"these ids were deleted by release {answered.number} already, which is read back"
+                return Released(self.model, answered, self._state.release_folder(answered.number), note=note)
+            left, before = self.data, self.model
+            rows = self._rows(left, ids)
+            expect_promisable(self.recipe, chosen, epsilon, delta, self._state.ledger)
+            request = self._state.begin_request(ids, words(method), epsilon, delta, options)
+            try:
+                problem = problem_of(self.recipe, before, left, rows)
+                released = answer(self.recipe, problem, chosen, epsilon, delta)
+                model = whole(before, released)
+                entry = self._state.commit(
+                    request,
+                    model.state_dict(),
+                    released.certificate,
+                    reason_of(self.recipe, released),
+                    retrained=isinstance(chosen, Retrain),
+                    rows=len(rows),
+                    rows_left=len(left) - len(rows),
+                )
+            except CduError:
+                self._state.withdraw(request)
+                raise
+        note, seconds = released.update.note, time.perf_counter() - began
+        return Released(model, entry, self._state.release_folder(entry.number), seconds, note)
+
+    @property
+    def pending(self) -> Request | None:
+        """The request that was cut off before it was answered; None where there is none."""
+        return self._state.pending()
+
+    def resume(self) -> Released:
+        """Finish the request that was cut off, with the method and the promise that it asked for.
+
+        Raises:
+            CduError: There is none, or as for :meth:`forget`.
+        """
+        request = self.pending
+        if request is None:
+            raise CduError(f"no request is pending in {self.folder}; ask by forget(ids)")
+        known = np.unique(self._given.ids).tolist()
+        hashes = dict(zip(self._state.ledger.hashed(known), known, strict=True))
+        lost = [digest for digest in request.ids if digest not in hashes]
+        expect(
+            not lost,
+            f"{len(lost)} of the {len(request.ids)} ids of the pending request are in no row of the data; give the data "
+            "that the request was made for",
+        )
+        ids = [hashes[digest] for digest in request.ids]
+        return self.forget(ids, request.method, epsilon=request.epsilon, delta=request.delta, **request.options)
+
+    def withdraw(self) -> None:
+        """Give up the request that was cut off; nothing of it is kept.
+
+        Raises:
+            CduError: There is none.
+        """
+        request = self.pending
+        if request is None:
+            raise CduError(f"no request is pending in {self.folder}, so that there is nothing to withdraw")
+        self._state.withdraw(request)
+
+    def plan(self, ids: Sequence[str | int], epsilon: float = 1.0, delta: float = 1e-5) -> Plan:
+        """What deleting these ids would take, and what could be promised, before anything is computed.
+
+        Costs are estimated from products on a few hundred rows at most.
+
+        Args:
+            ids: Whose rows would go.
+            epsilon: ε to certify.
+            delta: δ.
+
+        Raises:
+            CduError: An id is in no row.
+        """
+        left = self.data
+        problem = problem_of(self.recipe, self.model, left, self._rows(left, ids))
+        return planned(self.recipe, problem, epsilon, delta, self.training_seconds)
+
+    def spent(self, delta: float = 1e-5) -> Spent:
+        """What all releases together promise at δ."""
+        return self._state.ledger.spent(delta)
+
+    def audit(
+        self,
+        ids: Sequence[str | int],
+        method: str | Method = "newton",
+        *,
+        epsilon: float = 1.0,
+        delta: float = 1e-5,
+        trials: int = 2000,
+        **options: Any,
+    ) -> Audit:
+        """Try to refute the certificate of a deletion that is not made: a lower bound on ε by experiment.
+
+        The method and the retraining are run once each, and their noise is drawn many times. The adversary knows both.
+
+        Args:
+            ids: Whose rows would go.
+            method: As for :meth:`forget`.
+            epsilon: ε that the noise is made for.
+            delta: δ.
+            trials: Draws of each.
+            **options: As for :meth:`forget`.
+
+        Raises:
+            CduError: As for :meth:`forget`; or the method adds noise on the way, which takes a run for every trial.
+        """
+        left = self.data
+        problem = problem_of(self.recipe, self.model, left, self._rows(left, ids))
+        return audited(problem, method_of(method, options, epsilon, delta), epsilon, delta, trials)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Copy the state to a folder that is not there; without a state folder of its own, go on there.
+
+        Whoever goes on with both copies spends the budget twice: keep a copy as a copy.
+
+        Raises:
+            CduError: The folder is there already, or cannot be written.
+        """
+        copied = self._state.copied_to(Path(folder))
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary, self._state = None, copied
+
+    def _begun(self, folder: Path, cap: tuple[float, float] | None) -> State:
+        """The state: begun, or the one that is there."""
+        recipe = self.recipe
+        settings = {"l2": recipe.l2, "radius": recipe.radius, "parameters": recipe.parameters}
+        state = State.begin_or_open(folder, self._template, cap, fixed_saw_data=recipe.fixed_saw_data, **settings)
+        objective = recipe.task.objective(self._template, self._given, parameters=recipe.parameters)
+        norm = parameter_vector(objective.model).double().norm().item()
+        # Noise leads out of the ball, so that only the original is looked at.
+        expect(
+            state.number > 0 or norm <= recipe.radius * (1 + 1e-5),
+            f"the weights have the norm {norm:.6g}, above radius = {recipe.radius:g}: training did not project onto "
+            "that ball, so that no bound of it holds for the retrained model; give the radius that training projected "
+            "onto, or none",
+        )
+        return state
+
+    def _rows(self, left: Data, ids: Sequence[str | int]) -> NDArray[np.int64]:
+        """The rows of ids, none of which may be gone."""
+        gone, hashes = self._state.gone(), self._state.ledger.hashed(ids)
+        again = [str(one) for one, digest in zip(ids, hashes, strict=True) if digest in gone]
+        expect(
+            not again,
+            f"{len(again)} of the {len(ids)} ids are gone already, such as '{again[0] if again else ''}'; leave them out",
+        )
+        return left.rows_of(ids)
+
+
+def words(method: str | Method) -> str:
+    """What a request calls its method."""
+    return method if isinstance(method, str) else type(method).__name__
