@@ -443,21 +443,23 @@ def test_two_processes_do_not_work_on_one_state_at_once(state):
 
 
 #: Forks a process that asks and answers without end, and kills it, once for every line of its input: after so many
-#: times what a process takes that answers one request.
+#: times what a process takes that answers one request. After twenty kills it goes on with another state.
 KILLER = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
 from states import answer, ask, begin
 from cdu.own_model.state import State
-folder = Path(sys.argv[1])
 torch.set_num_threads(1)
-begin(folder)
-start = time.perf_counter()
-state = State.open(folder)
-answer(state, ask(state, "user 1"))
-seconds = time.perf_counter() - start
-for line in sys.stdin:
+for turn, line in enumerate(sys.stdin):
+    if turn % 20 == 0:
+        folder = Path(sys.argv[1]) / f"{turn // 20}"
+        begin(folder)
+        start = time.perf_counter()
+        state = State.open(folder)
+        answer(state, ask(state, "user 1"))
+        seconds = time.perf_counter() - start
+        os.write(1, b"begun\\n")
     child = os.fork()
     if child == 0:
         state = State.open(folder)
@@ -485,33 +487,32 @@ def test_a_process_that_is_killed_at_any_moment_leaves_a_consistent_state(tmp_pa
     kills = int(os.environ.get("CDU_KILLS", "200"))
     draws = random.Random(0)
     here = {**environment, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    pauses = "".join(f"{draws.uniform(0.05, 1.2)}\n" for _ in range(kills))
+    killer = [sys.executable, "-c", KILLER, str(tmp_path)]
+    run = subprocess.run(killer, input=pauses, capture_output=True, text=True, env=here)
+    assert run.returncode == 0, run.stderr
     answered = parts = unfinished = 0
-    for first in range(0, kills, 50):
-        folder = tmp_path / f"state {first}"
-        pauses = "".join(f"{draws.uniform(0.05, 1.2)}\n" for _ in range(min(50, kills - first)))
-        killer = [sys.executable, "-c", KILLER, str(folder)]
-        run = subprocess.run(killer, input=pauses, capture_output=True, text=True, env=here)
-        assert run.returncode == 0, run.stderr
-        lines = [line.split() for line in run.stdout.splitlines()]
-        state = consistent(folder)
-        entries = state.ledger.entries()
+    for turn, output in enumerate(run.stdout.split("begun\n")[1:]):
+        lines = [(kind, *map(int, numbers)) for kind, *numbers in map(str.split, output.splitlines())]
+        entries = consistent(tmp_path / f"{turn}").ledger.entries()
         # What was handed out has an entry, and nothing was handed out twice.
-        released = [int(line[1]) for line in lines if line[0] == "answered"]
+        released = [line[1] for line in lines if line[0] == "answered"]
         assert released == sorted(set(released))
         assert set(released) <= {entry.number for entry in entries}
-        # Each request named another user: each user's id is in the one entry that answered him.
+        # Each request named another user, who stands in the one entry that answered him.
+        ledger = Ledger(tmp_path / f"{turn}" / LEDGER)
         for entry in entries:
-            assert state.ledger.about(f"user {entry.number}") == (entry,)
+            assert ledger.about(f"user {entry.number}") == (entry,)
         # A request that was on the disk is answered or still under way, after every kill.
-        asked = 0
-        for kind, *numbers in lines:
+        asked = 1
+        for kind, number, *rest in lines:
             if kind == "asked":
-                asked = int(numbers[0])
+                asked = number
             elif kind == "opened":
-                number, pending, part = map(int, numbers)
+                pending, left = rest
                 assert asked <= max(number, pending)
                 assert pending in (0, number + 1)
-                parts += part
+                parts += left
                 unfinished += pending > 0
         answered += len(entries)
     print(f"{kills} kills: {answered} releases, {parts} folders left half, {unfinished} requests left under way")

@@ -36,7 +36,9 @@ _NOT_COVERED_BY_RETRAINING = (
 class Part(BaseModel):
     """A part of a file's content."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, json_schema_serialization_defaults_required=True
+    )
 
 
 class Facts(Part):
@@ -164,6 +166,8 @@ class ReleaseCertificate(Sealed):
         page: SHA-256 of the file ``release.html``.
         version: The version of cdu.
     """
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     date: str
     weights: WeightsHashes
