@@ -172,6 +172,79 @@ def test_a_tensor_has_the_hash_of_its_bytes(dtype):
     assert weights_hash(tensor.detach().to(torch.bfloat16)) != weights_hash(array)
 
 
+def test_named_tensors_have_one_hash_for_names_types_shapes_and_bytes():
+    tensors = {
+        "weight": torch.arange(6.0).reshape(2, 3),
+        "bias": torch.tensor(1.5, dtype=torch.float64),
+        "counted": torch.tensor(7),
+        "empty": torch.zeros(0, 2),
+    }
+    text = b"named tensors\n"
+    for name, kind, shape in (
+        ("bias", "float64", "[]"),
+        ("counted", "int64", "[]"),
+        ("empty", "float32", "[0, 2]"),
+        ("weight", "float32", "[2, 3]"),
+    ):
+        text += f'["{name}", "{kind}", {shape}]\n'.encode() + tensors[name].numpy().tobytes()
+    found = hashlib.sha256(text).hexdigest()
+    assert weights_hash(tensors) == found
+    assert weights_hash(dict(reversed(tensors.items()))) == found
+    assert weights_hash({name: tensor.numpy() for name, tensor in tensors.items()}) == found
+    for other in (
+        {"weight": tensors["weight"].reshape(3, 2)},
+        {"bias": tensors["bias"].view(torch.int64)},
+        {"counted": torch.tensor(8)},
+        {"another": torch.zeros(0)},
+    ):
+        assert weights_hash({**tensors, **other}) != found
+    assert weights_hash({"half": torch.ones(2, dtype=torch.bfloat16)}) != weights_hash({"half": torch.ones(2)})
+
+
+def test_a_model_with_other_buffers_has_another_entry(ledger):
+    before = {"weight": W, "mean": W}
+    entry = ledger.record(["a"], "m", before, before | {"mean": W + 1}, None, "no noise")
+    assert entry.before == weights_hash(before) != entry.after
+    hashed = ledger.record_hashed(ledger.hashed(["b", 3]), "m", before, before, None, "no noise")
+    assert ledger.about("b") == ledger.about(3) == (hashed,)
+    for wrong in ([], ["b"], [hashed.ids[0]] * 2):
+        with pytest.raises(CduError, match="hash"):
+            ledger.record_hashed(wrong, "m", before, before, None, "no noise")
+
+
+def refusal(function, *arguments, **keys):
+    """The sentence of a refusal; empty where there is none."""
+    try:
+        function(*arguments, **keys)
+    except CduError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("failure", [0.0, 2e-6])
+def test_what_has_room_is_what_can_be_recorded(tmp_path, failure):
+    ledger = Ledger(tmp_path / "ledger", cap=(1.0, 1e-5))
+    for _ in range(5):
+        for distance in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
+            ledger.expect_room(0)
+            foreseen, found = (
+                refusal(ledger.expect_room, distance, failure),
+                refusal(add, ledger, 1.0, failure, distance=distance),
+            )
+            assert foreseen == found
+    assert 3 < len(ledger.entries()) < 25
+    kept = (ledger.folder / ENTRIES).read_bytes()
+    with pytest.raises(CduError, match=r"no certificate is foreseen.* costs no budget and takes about 3 minutes$"):
+        ledger.expect_room(None, retraining="about 3 minutes")
+    with pytest.raises(CduError, match=r"takes about 184 seconds$"):
+        ledger.expect_room(9.0, retraining=183.7)
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(CduError, match="mu = "):
+            ledger.expect_room(wrong)
+    assert (ledger.folder / ENTRIES).read_bytes() == kept
+    Ledger(tmp_path / "other").expect_room(None)
+
+
 # What an accident or an intruder does to the files.
 
 
@@ -473,11 +546,51 @@ def test_a_release_that_cannot_be_noted_is_refused_before_the_method_runs(ledger
         release(problem, never, 1.0, ledger=ledger, ids=["a"])
 
 
-def test_a_release_beyond_the_budget_does_not_leave(tmp_path):
+class Stops(NewtonStep):
+    """A step that stops the test where it is taken, with a bound of the projection alone."""
+
+    by_projection = True
+
+    def __call__(self, problem, generator):
+        raise AssertionError
+
+
+class Unknown(Stops):
+    """The same, of which nothing is said."""
+
+
+@pytest.mark.parametrize("method", [NewtonStep, Unknown])
+def test_a_release_beyond_the_budget_does_not_leave(tmp_path, method):
     ledger = Ledger(tmp_path / "ledger", cap=(0.5, 1e-5))
-    with pytest.raises(CduError, match="nothing was recorded"):
-        release(logistic_problem(radius=10.0), NewtonStep(1.0), 20.0, ledger=ledger, ids=["a"])
+    with pytest.raises(CduError if method is NewtonStep else AssertionError):
+        release(logistic_problem(radius=10.0), method(1.0), 20.0, ledger=ledger, ids=["a"])
     assert ledger.entries() == ()
+
+
+def test_a_release_that_certainly_exceeds_the_budget_is_refused_before_the_method_runs(tmp_path):
+    ledger = Ledger(tmp_path / "ledger", cap=(0.5, 1e-5))
+    problem = logistic_problem(radius=10.0)
+    for sigma in (0.0, 20.0):
+        with pytest.raises(CduError, match=r"nothing was recorded.*takes about 3 minutes"):
+            release(problem, Stops(1.0), sigma, ledger=ledger, ids=["a"], retraining="about 3 minutes")
+    # What is foreseen is what is then certified.
+    release(problem, NewtonStep(1.0), 200.0, ledger=ledger, ids=["a"])
+    (entry,) = ledger.entries()
+    with pytest.raises(AssertionError):
+        release(problem, Stops(1.0), 200.0, ledger=ledger, ids=["a"])
+    tight = Ledger(tmp_path / "tight", cap=(entry.certificate["epsilon"], 1e-5))
+    release(problem, NewtonStep(1.0), 200.0, ledger=tight, ids=["a"])
+    tighter = Ledger(tmp_path / "tighter", cap=(entry.certificate["epsilon"] * (1 - 1e-9), 1e-5))
+    with pytest.raises(CduError, match="nothing was recorded"):
+        release(problem, Stops(1.0), 200.0, ledger=tighter, ids=["a"])
+    release(problem, Retrain(), ledger=tighter, ids=["a"])
+
+
+def test_a_temporary_file_that_a_killed_process_left_is_removed(ledger):
+    left = ledger.folder / f".{ENTRIES}.99999.tmp"
+    left.write_bytes(b"half")
+    add(ledger)
+    assert not left.exists()
 
 
 def test_the_command_lists_releases_and_what_is_spent(whole):

@@ -21,6 +21,8 @@ from cdu.models import losses
 from cdu.models.architectures import LogisticRegression
 from cdu.models.objective import Objective
 from cdu.models.training import project
+from cdu.unlearning.ledger import Ledger
+from cdu.unlearning.ledger_entries import weights_hash
 from cdu.unlearning.methods.newton import NewtonStep
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.problem import Problem, UnlearningResult
@@ -203,6 +205,35 @@ def test_no_two_releases_of_an_answer_give_its_iterate_away():
     assert repr(one.seed) not in repr(one)
     again = next(answers(problem, asked(samples, 20, 2), Original()))
     assert not torch.allclose(again.release(1.0).w, first)
+
+
+def test_the_answer_to_every_request_is_noted_with_what_it_started_from(tmp_path):
+    objective, w, samples = network("smooth mlp", count=40)
+    problem = problem_of(objective, samples, w, radius=20.0)
+    ledger = Ledger(tmp_path / "ledger", cap=(2.0, 1e-5))
+    released = []
+    for answer in answers(problem, asked(samples, 20, 2), NewtonStep(5.0), 200.0):
+        ids = [f"user {answer.request.number}"]
+        released.append(answer.release(200.0, ledger=ledger, ids=ids))
+        assert ledger.about(*ids)[0].number == answer.request.number
+        for keys in ({"ledger": ledger}, {"ids": ids}):
+            with pytest.raises(CduError, match="give both, or neither"):
+                answer.release(200.0, **keys)
+        with pytest.raises(CduError, match="names no method"):
+            dataclasses.replace(answer, method=None).release(200.0, ledger=ledger, ids=ids)
+        with pytest.raises(CduError, match="nothing was recorded"):
+            answer.release(20.0, ledger=ledger, ids=ids)
+    first, second = ledger.entries()
+    assert (first.method, first.before, first.after) == ("NewtonStep", weights_hash(w), weights_hash(released[0].w))
+    assert (second.before, second.after) == (
+        weights_hash(project(released[0].w, problem.radius)),
+        weights_hash(released[1].w),
+    )
+    together = certify(trivial_bound(20.0), 200.0, 1e-5, 2).epsilon
+    assert ledger.spent(1e-5).epsilon == pytest.approx(together, rel=1e-9)
+    seeded = next(answers(problem, asked(samples, 20, 2), Original(), unsafe_seed=3))
+    with pytest.raises(CduError, match="unsafe_seed = 3 is for tests"):
+        seeded.release(200.0, ledger=ledger, ids=["a"])
 
 
 @pytest.mark.parametrize(("releases", "sigma"), [(1, 3.0), (10, 20.0), (50, 40.0)])

@@ -11,10 +11,13 @@ itself is drawn from floating-point numbers, and is no ideal Gaussian, is not co
 """
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from cdu.certification.bounds import Bound
+from cdu.certification.bounds import Bound, trivial_bound
 from cdu.checks import expect, expect_count, expect_not_negative, expect_positive
+
+if TYPE_CHECKING:
+    import torch
 
 Arithmetic = Literal["float32", "float64"]
 
@@ -26,6 +29,20 @@ ULPS = 4
 
 #: For products of two roundings, which the first-order terms below leave out; they need nu ≤ 0.01.
 _SECOND_ORDER = 1.05
+
+
+def arithmetic_of(dtype: "torch.dtype") -> Arithmetic:
+    """The name of a type of weights.
+
+    Raises:
+        CduError: It is neither float32 nor float64.
+    """
+    name = str(dtype).removeprefix("torch.")
+    expect(
+        name in UNIT,
+        f"the unlearned weights are of type {dtype}, whose rounding swallows noise; give float32 or float64",
+    )
+    return "float32" if name == "float32" else "float64"
 
 
 def gamma(operations: int, unit: float) -> float:
@@ -62,6 +79,17 @@ def ball_rounding(radius: float, size: int) -> float:
         size: p, the number of weights.
     """
     return radius * norm_rounding(size)
+
+
+def projection_bound(radius: float, size: int, arithmetic: Arithmetic) -> Bound:
+    """2C by projection as a program computes it: with an allowance for how far outside the ball both ends may lie.
+
+    Args:
+        radius: C.
+        size: p, the number of weights.
+        arithmetic: The type of the weights.
+    """
+    return computed(trivial_bound(radius), arithmetic, 2 * ball_rounding(radius, size))
 
 
 def projection_rounding(radius: float, arithmetic: Arithmetic) -> float:

@@ -14,67 +14,46 @@ found only by a hash that was noted elsewhere: ``cdu ledger`` prints the last on
 
 import hashlib
 import os
-import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict
 
 from cdu.certification.certificate import Certificate
 from cdu.checks import expect, expect_delta, expect_not_negative, expect_positive
 from cdu.errors import CduError
-from cdu.unlearning.ledger_entries import Entry, Spent, chain, composed, expect_composable, hashed_ids, weights_hash
-from cdu.unlearning.sealed import REMEDY, Sealed, read_bytes, read_sealed, sync, write_durably
+from cdu.unlearning.ledger_entries import (
+    Entry,
+    Foreseen,
+    Spent,
+    chain,
+    composed,
+    expect_composable,
+    expect_hashed,
+    hashed_ids,
+    weights_hash,
+)
+from cdu.unlearning.ledger_files import (
+    ENTRIES,
+    HEAD,
+    LOCK,
+    SALT,
+    SETTINGS,
+    Cap,
+    Head,
+    LedgerSettings,
+    begin,
+    in_words,
+    now,
+)
+from cdu.unlearning.sealed import REMEDY, read_bytes, read_sealed, write_durably
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-ENTRIES, HEAD, SETTINGS, SALT, LOCK = "entries.jsonl", "head.json", "settings.json", "salt", ".lock"
-
-
-class Cap(BaseModel):
-    """A budget: all releases together keep to (ε, δ)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    epsilon: float
-    delta: float
-
-
-class LedgerSettings(Sealed):
-    """What holds for all entries.
-
-    Attributes:
-        begun: When the ledger was begun, UTC.
-        cap: The budget; None without.
-        salt_hash: SHA-256 of the salt.
-    """
-
-    begun: str
-    cap: Cap | None
-    salt_hash: str
-
-
-class Head(Sealed):
-    """Where the entries end.
-
-    Attributes:
-        count: How many there are.
-        last: The hash of the last one; of the settings where there is none.
-    """
-
-    count: int
-    last: str
+    from cdu.unlearning.ledger_entries import Weights
 
 
 class Ledger:
@@ -104,12 +83,12 @@ class Ledger:
             expect_delta(cap[1])
         wanted = None if cap is None else Cap(epsilon=cap[0], delta=cap[1])
         if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
-            _begin(self.folder, wanted)
+            begin(self.folder, wanted)
         with self._locked():
             self.cap = self._read().settings.cap
         expect(
             wanted is None or wanted == self.cap,
-            f"{self.folder} was begun with {_in_words(self.cap)}, not with {_in_words(wanted)}; leave the cap out, or "
+            f"{self.folder} was begun with {in_words(self.cap)}, not with {in_words(wanted)}; leave the cap out, or "
             "begin another ledger",
         )
 
@@ -181,12 +160,34 @@ class Ledger:
         (wanted,) = self.hashed([identity])
         return tuple(entry for entry in self.entries() if wanted in entry.ids)
 
+    def expect_room(self, mu: float | None, failure: float = 0.0, *, retraining: str | float = "") -> None:
+        """Say, before hours are spent, whether a release would fit into the budget; nothing is recorded.
+
+        Another process may use the room up meanwhile, so that :meth:`record` looks again.
+
+        Args:
+            mu: μ = Δ/σ of the release, or the least that it can be; 0 for a retrained model, which always fits; None
+                for a release without a certificate, which fits into no budget.
+            failure: ρ, the probability that Δ fails.
+            retraining: What retraining would take, in words or in seconds, for the sentence of the refusal.
+
+        Raises:
+            CduError: The release would exceed the budget, μ or ρ is no finite number of at least 0, or the ledger was
+                changed.
+        """
+        expect_not_negative(mu=mu or 0.0, failure=failure)
+        takes = f"about {retraining:.3g} seconds" if isinstance(retraining, int | float) else retraining
+        with self._locked():
+            state = self._read()
+        foreseen = Foreseen(len(state.entries) + 1, mu, failure, "no certificate is foreseen")
+        _expect_within(self.folder, state.settings.cap, state.entries, foreseen, takes)
+
     def record(
         self,
         ids: Sequence[str | int],
         method: str,
-        before: "Tensor | NDArray[np.floating[Any]]",
-        after: "Tensor | NDArray[np.floating[Any]]",
+        before: "Weights",
+        after: "Weights",
         certificate: Certificate | None,
         reason: str = "",
         *,
@@ -198,8 +199,8 @@ class Ledger:
         Args:
             ids: The ids that the request names.
             method: The method's name.
-            before: The weights before the request.
-            after: The weights that are to be released.
+            before: The weights before the request: a vector, or all named tensors of a model, its buffers too.
+            after: The weights that are to be released, given in the same way.
             certificate: The release's certificate, as :func:`~cdu.certification.certificate.certify` makes it.
             reason: Why there is none.
             sigma: Noise of a release without a certificate; with one, the certificate says it.
@@ -209,26 +210,48 @@ class Ledger:
             CduError: The release would exceed the budget, the ledger was changed, an argument is unusable, or the entry
                 cannot be written. The release must not leave then.
         """
+        keys: dict[str, Any] = {"sigma": sigma, "retrained": retrained}
+        return self.record_hashed(self.hashed(ids), method, before, after, certificate, reason, **keys)
+
+    def record_hashed(
+        self,
+        hashes: Sequence[str],
+        method: str,
+        before: "Weights",
+        after: "Weights",
+        certificate: Certificate | None,
+        reason: str = "",
+        *,
+        sigma: float = 0.0,
+        retrained: bool = False,
+    ) -> Entry:
+        """Like :meth:`record`, for a request of which only :meth:`hashed` ids were kept.
+
+        Raises:
+            CduError: A hash is none that :meth:`hashed` gives, or as for :meth:`record`.
+        """
+        expect_hashed(hashes)
         expect_not_negative(sigma=sigma)
         expect_composable(certificate, reason)
-        hashes = weights_hash(before), weights_hash(after)
+        weights = weights_hash(before), weights_hash(after)
         with self._locked():
             state = self._read()
             entry, line = Entry(
                 number=len(state.entries) + 1,
-                time=_now(),
-                ids=hashed_ids(state.salt, ids),
+                time=now(),
+                ids=tuple(hashes),
                 method=method,
                 retrained=retrained,
                 **_guarantee(certificate, sigma, retrained),
                 reason=reason,
-                before=hashes[0],
-                after=hashes[1],
+                before=weights[0],
+                after=weights[1],
                 version=version("cdu"),
                 previous=state.last,
             ).sealed()
             _expect_within(self.folder, state.settings.cap, state.entries, entry)
             try:
+                self._sweep()
                 if state.behind:
                     self._write_head(len(state.entries), state.last)
                 write_durably(self.folder / ENTRIES, state.lines + line)
@@ -286,6 +309,11 @@ class Ledger:
         )
         return _State(settings, salt, lines, entries, hashes[-1], behind)
 
+    def _sweep(self) -> None:
+        """Remove the temporary files of processes that were killed."""
+        for left in self.folder.glob(".*.tmp"):
+            left.unlink(missing_ok=True)
+
     def _write_head(self, count: int, last: str) -> None:
         write_durably(self.folder / HEAD, Head(count=count, last=last).sealed()[1])
 
@@ -310,7 +338,7 @@ def summary(ledger: Ledger, delta: float | None = None, identity: str = "") -> s
     ]
     spent = ledger.spent(delta)
     return "\n".join(
-        [*lines, f"all releases, {spent.releases}: {spent}", _in_words(ledger.cap), f"last hash: {ledger.check()}"]
+        [*lines, f"all releases, {spent.releases}: {spent}", in_words(ledger.cap), f"last hash: {ledger.check()}"]
     )
 
 
@@ -341,46 +369,17 @@ def _guarantee(certificate: Certificate | None, sigma: float, retrained: bool) -
     }
 
 
-def _begin(folder: Path, cap: Cap | None) -> None:
-    """Make a ledger beside its place and move it there in one step: there is a whole one or none."""
-    salt = secrets.token_bytes(32)
-    settings, line = LedgerSettings(begun=_now(), cap=cap, salt_hash=hashlib.sha256(salt).hexdigest()).sealed()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise CduError(f"no ledger can be begun in {folder} ({error}); give a folder that you may write to") from error
-    try:
-        write_durably(made / SALT, salt, mode=0o600)
-        write_durably(made / SETTINGS, line)
-        write_durably(made / ENTRIES, b"")
-        write_durably(made / HEAD, Head(count=0, last=settings.hash).sealed()[1])
-        made.rename(folder)
-        sync(folder.parent)
-    except OSError as error:
-        # Another process may have been first; then its ledger is read.
-        if not (folder / SETTINGS).exists():
-            raise CduError(f"no ledger can be begun in {folder} ({error}); give an empty folder, or none") from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _expect_within(folder: Path, cap: Cap | None, entries: tuple[Entry, ...], entry: Entry) -> None:
+def _expect_within(
+    folder: Path, cap: Cap | None, entries: tuple[Entry, ...], entry: Entry | Foreseen, retraining: str = ""
+) -> None:
     """Refuse a release that would exceed the budget."""
     if cap is None or entry.mu == 0:
         return
     spent, then = composed(entries, cap.delta), composed((*entries, entry), cap.delta)
     adds = f"bring that to ε = {then.epsilon:.4g}" if not then.reason else f"make that unbounded, since {then.reason}"
+    takes = f" and takes {retraining}" if retraining else ""
     expect(
         then.epsilon <= cap.epsilon,
-        f"{folder} has {_in_words(cap)}, of which ε = {spent.epsilon:.4g} is spent, and this release would {adds}; "
-        "nothing was recorded: release nothing, take more noise, or retrain, which costs no budget",
+        f"{folder} has {in_words(cap)}, of which ε = {spent.epsilon:.4g} is spent, and this release would {adds}; "
+        f"nothing was recorded: release nothing, take more noise, or retrain, which costs no budget{takes}",
     )
-
-
-def _in_words(cap: Cap | None) -> str:
-    return "no budget" if cap is None else f"the budget ε = {cap.epsilon:g} at δ = {cap.delta:g}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,11 +2,13 @@
 
 import hashlib
 import hmac
+import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cdu.certification.certificate import FAILURE_MARGIN, Certificate
 from cdu.certification.gaussian import composed_sensitivity, gaussian_epsilon
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+    #: A vector of weights, or all named tensors of a model.
+    Weights: TypeAlias = Tensor | NDArray[np.generic] | Mapping[str, Tensor] | Mapping[str, NDArray[np.generic]]
 
 
 class Entry(Sealed):
@@ -70,6 +75,23 @@ class Entry(Sealed):
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """A release that is not made yet, as far as it counts with others.
+
+    Attributes:
+        number: Which entry it would be.
+        mu: μ = Δ/σ; None without a certificate.
+        failure: ρ, the probability that Δ fails.
+        reason: Why there would be no certificate.
+    """
+
+    number: int
+    mu: float | None
+    failure: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class Spent:
     """What several releases promise together.
 
@@ -96,7 +118,7 @@ class Spent:
         return f"ε = {self.epsilon:.4g} at δ = {self.delta:g} (μ = {self.mu:.4g}, ρ = {self.failure:g})"
 
 
-def composed(entries: Sequence[Entry], delta: float) -> Spent:
+def composed(entries: Sequence[Entry | Foreseen], delta: float) -> Spent:
     """What the releases of one chain of deletions promise together.
 
     Gaussian mechanisms with noise of their own compose to μ = √(Σ μ_i²), μ_i = Δ_i/σ_i (Dong, Roth & Su 2022,
@@ -152,19 +174,48 @@ def chain(path: Path, text: bytes, start: str) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def weights_hash(weights: "Tensor | NDArray[np.floating[Any]]") -> str:
-    """SHA-256 of the bytes of floating-point numbers, in their order and type.
+def weights_hash(weights: "Weights") -> str:
+    """SHA-256 of a vector's bytes, or of a model's tensors.
+
+    Of a vector it is the hash of its numbers, in their order and type, and nothing else. Of named tensors it is the
+    hash of, for each in the order of the names' code points, one line of JSON with its name, type and shape, then its
+    bytes; a first line says so. So a model with other buffers, names, types or shapes has another hash.
 
     Args:
-        weights: A tensor, or an array of NumPy with the same numbers, which has the same hash.
+        weights: A tensor; or an array of NumPy with the same numbers, which has the same hash; or a mapping from names
+            to either.
     """
+    if not isinstance(weights, Mapping):
+        return hashlib.sha256(_array(weights).data).hexdigest()
+    found = hashlib.sha256(b"named tensors\n")
+    for name in sorted(weights):
+        tensor = weights[name]
+        kind = str(tensor.dtype).removeprefix("torch.")
+        found.update(json.dumps([name, kind, list(tensor.shape)]).encode() + b"\n")
+        found.update(_array(tensor).data)
+    return found.hexdigest()
+
+
+def _array(tensor: "Tensor | NDArray[np.generic]") -> "NDArray[np.generic]":
+    """The numbers of a tensor, or of an array, one after another in memory."""
     import numpy as np
 
-    if not isinstance(weights, np.ndarray):
-        import torch
+    if isinstance(tensor, np.ndarray):
+        return np.ascontiguousarray(tensor)
+    import torch
 
-        weights = weights.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(np.ascontiguousarray(weights).data).hexdigest()
+    # As bytes: NumPy does not have all types of PyTorch.
+    found: NDArray[np.generic] = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return found
+
+
+def expect_hashed(hashes: Sequence[str]) -> None:
+    """Refuse what :func:`hashed_ids` does not give."""
+    expect(
+        len(hashes) > 0 and all(re.fullmatch("[0-9a-f]{64}", one) for one in hashes),
+        f"the request names {len(hashes)} hashes of ids, or one that is none; take what the ledger's hashed(ids) gives",
+    )
+    expect(len(set(hashes)) == len(hashes), "the hash of an id is listed twice; list each once")
 
 
 def hashed_ids(salt: bytes, ids: Sequence[str | int]) -> tuple[str, ...]:

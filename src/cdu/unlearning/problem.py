@@ -118,7 +118,11 @@ class UnlearningResult:
 
 
 class Method(Protocol):
-    """An unlearning method: from a problem and a generator to a result."""
+    """An unlearning method: from a problem and a generator to a result.
+
+    A class may have the attribute ``by_projection = True``: its results never have a bound, a radius, noise or a
+    certificate of their own, so that the Δ of every release is known before the method runs: that of the projection.
+    """
 
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Unlearn."""

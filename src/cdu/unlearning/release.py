@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 from torch.optim.swa_utils import update_bn
 
-from cdu.certification import Bound, Certificate, certify, required_sigma, trivial_bound
-from cdu.certification.rounding import Arithmetic, ball_rounding, computed, projection_rounding
+from cdu.certification import Bound, Certificate, certify, required_sigma
+from cdu.certification.rounding import arithmetic_of, computed, projection_bound, projection_rounding
 from cdu.checks import expect
 from cdu.data.samples import Samples
 from cdu.errors import CduError
@@ -22,8 +22,8 @@ from cdu.models.training import project
 from cdu.seeding import secret_generator
 from cdu.unlearning.ledger import Ledger
 from cdu.unlearning.methods.descent import Learner
-from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.noise import draw_noise, expect_noise_shows
+from cdu.unlearning.noted import expect_notable, expect_room_for, note
 from cdu.unlearning.problem import Method, Problem, UnlearningResult, expect_answerable
 
 
@@ -61,6 +61,7 @@ def release(
     unsafe_seed: int | None = None,
     ledger: Ledger | None = None,
     ids: Sequence[str | int] | None = None,
+    retraining: str | float = "",
 ) -> Release:
     """Run a method, project its result onto the ball of radius C, add N(0, σ²I).
 
@@ -79,8 +80,11 @@ def release(
         epsilon: ε to certify: σ is then the least that does. In place of ``sigma``.
         unsafe_seed: For tests: a seed from which method and noise are drawn. Such a release has no certificate, since
             whoever knows the seed, or has another release of it, subtracts the noise.
-        ledger: Where the release is noted. Its entry is on the disk before this function returns.
+        ledger: Where the release is noted. Its entry is on the disk before this function returns. A release that
+            certainly exceeds the ledger's budget is refused before the method runs; for which methods that is known,
+            :func:`~cdu.unlearning.noted.expect_room_for` says.
         ids: For the ledger: whom the request names, such as users' numbers. The ledger keeps their salted hashes.
+        retraining: What retraining would take, in words or in seconds, which such a refusal then says.
 
     Example with a ledger whose budget is ε = 1 at δ = 1e-5 for all releases together::
 
@@ -99,7 +103,10 @@ def release(
         f"sigma = {sigma} and epsilon = {epsilon} are both given, and one follows from the other; give one of them",
     )
     expect_answerable(problem, sigma, delta, certified=epsilon is not None)
-    _expect_notable(ledger, ids, unsafe_seed)
+    expect_notable(ledger, ids, unsafe_seed)
+    if ledger is not None:
+        promise = None if epsilon is None else (epsilon, delta)
+        expect_room_for(ledger, problem, method, sigma, retraining, promise)
     if unsafe_seed is None:
         source = secret_generator(secrets.token_bytes(32), "release")
     else:
@@ -125,42 +132,12 @@ def release(
         sigma = _sigma_for(problem, result, epsilon, delta)
     released = publish(problem, result, source, sigma, delta, torch.float64)
     if ledger is not None and ids is not None:
-        _note(ledger, ids, problem, method, released, sigma)
+        reason = result.no_certificate_reason
+        note(ledger, ids, method, problem.w_star, released.w, released.certificate, reason, sigma)
     if unsafe_seed is None:
         return released
     reason = result.no_certificate_reason or "the seed of its noise was given"
     return replace(released, certificate=None, update=replace(result, no_certificate_reason=reason))
-
-
-def _expect_notable(ledger: Ledger | None, ids: Sequence[str | int] | None, unsafe_seed: int | None) -> None:
-    """Refuse, before hours are spent, what a ledger could not note."""
-    expect(
-        (ledger is None) == (ids is None),
-        f"a {'ledger was given without ids' if ids is None else 'list of ids was given without a ledger'}; give both, "
-        "or neither",
-    )
-    expect(
-        ledger is None or unsafe_seed is None,
-        f"unsafe_seed = {unsafe_seed} is for tests, and a ledger is for releases that leave; give one of them",
-    )
-    if ledger is not None and ids is not None:
-        ledger.hashed(ids)
-
-
-def _note(
-    ledger: Ledger, ids: Sequence[str | int], problem: Problem, method: Method, released: Release, sigma: float
-) -> None:
-    certificate = released.certificate
-    ledger.record(
-        ids,
-        type(method).__name__,
-        problem.w_star,
-        released.w,
-        certificate,
-        "" if certificate else released.update.no_certificate_reason or "no noise",
-        sigma=sigma,
-        retrained=isinstance(method, Retrain),
-    )
 
 
 def publish(
@@ -300,10 +277,10 @@ def distance_bound(problem: Problem, result: UnlearningResult) -> Bound:
     Raises:
         CduError: Nothing bounds the distance, or the method has a bound but none on its rounding.
     """
-    radius, arithmetic = _radius(problem, result), _arithmetic(result.w)
+    radius, arithmetic = _radius(problem, result), arithmetic_of(result.w.dtype)
     found = []
     if not math.isinf(radius):
-        found.append(computed(trivial_bound(radius), arithmetic, 2 * ball_rounding(radius, len(result.w))))
+        found.append(projection_bound(radius, len(result.w), arithmetic))
     if result.bound is not None and result.bound.fixed_in_advance:
         if result.rounding is None:
             raise CduError(
@@ -353,14 +330,6 @@ def post_process(
         objective = released.objective.with_model(model)
         w = project(learner.w.detach().clone(), radius)
         yield done, Release(w, objective, released.certificate, released.update)
-
-
-def _arithmetic(w: Tensor) -> Arithmetic:
-    expect(
-        w.dtype in (torch.float32, torch.float64),
-        f"the unlearned weights are of type {w.dtype}, whose rounding swallows noise; give float32 or float64",
-    )
-    return "float32" if w.dtype == torch.float32 else "float64"
 
 
 def _radius(problem: Problem, result: UnlearningResult) -> float:

@@ -1,7 +1,7 @@
 """Requests one after another: how a forget set is cut into them, and the chain of steps that answers them."""
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,6 +16,8 @@ from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.models.training import project
 from cdu.seeding import generator, secret_generator
+from cdu.unlearning.ledger import Ledger
+from cdu.unlearning.noted import expect_notable, note
 from cdu.unlearning.problem import Method, Problem, UnlearningResult, expect_answerable
 from cdu.unlearning.release import Release, publish
 
@@ -82,36 +84,57 @@ class Answer:
         update: What it returned, before projection and noise.
         seed: What the noise is drawn from. A number, as in records: then all releases share one draw, so that they can
             be compared, but anyone who knows it can subtract the noise. Or secret bytes: then every σ has its own draw.
+        method: The method, whose name a ledger keeps; None where the update was no method's.
     """
 
     request: Request
     problem: Problem
     update: UnlearningResult
     seed: int | bytes = field(repr=False)
+    method: Method | None = field(default=None, repr=False)
 
     @property
     def iterate(self) -> Tensor:
         """w̃_k, projected onto the ball, without noise."""
         return project(self.update.w, self.problem.radius)
 
-    def release(self, sigma: float = 0.0, delta: float = 1e-5, update: UnlearningResult | None = None) -> Release:
+    def release(
+        self,
+        sigma: float = 0.0,
+        delta: float = 1e-5,
+        update: UnlearningResult | None = None,
+        *,
+        ledger: Ledger | None = None,
+        ids: Sequence[str | int] | None = None,
+    ) -> Release:
         """What is handed out after this request, with the noise of this request.
 
         Args:
             sigma: Standard deviation of the noise per coordinate; 0 for none. The same σ gives the same release again.
             delta: δ of the certificate of this release alone.
             update: Another method's update that gets the same noise, where the seed is a number; this one's when None.
+            ledger: Where the release is noted; its entry is on the disk before this function returns. Every call is
+                noted, so that whoever releases the same twice has spent it twice.
+            ids: For the ledger: whom this request names.
 
         Raises:
-            CduError: As for :func:`cdu.unlearning.release.release`, or another update where the seed is secret.
+            CduError: As for :func:`cdu.unlearning.release.release`, another update where the seed is secret, or a
+                ledger where the seed is a number or no method is named.
         """
+        expect_notable(ledger, ids, self.seed if isinstance(self.seed, int) else None)
         if isinstance(self.seed, int):
             noise = generator(self.seed, "request noise", self.request.number)
             return publish(self.problem, self.update if update is None else update, noise, sigma, delta)
         expect(update is None, "two updates with one secret draw would give their difference away; release each alone")
         expect_answerable(self.problem, sigma, delta)
         noise = secret_generator(self.seed, "request noise", self.request.number, float(sigma).hex())
-        return publish(self.problem, self.update, noise, sigma, delta, torch.float64)
+        released = publish(self.problem, self.update, noise, sigma, delta, torch.float64)
+        if ledger is not None and ids is not None:
+            if self.method is None:
+                raise CduError("the answer names no method, and a ledger does; make it with answers")
+            reason = self.update.no_certificate_reason
+            note(ledger, ids, self.method, self.problem.w_star, released.w, released.certificate, reason, sigma)
+        return released
 
 
 def compute(number: int, function: Callable[[], UnlearningResult]) -> UnlearningResult:
@@ -169,6 +192,6 @@ def answers(
         purpose = ("request", request.number)
         draws = generator(seed, *purpose) if isinstance(seed, int) else secret_generator(seed, *purpose)
         update = kept(request.number, partial(method, local, draws))
-        answer = Answer(request, local, update, seed)
+        answer = Answer(request, local, update, seed, method)
         yield answer
         state = answer.iterate if sigma == 0 else answer.release(sigma).w

@@ -19,6 +19,8 @@ class FineTune:
         learning_rate: Adam's.
     """
 
+    by_projection = True
+
     def __init__(self, epochs: int, learning_rate: float) -> None:
         expect_epochs(epochs, learning_rate)
         self.epochs = epochs

@@ -58,6 +58,8 @@ class NewtonStep:
         CduError: There is no such solver or form, LiSSA has no constants, or ``damping`` is not a number of at least 0.
     """
 
+    by_projection = True
+
     def __init__(
         self,
         damping: float,

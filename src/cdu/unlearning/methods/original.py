@@ -11,6 +11,8 @@ from cdu.unlearning.registration import register
 class Original:
     """w*, unchanged. With noise it is output perturbation, whose certificate is that of every projected method."""
 
+    by_projection = True
+
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Return the original weights."""
         return UnlearningResult(problem.w_star, 0.0)

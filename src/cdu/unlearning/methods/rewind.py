@@ -44,6 +44,8 @@ class Rewind:
         learning_rate: η.
     """
 
+    by_projection = True
+
     def __init__(self, steps: int, rewound: int, learning_rate: float) -> None:
         _require_rewindable(steps, rewound)
         expect_positive(learning_rate=learning_rate)
