@@ -123,19 +123,19 @@ def test_whole_numbers_are_ids_and_their_text_is_the_same():
 
 
 def test_a_memory_map_is_neither_copied_nor_read_whole(tmp_path):
-    shape = (200_000, 100)
+    shape = (20_000, 1000)
     array = np.memmap(tmp_path / "large", dtype=np.float32, mode="w+", shape=shape)
-    array[123_456] = 7
+    array[12_345] = 7
     tracemalloc.start()
     data = as_data(array, np.zeros(shape[0], dtype=np.int64))
-    part = data.without(["5"]).subset(np.arange(0, 199_999, 2)).to(dtype=torch.float64)
-    row = part.fetch(torch.tensor([123_456]))
+    part = data.without(["5"]).subset(np.arange(0, 19_999, 2)).to(dtype=torch.float64)
+    row = part.fetch(torch.tensor([12_345]))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert row.dtype == torch.float64
     assert row.unique().tolist() == [7]
     # Ids and row numbers are all that is held; the array has 80 MB.
-    assert peak < array.nbytes / 2
+    assert peak < array.nbytes / 10
     assert data.lookup.tree is array
     assert part.lookup.tree is array
     view = as_data(np.asarray(array)[1:], np.zeros(shape[0] - 1, dtype=np.int64))

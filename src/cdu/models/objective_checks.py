@@ -92,7 +92,9 @@ def _looking_layers(model: nn.Module, name: str) -> Iterator[None]:
 
 def _expect_features(layer: str, name: str, module: Any, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
     """A linear layer's hook: as many features as it has columns, and floats."""
-    given = inputs[0] if inputs else by_name["input"]
+    given = _given(inputs, by_name)
+    if given is None:
+        return
     expect(
         given.is_floating_point(),
         f"the linear layer '{layer}' takes floats, and the {name} set gives it {given.dtype}; give inputs that are no "
@@ -105,9 +107,17 @@ def _expect_features(layer: str, name: str, module: Any, inputs: tuple[Any, ...]
     )
 
 
+def _given(inputs: tuple[Any, ...], by_name: dict[str, Any]) -> Tensor | None:
+    """What a layer is given, by place or by name; None where a subclass of the layer takes something else."""
+    given = inputs[0] if inputs else by_name.get("input")
+    return given if isinstance(given, Tensor) else None
+
+
 def _expect_tokens(layer: str, name: str, module: Any, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
     """An embedding's hook: integers, every one the number of a row."""
-    given = inputs[0] if inputs else by_name["input"]
+    given = _given(inputs, by_name)
+    if given is None:
+        return
     expect(
         not given.is_floating_point(),
         f"the embedding '{layer}' takes integers, and the {name} set gives it {given.dtype}; give tokens as "
