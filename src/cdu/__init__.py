@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cdu.certification import Bound, Certificate, certify, required_sigma
     from cdu.data.samples import Samples
+    from cdu.data.source import Data, as_data
     from cdu.errors import CduError
     from cdu.models.objective import Objective, parameter_vector
+    from cdu.own_model.ball import ball
+    from cdu.own_model.task import Task
+    from cdu.own_model.validation import validate
     from cdu.unlearning.ledger import Ledger
     from cdu.unlearning.methods.newton import NewtonStep
     from cdu.unlearning.methods.retrain import Retrain
@@ -19,8 +23,9 @@ if TYPE_CHECKING:
     from cdu.unlearning.release import Release, release
 
 __all__ = [
-    "Bound", "CduError", "Certificate", "Ledger", "NewtonStep", "Objective", "Problem", "Release", "Retrain", "Samples",
-    "UnlearningResult", "certify", "parameter_vector", "release", "required_sigma",
+    "Bound", "CduError", "Certificate", "Data", "Ledger", "NewtonStep", "Objective", "Problem", "Release", "Retrain",
+    "Samples", "Task", "UnlearningResult", "as_data", "ball", "certify", "parameter_vector", "release",
+    "required_sigma", "validate",
 ]  # fmt: skip
 
 __version__ = version("cdu")
@@ -29,6 +34,7 @@ _HOMES = {
     "Bound": "cdu.certification",
     "CduError": "cdu.errors",
     "Certificate": "cdu.certification",
+    "Data": "cdu.data.source",
     "Ledger": "cdu.unlearning.ledger",
     "NewtonStep": "cdu.unlearning.methods.newton",
     "Objective": "cdu.models.objective",
@@ -36,11 +42,15 @@ _HOMES = {
     "Release": "cdu.unlearning.release",
     "Retrain": "cdu.unlearning.methods.retrain",
     "Samples": "cdu.data.samples",
+    "Task": "cdu.own_model.task",
     "UnlearningResult": "cdu.unlearning.problem",
+    "as_data": "cdu.data.source",
+    "ball": "cdu.own_model.ball",
     "certify": "cdu.certification",
     "parameter_vector": "cdu.models.objective",
     "release": "cdu.unlearning.release",
     "required_sigma": "cdu.certification",
+    "validate": "cdu.own_model.validation",
 }
 
 

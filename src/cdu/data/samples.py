@@ -4,20 +4,18 @@ There is no ``DataLoader``: images stay uint8 on the device and are normalised b
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from cdu.checks import expect
-from cdu.data.conversion import as_tensor, expect_same_rows
+from cdu.data.conversion import as_pair, as_tensor, expect_float, expect_map_style, expect_same_rows, stacked
 from cdu.settings import digest
 
 #: Types of tokens: the module gets such inputs as they are.
@@ -85,7 +83,7 @@ class Samples:
 
     def _convert(self) -> None:
         """Replace arrays and frames by tensors."""
-        expect(self.dtype.is_floating_point, f"batches of type {self.dtype} have no gradient; dtype is a float type")
+        expect_float(self.dtype)
         if isinstance(self.inputs, Tensor) and isinstance(self.targets, Tensor):
             return
         expect_same_rows(self.inputs, self.targets)
@@ -125,22 +123,8 @@ class Samples:
         return torch.addcmul(offset, inputs.to(self.dtype), scale)
 
     def identities(self) -> NDArray[np.int64]:
-        """A number for every sample, by which it is told from others: its id, or a hash of input and target.
-
-        The hash is a sum of the sample's bytes with fixed random odd weights, modulo 2⁶⁴. Samples that are alike to the
-        bit have the same; two that differ have the same with a probability of about 2⁻⁵⁶.
-        """
-        if self.ids is not None:
-            return self.ids
-        if len(self) == 0:
-            return np.empty(0, dtype=np.int64)
-        found = np.zeros(len(self), dtype=np.int64)
-        for part in (self.inputs, self.targets):
-            # Bytes before NumPy sees them: it does not know every type of PyTorch.
-            rows = part.detach().cpu().reshape(len(self), -1).contiguous().view(torch.uint8).numpy()
-            weights = np.random.default_rng(rows.shape[1]).integers(-(2**62), 2**62, rows.shape[1]) * 2 + 1
-            found = found * 1_000_003 + np.concatenate([block.astype(np.int64) @ weights for block in _blocks(rows)])
-        return found
+        """A number for every sample, by which it is told from others: its id, or a hash (:func:`row_hashes`)."""
+        return row_hashes([self.inputs, self.targets]) if self.ids is None else self.ids
 
     def batch(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Normalised inputs and targets of some rows."""
@@ -181,6 +165,24 @@ class Samples:
             targets=self.targets.to(target),
             dtype=self.dtype if dtype is None else dtype,
         )
+
+
+def row_hashes(parts: Sequence[Tensor]) -> NDArray[np.int64]:
+    """A number for every row of tensors that belong together, such as inputs and targets.
+
+    It is a sum of the row's bytes with fixed random odd weights, modulo 2⁶⁴. Rows that are alike to the bit have the
+    same; two that differ have the same with a probability of about 2⁻⁵⁶.
+    """
+    count = len(parts[0])
+    found = np.zeros(count, dtype=np.int64)
+    if count == 0:
+        return found
+    for part in parts:
+        # Bytes before NumPy sees them: it does not know every type of PyTorch.
+        rows = part.detach().cpu().reshape(count, -1).contiguous().view(torch.uint8).numpy()
+        weights = np.random.default_rng(rows.shape[1]).integers(-(2**62), 2**62, rows.shape[1]) * 2 + 1
+        found = found * 1_000_003 + np.concatenate([block.astype(np.int64) @ weights for block in _blocks(rows)])
+    return found
 
 
 def _kind(ids: object) -> str:
@@ -230,40 +232,15 @@ def from_dataset(dataset: Any, limit: int | None = None, dtype: torch.dtype = to
     Raises:
         CduError: The dataset has no rows by number, or they are no pairs of tensors of one shape.
     """
-    kind = type(dataset).__name__
-    expect(
-        hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset),
-        f"a {kind} has no rows by number; give a map-style dataset, such as the dataset of a DataLoader, or stack the "
-        "samples yourself",
-    )
+    expect_map_style(dataset)
     expect(limit is None or limit >= 1, f"limit = {limit} is below 1; give None for all rows")
-    count = len(dataset) if limit is None else min(limit, len(dataset))
-    expect(count > 0, f"the {kind} has no rows; give one that has")
-    pairs = [_pair(dataset[row], row) for row in range(count)]
-    inputs, targets = ([pair[part] for pair in pairs] for part in (0, 1))
-    for part, name in ((inputs, "input"), (targets, "target")):
-        odd = next((row for row in range(count) if part[row].shape != part[0].shape), 0)
-        expect(
-            odd == 0,
-            f"row {odd} of the {kind} has an {name} of shape {tuple(part[odd].shape)}, row 0 one of shape "
-            f"{tuple(part[0].shape)}; pad or crop them to one shape",
-        )
-    labels = torch.stack(targets)
-    return Samples(torch.stack(inputs), labels.to(dtype if labels.is_floating_point() else torch.int64), dtype=dtype)
-
-
-def _pair(sample: Any, row: int) -> tuple[Tensor, Tensor]:
-    """Input and target of one row as tensors."""
-    expect(
-        isinstance(sample, tuple | list) and len(sample) == 2,
-        f"row {row} of the dataset is a {type(sample).__name__}; a row is a pair (input, target)",
+    rows = list(range(len(dataset) if limit is None else min(limit, len(dataset))))
+    pairs = [as_pair(dataset[row], row) for row in rows]
+    inputs, labels = (
+        stacked([pair[part] for pair in pairs], rows, name) for part, name in enumerate(("input", "target"))
     )
-    for part, name in zip(sample, ("input", "target"), strict=True):
-        expect(
-            isinstance(part, Tensor | np.ndarray | np.generic | Number),
-            f"the {name} of row {row} is a {type(part).__name__}; let the dataset's transform make it a tensor",
-        )
-    return torch.as_tensor(sample[0]), torch.as_tensor(sample[1])
+    targets = as_tensor(labels, "targets")
+    return Samples(inputs, targets.to(dtype if targets.is_floating_point() else torch.int64), dtype=dtype)
 
 
 def expect_alike(first: Samples, second: Samples) -> None:
@@ -317,14 +294,19 @@ def expect_disjoint(retain: Samples, forget: Samples) -> None:
 def expect_finite(samples: Samples, name: str) -> None:
     """Refuse samples with numbers that are not finite, which would make every weight NaN."""
     for part in (samples.inputs, samples.targets):
-        if not part.is_floating_point():
-            continue
-        bad = (~part.isfinite()).reshape(len(part), -1).any(dim=1).nonzero()
+        bad = rows_not_finite(part).nonzero()
         expect(
             len(bad) == 0,
             f"{len(bad):,} rows of the {name} set hold NaN or infinite numbers, the first is row "
             f"{int(bad[0]) if len(bad) else 0}; mend or remove them before the model is trained",
         )
+
+
+def rows_not_finite(part: Tensor) -> Tensor:
+    """Which rows of a tensor hold a NaN or an infinite number, shape (n,); integers never do."""
+    if not part.is_floating_point():
+        return torch.zeros(len(part), dtype=torch.bool, device=part.device)
+    return (~part.isfinite()).reshape(len(part), -1).any(dim=1)
 
 
 def part_of(samples: Samples, size: int | None, generator: torch.Generator) -> Samples:

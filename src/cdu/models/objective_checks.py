@@ -70,7 +70,7 @@ def _fitting_outputs(objective: Objective, w: Tensor, samples: Samples, name: st
         raise
     except MISFITS as error:
         raise CduError(
-            f"the module takes no inputs {_kind(samples.batch(slice(0, 2))[0])} of the {name} set "
+            f"the module takes no inputs {_inputs_in_words(objective.model, samples)} of the {name} set "
             f"({_first_line(error)}); give inputs of the shape, type and device that it was trained on"
         ) from error
 
@@ -82,7 +82,7 @@ def _looking_layers(model: nn.Module, name: str) -> Iterator[None]:
     for layer, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             look = _expect_features if isinstance(module, nn.Linear) else _expect_tokens
-            hooks.append(module.register_forward_pre_hook(partial(look, layer, name)))
+            hooks.append(module.register_forward_pre_hook(partial(look, layer, name), with_kwargs=True))
     try:
         yield
     finally:
@@ -90,9 +90,11 @@ def _looking_layers(model: nn.Module, name: str) -> Iterator[None]:
             hook.remove()
 
 
-def _expect_features(layer: str, name: str, module: Any, inputs: tuple[Tensor, ...]) -> None:
+def _expect_features(layer: str, name: str, module: Any, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
     """A linear layer's hook: as many features as it has columns, and floats."""
-    given = inputs[0]
+    given = _given(inputs, by_name)
+    if given is None:
+        return
     expect(
         given.is_floating_point(),
         f"the linear layer '{layer}' takes floats, and the {name} set gives it {given.dtype}; give inputs that are no "
@@ -105,9 +107,17 @@ def _expect_features(layer: str, name: str, module: Any, inputs: tuple[Tensor, .
     )
 
 
-def _expect_tokens(layer: str, name: str, module: Any, inputs: tuple[Tensor, ...]) -> None:
+def _given(inputs: tuple[Any, ...], by_name: dict[str, Any]) -> Tensor | None:
+    """What a layer is given, by place or by name; None where a subclass of the layer takes something else."""
+    given = inputs[0] if inputs else by_name.get("input")
+    return given if isinstance(given, Tensor) else None
+
+
+def _expect_tokens(layer: str, name: str, module: Any, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
     """An embedding's hook: integers, every one the number of a row."""
-    given = inputs[0]
+    given = _given(inputs, by_name)
+    if given is None:
+        return
     expect(
         not given.is_floating_point(),
         f"the embedding '{layer}' takes integers, and the {name} set gives it {given.dtype}; give tokens as "
@@ -154,6 +164,14 @@ def _extremes(targets: Tensor) -> Tensor:
 def _kind(tensor: Tensor) -> str:
     """A tensor's shape and type, in words."""
     return f"of shape {tuple(tensor.shape)} and type {tensor.dtype}"
+
+
+def _inputs_in_words(model: nn.Module, samples: Samples) -> str:
+    """What two samples' inputs are, in words; a module that looks them up by their numbers says it itself."""
+    inputs, _ = samples.batch(slice(0, 2))
+    say = getattr(model, "inputs_in_words", _kind)
+    words: str = say(inputs)
+    return words
 
 
 def _first_line(error: Exception) -> str:
