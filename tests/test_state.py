@@ -73,7 +73,7 @@ def test_a_request_is_kept_until_it_is_answered_or_given_up(state):
     again = State.open(state.folder)
     assert again.pending() == request == ask(again) == ask(again, 2, "user 1")
     for keys in ({"method": "retraining"}, {"epsilon": 2.0}, {"epsilon": None}):
-        with pytest.raises(CduError, match=r"answers another request since .*withdraw_request"):
+        with pytest.raises(CduError, match=r"another request is pending in .* since .*withdraw it"):
             ask(again, **keys)
     with pytest.raises(CduError, match="another request"):
         ask(again, "user 1")

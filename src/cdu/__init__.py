@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from cdu.errors import CduError
     from cdu.models.objective import Objective, parameter_vector
     from cdu.own_model.ball import ball
+    from cdu.own_model.plan import Plan
+    from cdu.own_model.released import Released
     from cdu.own_model.task import Task
+    from cdu.own_model.unlearner import Unlearner
     from cdu.own_model.validation import validate
     from cdu.unlearning.ledger import Ledger
     from cdu.unlearning.methods.newton import NewtonStep
@@ -23,9 +26,9 @@ if TYPE_CHECKING:
     from cdu.unlearning.release import Release, release
 
 __all__ = [
-    "Bound", "CduError", "Certificate", "Data", "Ledger", "NewtonStep", "Objective", "Problem", "Release", "Retrain",
-    "Samples", "Task", "UnlearningResult", "as_data", "ball", "certify", "parameter_vector", "release",
-    "required_sigma", "validate",
+    "Bound", "CduError", "Certificate", "Data", "Ledger", "NewtonStep", "Objective", "Plan", "Problem", "Release",
+    "Released", "Retrain", "Samples", "Task", "Unlearner", "UnlearningResult", "as_data", "ball", "certify",
+    "parameter_vector", "release", "required_sigma", "validate",
 ]  # fmt: skip
 
 __version__ = version("cdu")
@@ -38,11 +41,14 @@ _HOMES = {
     "Ledger": "cdu.unlearning.ledger",
     "NewtonStep": "cdu.unlearning.methods.newton",
     "Objective": "cdu.models.objective",
+    "Plan": "cdu.own_model.plan",
     "Problem": "cdu.unlearning.problem",
     "Release": "cdu.unlearning.release",
+    "Released": "cdu.own_model.released",
     "Retrain": "cdu.unlearning.methods.retrain",
     "Samples": "cdu.data.samples",
     "Task": "cdu.own_model.task",
+    "Unlearner": "cdu.own_model.unlearner",
     "UnlearningResult": "cdu.unlearning.problem",
     "as_data": "cdu.data.source",
     "ball": "cdu.own_model.ball",

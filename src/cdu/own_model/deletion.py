@@ -1,6 +1,5 @@
 """One deletion from a model of one's own: from the rows that go to a release."""
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from cdu.certification import gaussian_sigma
 from cdu.checks import expect, expect_delta, expect_positive
@@ -19,12 +18,12 @@ from cdu.models.batchnorm import has_statistics
 from cdu.models.objective import parameter_vector
 from cdu.models.settings import TrainingSettings
 from cdu.models.training import Trained, project
-from cdu.own_model.parts import fixed_names, restored
+from cdu.own_model.parts import Part, choose
 from cdu.own_model.task import Task
 from cdu.unlearning.ledger import Ledger
 from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.problem import Method, Problem
-from cdu.unlearning.registry import REGISTERED
+from cdu.unlearning.registration import REGISTERED
 from cdu.unlearning.release import Release, recalibrated, release
 
 #: A training loop from scratch: from the rows that are left, and a seed, to a trained module.
@@ -66,12 +65,12 @@ def expect_recipe(recipe: Recipe, model: nn.Module) -> None:
         recipe: The recipe.
         model: The trained module.
     """
-    fixed = fixed_names(model, recipe.parameters)
+    fixed = choose(model, recipe.parameters).fixed
     expect(
         not fixed or recipe.fixed_saw_data is not None,
-        f"{len(fixed)} parameters stay fixed, such as '{fixed[0] if fixed else ''}'; say whether they were ever trained "
-        "on the data, statistics of BatchNorm included: fixed_saw_data=True, or False for a part that came from other "
-        "data",
+        f"{len(fixed)} parameters stay fixed, such as '{fixed[0] if fixed else ''}'; say whether they were ever "
+        "trained on the data, statistics of BatchNorm included: fixed_saw_data=True, or False for a part that came "
+        "from other data",
     )
 
 
@@ -94,8 +93,8 @@ def problem_of(recipe: Recipe, model: nn.Module, data: Data, rows: NDArray[np.in
         objective,
         # Noise leads out of the ball; a start inside is as near to the retrained model at least.
         project(parameter_vector(objective.model), recipe.radius),
-        left.samples(),
-        data.subset(rows).samples(),
+        recipe.task.samples(left),
+        recipe.task.samples(data.subset(rows)),
         recipe.radius,
         retrain,
         seed=0,
@@ -131,19 +130,18 @@ def retrained(recipe: Recipe, model: nn.Module, left: Data, seed: int) -> Traine
         "train returned a module of another architecture; build it as the model was built",
     )
     same = [name for name in old if torch.equal(old[name].to(new[name].device, new[name].dtype), new[name])]
-    chosen = [name for name in dict(model.named_parameters()) if name not in fixed_names(model, recipe.parameters)]
+    choice = choose(model, recipe.parameters)
     expect(
-        not set(chosen) <= set(same),
+        not set(choice.chosen) <= set(same),
         "train returned the weights that it should replace; train a module that is initialised anew",
     )
-    kept = sorted(set(fixed_names(model, recipe.parameters)) & set(same))
+    kept = sorted(set(choice.fixed) & set(same))
     expect(
         not (recipe.fixed_saw_data and kept),
         f"train returned the fixed part as it was ('{kept[0] if kept else ''}' and others), which was trained on the "
         "deleted rows; train that anew as well",
     )
-    moved = copy.deepcopy(found)
-    objective = recipe.task.objective(moved, left, l2=recipe.l2, chunk=recipe.chunk, parameters=recipe.parameters)
+    objective = recipe.task.objective(found, left, l2=recipe.l2, chunk=recipe.chunk, parameters=recipe.parameters)
     return Trained(objective.model.eval(), parameter_vector(objective.model), [{"seconds": seconds}])
 
 
@@ -160,7 +158,7 @@ def expect_promisable(recipe: Recipe, method: Method, epsilon: float | None, del
     if isinstance(method, Retrain):
         return
     if epsilon is None:
-        ledger.expect_room(math.inf)
+        ledger.expect_room(None)
         return
     expect_positive(epsilon=epsilon)
     expect_delta(delta)
@@ -171,9 +169,9 @@ def expect_promisable(recipe: Recipe, method: Method, epsilon: float | None, del
     )
     expect(
         math.isfinite(recipe.radius) or _own_noise(method),
-        f"epsilon = {epsilon} cannot be certified: training projected onto no ball, so that nothing bounds the distance "
-        "to the retrained model; train with cdu.ball and give its radius, use the method 'noisy fine-tuning', or "
-        "retrain",
+        f"epsilon = {epsilon} cannot be certified: training projected onto no ball, so that nothing bounds the "
+        "distance to the retrained model; train with cdu.ball and give its radius, use the method 'noisy fine-tuning', "
+        "or retrain",
     )
     # Whatever Δ is, noise that certifies (ε, δ) has this μ = Δ/σ.
     ledger.expect_room(1 / gaussian_sigma(epsilon, delta, 1.0))
@@ -216,11 +214,8 @@ def reason_of(recipe: Recipe, released: Release) -> str:
     return released.update.no_certificate_reason or "no noise"
 
 
-def whole(model: nn.Module, released: Release) -> nn.Module:
-    """The released model with the user's own names, in evaluation mode, sharing no memory with anything.
-
-    Args:
-        model: The model before.
-        released: The release.
-    """
-    return restored(model, released.objective, released.w)
+def whole(released: Release) -> nn.Module:
+    """The released model with the user's own names, in evaluation mode, sharing no memory with anything."""
+    part = released.objective.model
+    assert isinstance(part, Part)
+    return part.whole(released.w)

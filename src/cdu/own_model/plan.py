@@ -96,9 +96,9 @@ class Plan:
             return f"No noise certifies ε = {self.epsilon:g}: {self.obstacle}. Retrain, which is exact."
         if self.ratio > HARMLESS:
             return (
-                f"The noise for ε = {self.epsilon:g} is {self.ratio:.3g} times the weights, so that the released network "
-                "is likely to guess. Retrain, which is exact; or put a linear model on features that never saw the data "
-                "(cdu.convex.Linear), whose noise is small."
+                f"The noise for ε = {self.epsilon:g} is {self.ratio:.3g} times the weights, so that the released "
+                "network is likely to guess. Retrain, which is exact; or put a linear model on features that never saw "
+                "the data (cdu.convex.Linear), whose noise is small."
             )
         if self.retraining_is_cheaper:
             return "Retraining is exact and takes no longer than the Newton step. Retrain."

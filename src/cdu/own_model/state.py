@@ -14,24 +14,20 @@ files that are on the disk by then, and :meth:`State.open` does it after a crash
 twice, and no release is without an entry. What the next request starts from is the release itself.
 """
 
-import hashlib
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from cdu.certification.certificate import Certificate
 from cdu.checks import expect, expect_delta, expect_positive
 from cdu.errors import CduError
-from cdu.own_model.release_certificate import Facts, ReleaseCertificate, describe
-from cdu.own_model.release_page import page
+from cdu.own_model.release_certificate import Facts
 from cdu.own_model.state_files import (
     CERTIFICATE,
     LEDGER,
@@ -47,6 +43,7 @@ from cdu.own_model.state_files import (
     Request,
     StateSettings,
     expect_kinds,
+    held,
     kinds,
     plain,
     read_weights,
@@ -55,10 +52,11 @@ from cdu.own_model.state_files import (
     told,
     write_weights,
 )
+from cdu.own_model.state_reading import KeptState
 from cdu.unlearning.ledger import Ledger
 from cdu.unlearning.ledger_entries import Entry, weights_hash
 from cdu.unlearning.ledger_files import now
-from cdu.unlearning.sealed import REMEDY, read_bytes, read_sealed, sync, write_durably
+from cdu.unlearning.sealed import REMEDY, read_sealed, sync, write_durably
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +64,7 @@ if TYPE_CHECKING:
 _RETRY = "make room or give back the right to write, and do the same again"
 
 
-class State:
+class State(KeptState):
     """The folder of a model that answers requests; made by :meth:`begin` or :meth:`open`.
 
     Attributes:
@@ -74,12 +72,6 @@ class State:
         settings: What holds for all requests.
         ledger: What was released. Entries are written by :meth:`commit` alone.
     """
-
-    def __init__(self, folder: Path, settings: StateSettings, ledger: Ledger, lock: FileLock) -> None:
-        self.folder = folder
-        self.settings = settings
-        self.ledger = ledger
-        self._lock = lock
 
     @classmethod
     def begin(
@@ -138,39 +130,64 @@ class State:
             f"there is no state in {place}, or a part of it is missing; give its folder, bring it back from a copy, or "
             "begin one with State.begin",
         )
-        with _held(place, FileLock(place / LOCK)) as lock:
+        with held(place, FileLock(place / LOCK)) as lock:
             settings = read_sealed(StateSettings, place / SETTINGS)
             state = cls(place, settings, Ledger.existing(place / LEDGER), lock)
             state._recover()
             state.check()
         return state
 
-    @property
-    def number(self) -> int:
-        """The number of the last release; 0 before the first."""
-        return len(self.ledger.entries())
+    @classmethod
+    def begin_or_open(
+        cls,
+        folder: str | os.PathLike[str],
+        settings: StateSettings,
+        tensors: "Mapping[str, Tensor]",
+        cap: tuple[float, float] | None = None,
+    ) -> "State":
+        """Begin a state where there is none, else open the one that is there, which must be of the same settings.
 
-    def weights(self) -> "dict[str, Tensor]":
-        """The current model's full state: that of the last release, or the model as it came.
-
-        Raises:
-            CduError: The file was changed.
-        """
-        entries = self.ledger.entries()
-        return self._verified(len(entries), entries[-1].after if entries else self.settings.original)[0]
-
-    def gone(self) -> frozenset[str]:
-        """The salted hashes of all ids that requests named which were answered."""
-        return frozenset(one for entry in self.ledger.entries() for one in entry.ids)
-
-    def pending(self) -> Request | None:
-        """The request under way; None when none is.
+        Args:
+            folder: Where.
+            settings: As for :meth:`begin`.
+            tensors: The module's state. Where a state is there, their names, shapes and types alone count.
+            cap: As for :meth:`begin`; where a state is there, it may be left out.
 
         Raises:
-            CduError: Its file was changed.
+            CduError: As for :meth:`begin` and :meth:`open`; or the state was begun with something else.
         """
-        path = self.folder / REQUEST
-        return read_sealed(Request, path) if path.exists() else None
+        place = Path(folder)
+        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+            return cls.begin(place, settings, tensors, cap)
+        state = cls.open(place)
+        for name in ("l2", "radius", "parameters", "fixed_saw_data"):
+            given, there = getattr(settings, name), getattr(state.settings, name)
+            expect(
+                given == there,
+                f"{place} was begun with {name} = {there}, not {given}: what was promised rests on it; give the same, "
+                "or begin another state",
+            )
+        expect_kinds(tensors, state.settings.tensors)
+        # The ledger looks at the budget.
+        Ledger(place / LEDGER, cap)
+        return state
+
+    def copied_to(self, folder: Path) -> "State":
+        """A copy of the state in a folder that is not there.
+
+        Raises:
+            CduError: The folder is there already, or cannot be written.
+        """
+        expect(not folder.exists(), f"{folder} is there already; give a folder that is not")
+        with self.locked(), told(f"the state cannot be copied to {folder}", "give a folder that you may write to"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            try:
+                shutil.copytree(self.folder, made / "state", ignore=shutil.ignore_patterns(LOCK))
+                (made / "state").rename(folder)
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
+        return State.open(folder)
 
     def begin_request(
         self, ids: Sequence[str | int], method: str, epsilon: float | None, delta: float, options: Mapping[str, Any]
@@ -207,8 +224,8 @@ class State:
             if pending is not None:
                 expect(
                     pending.same(asked),
-                    f"{self.folder} answers another request since {pending.begun}: {len(pending.ids)} ids by "
-                    f"{pending.method}; ask for the same again, or give that one up with withdraw_request()",
+                    f"another request is pending in {self.folder} since {pending.begun}: {len(pending.ids)} ids by "
+                    f"'{pending.method}'; resume it, or withdraw it",
                 )
                 return pending
             with told(f"the request cannot be written to {self.folder / REQUEST}", _RETRY):
@@ -278,100 +295,6 @@ class State:
             self._recover()
         return self.ledger.entries()[request.number - 1]
 
-    def check(self, noted: str = "") -> str:
-        """Check every file and return the hash of the last entry, or of the ledger's settings where there is none.
-
-        Args:
-            noted: A hash that this returned before and that was kept elsewhere: it must still be in the chain.
-
-        Raises:
-            CduError: A file was changed or is missing, a release has no entry or an entry no release, or the chain does
-                not hold the noted hash.
-        """
-        with self.locked():
-            expect(
-                read_sealed(StateSettings, self.folder / SETTINGS) == self.settings,
-                f"{self.folder / SETTINGS} was exchanged since the state was opened; {REMEDY}",
-            )
-            last = self.ledger.check(noted)
-            self.ledger.check(self.settings.ledger)
-            entries = self.ledger.entries()
-            self._expect_folders(len(entries))
-            self.pending()
-            if not entries:
-                self._verified(0, self.settings.original)
-            before = self.settings.original
-            for number, entry in enumerate(entries, start=1):
-                expect(
-                    entry.before == before,
-                    f"entry {number} of {self.ledger.folder} starts from other weights than the release before it has; "
-                    f"{REMEDY}",
-                )
-                self._check_release(entries[:number])
-                before = entry.after
-        return last
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes away, such as while a request is answered; may be nested.
-
-        Raises:
-            CduError: Another process works on the state, or the folder cannot be written.
-        """
-        with _held(self.folder, self._lock):
-            yield
-
-    def _release(self, number: int, ending: str = "") -> Path:
-        return self.folder / RELEASES / f"{number:04d}{ending}"
-
-    def _verified(self, number: int, expected: str) -> "tuple[dict[str, Tensor], str]":
-        """The weights of a release, which must have the expected hash, and the hash of their file."""
-        path = self._release(number) / WEIGHTS
-        tensors, file = read_weights(path)
-        expect(
-            weights_hash(tensors) == expected,
-            f"{path} was changed: it does not hold the weights that were {'recorded' if number else 'given'}; {REMEDY}",
-        )
-        return tensors, file
-
-    def _describe(self, entries: Sequence[Entry], file: str, prepared: Prepared) -> tuple[bytes, bytes]:
-        """Certificate and page of the last of the entries' releases."""
-        keys = (prepared.request.options, prepared.facts, self.ledger.cap, self.settings.delta)
-        found = describe(entries, file, *keys)
-        text = page(found).encode()
-        return found.model_copy(update={"page": hashlib.sha256(text).hexdigest()}).sealed()[1], text
-
-    def _check_release(self, entries: Sequence[Entry]) -> None:
-        """Check the files of the last of the entries' releases."""
-        entry = entries[-1]
-        folder = self._release(entry.number)
-        _, file = self._verified(entry.number, entry.after)
-        found = read_sealed(ReleaseCertificate, folder / CERTIFICATE)
-        made = describe(entries, file, found.options, found.facts, self.ledger.cap, self.settings.delta)
-        for name in type(found).model_fields:
-            expect(
-                name in ("hash", "page") or getattr(found, name) == getattr(made, name),
-                f"{folder / CERTIFICATE} was changed: '{name}' is not what the ledger and the weights say; {REMEDY}",
-            )
-        expect(
-            hashlib.sha256(read_bytes(folder / PAGE)).hexdigest() == found.page,
-            f"{folder / PAGE} was changed: it is not the page that {CERTIFICATE} names; {REMEDY}",
-        )
-
-    def _expect_folders(self, count: int) -> None:
-        """Refuse a release without an entry, and a model that came and should be gone."""
-        expected = {f"{number:04d}" for number in range(min(count, 1), count + 1)}
-        there = {path.name for path in self._folders() if re.fullmatch(r"\d+", path.name)}
-        for missing in sorted(expected - there):
-            expect(False, f"{self.folder / RELEASES / missing} is missing; {REMEDY}")
-        for extra in sorted(there - expected):
-            expect(False, f"{self.folder / RELEASES / extra} has no entry in the ledger; {REMEDY}")
-
-    def _folders(self) -> list[Path]:
-        folder = self.folder / RELEASES
-        expect(folder.is_dir(), f"{folder} is missing; {REMEDY}")
-        return sorted(folder.iterdir())
-
     def _recover(self) -> None:
         """Finish a release whose entry is written, and remove what no entry speaks of."""
         entries = self.ledger.entries()
@@ -411,20 +334,3 @@ class State:
         part.chmod(0o755)
         part.rename(self._release(len(entries)))
         sync(part.parent)
-
-
-@contextmanager
-def _held(folder: Path, lock: FileLock) -> Iterator[FileLock]:
-    """Hold a state's lock, at once or not at all."""
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CduError(f"another process works on {folder}; wait until it has ended, and do the same again") from None
-    except OSError as error:
-        raise CduError(
-            f"{folder} cannot be locked ({error}); give a state's folder, or a copy that you may write to"
-        ) from error
-    try:
-        yield lock
-    finally:
-        lock.release()

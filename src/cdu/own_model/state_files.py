@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from pydantic import JsonValue
 
 from cdu.checks import expect
@@ -41,12 +42,13 @@ class TensorKind(Part):
 
 
 class StateSettings(Sealed):
-    """What holds for all requests. Who begins a state gives the first four; the others are filled in then.
+    """What holds for all requests. Who begins a state gives the first five; the others are filled in then.
 
     Attributes:
         l2: The weight of the l2 term that training used.
         radius: C, the ball that training projected onto; None for none.
-        parameters: Which parameters are unlearned, as a pattern such as "head.*".
+        parameters: Which parameters are unlearned, as patterns such as "head.*".
+        fixed_saw_data: Whether the other parameters were ever trained on the data; None where there are none.
         delta: δ of every release, and of all together where there is no budget.
         tensors: The kinds of all tensors of the module's state, in the order of their names.
         original: The hash of the model as it came.
@@ -57,7 +59,8 @@ class StateSettings(Sealed):
 
     l2: float
     radius: float | None
-    parameters: str = "*"
+    parameters: tuple[str, ...] = ("*",)
+    fixed_saw_data: bool | None = None
     delta: float
     tensors: tuple[TensorKind, ...] = ()
     original: str = ""
@@ -209,3 +212,20 @@ def told(failed: str, remedy: str) -> Iterator[None]:
 
 def _in_words(kind: TensorKind | None) -> str:
     return "absent" if kind is None else f"{kind.dtype} of shape {kind.shape}"
+
+
+@contextmanager
+def held(folder: Path, lock: FileLock) -> Iterator[FileLock]:
+    """Hold a state's lock, at once or not at all."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CduError(f"another process works on {folder}; wait until it has ended, and do the same again") from None
+    except OSError as error:
+        raise CduError(
+            f"{folder} cannot be locked ({error}); give a state's folder, or a copy that you may write to"
+        ) from error
+    try:
+        yield lock
+    finally:
+        lock.release()

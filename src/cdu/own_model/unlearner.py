@@ -6,7 +6,6 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from cdu.certification import Certificate
 from cdu.checks import expect
 from cdu.data.source import Data
 from cdu.errors import CduError
@@ -33,45 +31,14 @@ from cdu.own_model.deletion import (
 )
 from cdu.own_model.methods import method_of
 from cdu.own_model.plan import Plan, planned
-from cdu.own_model.state import Request, State
+from cdu.own_model.release_certificate import Facts
+from cdu.own_model.released import Released
+from cdu.own_model.state import State
+from cdu.own_model.state_files import Request, StateSettings
 from cdu.own_model.task import Task
-from cdu.unlearning.ledger_entries import Entry, Spent
+from cdu.unlearning.ledger_entries import Spent
 from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.problem import Method
-
-
-@dataclass(frozen=True)
-class Released:
-    """The answer to a request: a model that may leave.
-
-    Attributes:
-        model: The model, in evaluation mode. It shares no memory with any other.
-        entry: The ledger's entry.
-        folder: Where its weights, its certificate and a page about it lie.
-        seconds: Wall time of the whole request; 0 where an earlier answer was read back.
-        note: What else a reader should know, in words.
-    """
-
-    model: nn.Module
-    entry: Entry
-    folder: Path
-    seconds: float = 0.0
-    note: str = ""
-
-    @property
-    def promise(self) -> str:
-        """What the release promises on its own, in a few words."""
-        return self.entry.promise
-
-    @property
-    def certificate(self) -> Certificate | None:
-        """The guarantee; None where there is none, see :attr:`reason`."""
-        return None if self.entry.certificate is None else Certificate.model_validate(self.entry.certificate)
-
-    @property
-    def reason(self) -> str:
-        """Why there is no certificate; empty where there is one, or where retraining needs none."""
-        return "" if self.entry.retrained else self.entry.reason
 
 
 class Unlearner:
@@ -105,7 +72,8 @@ class Unlearner:
             said where ``parameters`` leaves a part fixed. If it was, no release has a certificate.
         state: The state's folder; a temporary one, gone with this object, when None (:meth:`save` keeps it).
         cap: The budget (ε, δ) that all releases together keep to; none when None.
-        train: Trains from scratch: ``train(data, seed)`` returns a module like ``model``. Retraining and audits need it.
+        train: Trains from scratch: ``train(data, seed)`` returns a module like ``model``. Retraining and audits need
+            it.
         training_seconds: How long that takes, for :meth:`plan`.
         batch_size: Rows of a mini-batch, for methods that descend.
         chunk: Rows that are processed at once at most.
@@ -176,7 +144,7 @@ class Unlearner:
             task,
             data,
             l2=settings.l2,
-            radius=settings.radius,
+            radius=math.inf if settings.radius is None else settings.radius,
             parameters=settings.parameters,
             fixed_saw_data=settings.fixed_saw_data,
             state=folder,
@@ -250,18 +218,24 @@ class Unlearner:
             try:
                 problem = problem_of(self.recipe, before, left, rows)
                 released = answer(self.recipe, problem, chosen, epsilon, delta)
-                model = whole(before, released)
+                model = whole(released)
+                facts = Facts(
+                    rows_deleted=len(rows),
+                    rows_retained=len(left) - len(rows),
+                    seconds=released.update.seconds,
+                    note=released.update.note,
+                )
                 entry = self._state.commit(
                     request,
                     model.state_dict(),
                     released.certificate,
                     reason_of(self.recipe, released),
+                    sigma=0.0,
                     retrained=isinstance(chosen, Retrain),
-                    rows=len(rows),
-                    rows_left=len(left) - len(rows),
+                    facts=facts,
                 )
             except CduError:
-                self._state.withdraw(request)
+                self._state.withdraw_request()
                 raise
         note, seconds = released.update.note, time.perf_counter() - began
         return Released(model, entry, self._state.release_folder(entry.number), seconds, note)
@@ -285,8 +259,8 @@ class Unlearner:
         lost = [digest for digest in request.ids if digest not in hashes]
         expect(
             not lost,
-            f"{len(lost)} of the {len(request.ids)} ids of the pending request are in no row of the data; give the data "
-            "that the request was made for",
+            f"{len(lost)} of the {len(request.ids)} ids of the pending request are in no row of the data; give the "
+            "data that the request was made for",
         )
         ids = [hashes[digest] for digest in request.ids]
         return self.forget(ids, request.method, epsilon=request.epsilon, delta=request.delta, **request.options)
@@ -300,7 +274,7 @@ class Unlearner:
         request = self.pending
         if request is None:
             raise CduError(f"no request is pending in {self.folder}, so that there is nothing to withdraw")
-        self._state.withdraw(request)
+        self._state.withdraw_request()
 
     def plan(self, ids: Sequence[str | int], epsilon: float = 1.0, delta: float = 1e-5) -> Plan:
         """What deleting these ids would take, and what could be promised, before anything is computed.
@@ -368,8 +342,14 @@ class Unlearner:
     def _begun(self, folder: Path, cap: tuple[float, float] | None) -> State:
         """The state: begun, or the one that is there."""
         recipe = self.recipe
-        settings = {"l2": recipe.l2, "radius": recipe.radius, "parameters": recipe.parameters}
-        state = State.begin_or_open(folder, self._template, cap, fixed_saw_data=recipe.fixed_saw_data, **settings)
+        settings = StateSettings(
+            l2=recipe.l2,
+            radius=None if math.isinf(recipe.radius) else recipe.radius,
+            parameters=recipe.parameters,
+            fixed_saw_data=recipe.fixed_saw_data,
+            delta=1e-5 if cap is None else cap[1],
+        )
+        state = State.begin_or_open(folder, settings, self._template.state_dict(), cap)
         objective = recipe.task.objective(self._template, self._given, parameters=recipe.parameters)
         norm = parameter_vector(objective.model).double().norm().item()
         # Noise leads out of the ball, so that only the original is looked at.
@@ -387,7 +367,8 @@ class Unlearner:
         again = [str(one) for one, digest in zip(ids, hashes, strict=True) if digest in gone]
         expect(
             not again,
-            f"{len(again)} of the {len(ids)} ids are gone already, such as '{again[0] if again else ''}'; leave them out",
+            f"{len(again)} of the {len(ids)} ids are gone already, such as '{again[0] if again else ''}'; leave them "
+            "out",
         )
         return left.rows_of(ids)
 
