@@ -14,7 +14,6 @@ files that are on the disk by then, and :meth:`State.open` does it after a crash
 twice, and no release is without an entry. What the next request starts from is the release itself.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -30,13 +29,11 @@ from filelock import FileLock, Timeout
 from cdu.certification.certificate import Certificate
 from cdu.checks import expect, expect_delta, expect_positive
 from cdu.errors import CduError
-from cdu.own_model.release_certificate import Facts, ReleaseCertificate, describe
-from cdu.own_model.release_page import page
+from cdu.own_model.release_certificate import Facts
+from cdu.own_model.release_folder import check_release, complete, read_verified
 from cdu.own_model.state_files import (
-    CERTIFICATE,
     LEDGER,
     LOCK,
-    PAGE,
     PART,
     PREPARED,
     RELEASES,
@@ -49,7 +46,6 @@ from cdu.own_model.state_files import (
     expect_kinds,
     kinds,
     plain,
-    read_weights,
     remove,
     remove_folder,
     told,
@@ -58,7 +54,7 @@ from cdu.own_model.state_files import (
 from cdu.unlearning.ledger import Ledger
 from cdu.unlearning.ledger_entries import Entry, weights_hash
 from cdu.unlearning.ledger_files import now
-from cdu.unlearning.sealed import REMEDY, read_bytes, read_sealed, sync, write_durably
+from cdu.unlearning.sealed import REMEDY, read_sealed, sync, write_durably
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,7 +153,7 @@ class State:
             CduError: The file was changed.
         """
         entries = self.ledger.entries()
-        return self._verified(len(entries), entries[-1].after if entries else self.settings.original)[0]
+        return read_verified(self._release(len(entries)), entries[-1].after if entries else self.settings.original)[0]
 
     def gone(self) -> frozenset[str]:
         """The salted hashes of all ids that requests named which were answered."""
@@ -299,7 +295,8 @@ class State:
             self._expect_folders(len(entries))
             self.pending()
             if not entries:
-                self._verified(0, self.settings.original)
+                read_verified(self._release(0), self.settings.original)
+            promised = self.ledger.cap, self.settings.delta
             before = self.settings.original
             for number, entry in enumerate(entries, start=1):
                 expect(
@@ -307,7 +304,7 @@ class State:
                     f"entry {number} of {self.ledger.folder} starts from other weights than the release before it has; "
                     f"{REMEDY}",
                 )
-                self._check_release(entries[:number])
+                check_release(self._release(number), entries[:number], *promised)
                 before = entry.after
         return last
 
@@ -323,40 +320,6 @@ class State:
 
     def _release(self, number: int, ending: str = "") -> Path:
         return self.folder / RELEASES / f"{number:04d}{ending}"
-
-    def _verified(self, number: int, expected: str) -> "tuple[dict[str, Tensor], str]":
-        """The weights of a release, which must have the expected hash, and the hash of their file."""
-        path = self._release(number) / WEIGHTS
-        tensors, file = read_weights(path)
-        expect(
-            weights_hash(tensors) == expected,
-            f"{path} was changed: it does not hold the weights that were {'recorded' if number else 'given'}; {REMEDY}",
-        )
-        return tensors, file
-
-    def _describe(self, entries: Sequence[Entry], file: str, prepared: Prepared) -> tuple[bytes, bytes]:
-        """Certificate and page of the last of the entries' releases."""
-        keys = (prepared.request.options, prepared.facts, self.ledger.cap, self.settings.delta)
-        found = describe(entries, file, *keys)
-        text = page(found).encode()
-        return found.model_copy(update={"page": hashlib.sha256(text).hexdigest()}).sealed()[1], text
-
-    def _check_release(self, entries: Sequence[Entry]) -> None:
-        """Check the files of the last of the entries' releases."""
-        entry = entries[-1]
-        folder = self._release(entry.number)
-        _, file = self._verified(entry.number, entry.after)
-        found = read_sealed(ReleaseCertificate, folder / CERTIFICATE)
-        made = describe(entries, file, found.options, found.facts, self.ledger.cap, self.settings.delta)
-        for name in type(found).model_fields:
-            expect(
-                name in ("hash", "page") or getattr(found, name) == getattr(made, name),
-                f"{folder / CERTIFICATE} was changed: '{name}' is not what the ledger and the weights say; {REMEDY}",
-            )
-        expect(
-            hashlib.sha256(read_bytes(folder / PAGE)).hexdigest() == found.page,
-            f"{folder / PAGE} was changed: it is not the page that {CERTIFICATE} names; {REMEDY}",
-        )
 
     def _expect_folders(self, count: int) -> None:
         """Refuse a release without an entry, and a model that came and should be gone."""
@@ -382,7 +345,7 @@ class State:
         with told(tried, "make room or give back the right to write, and open the state again, which goes on"):
             for path in self._folders():
                 if path.name == f"{count:04d}{PART}" and count > 0:
-                    self._finish(path, entries)
+                    complete(path, self._release(count), entries, self.ledger.cap, self.settings.delta)
                 elif path.name == f"{count + 1:04d}{PART}":
                     remove_folder(path)
             if count > 0:
@@ -392,25 +355,6 @@ class State:
                 remove(self.folder / REQUEST)
             for left in self.folder.glob(".*.tmp"):
                 left.unlink()
-
-    def _finish(self, part: Path, entries: Sequence[Entry]) -> None:
-        """Complete the last entry's release from what is in its folder, and give that its name."""
-        tensors, file = read_weights(part / WEIGHTS)
-        expect(
-            weights_hash(tensors) == entries[-1].after,
-            f"{part / WEIGHTS} was changed: it does not hold the weights that were recorded; {REMEDY}",
-        )
-        # Without it certificate and page are written already.
-        if (part / PREPARED).exists():
-            certificate, text = self._describe(entries, file, read_sealed(Prepared, part / PREPARED))
-            write_durably(part / PAGE, text)
-            write_durably(part / CERTIFICATE, certificate)
-        for path in part.iterdir():
-            if path.name not in (WEIGHTS, CERTIFICATE, PAGE):
-                path.unlink()
-        part.chmod(0o755)
-        part.rename(self._release(len(entries)))
-        sync(part.parent)
 
 
 @contextmanager
