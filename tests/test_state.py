@@ -242,9 +242,9 @@ def test_a_state_that_was_changed_is_found(copy, change, sentence):
 
 def test_a_model_that_came_and_was_changed_is_found(state):
     other_weights("0000")(state.folder)
-    with pytest.raises(CduError, match="does not hold the weights that were given"):
+    with pytest.raises(CduError, match="does not hold the weights that were recorded"):
         State.open(state.folder)
-    with pytest.raises(CduError, match="does not hold the weights that were given"):
+    with pytest.raises(CduError, match="does not hold the weights that were recorded"):
         state.weights()
 
 
@@ -389,14 +389,17 @@ def test_a_full_disk_is_told_in_one_sentence_wherever_it_is_met(state, tmp_path,
             try:
                 act()
             except CduError as error:
-                told.add(str(error).replace(str(folder), "FOLDER"))
+                sentence = str(error).replace(str(folder), "FOLDER")
+                told.add(sentence)
             else:
                 break
         if call == "begin" and not folder.exists():
             continue
         found = consistent(folder)
-        if call == "answer" and found.number == 0:
-            assert found.pending() == request
+        if call == "answer":
+            # The sentence says whether the release counts.
+            assert found.pending() == (None if found.number else request)
+            assert ("is recorded in" in sentence) == (found.number == 1)
         if call == "open":
             assert (found.number, found.pending()) == (1, None)
     assert 0 < after < 99
@@ -481,7 +484,7 @@ for turn, line in enumerate(sys.stdin):
 """
 
 
-@pytest.mark.slow  # Two hundred processes are killed, which takes about a minute.
+@pytest.mark.slow  # Two hundred processes are killed, which takes a minute or two.
 def test_a_process_that_is_killed_at_any_moment_leaves_a_consistent_state(tmp_path, environment):
     """Set CDU_KILLS to kill more or fewer."""
     kills = int(os.environ.get("CDU_KILLS", "200"))

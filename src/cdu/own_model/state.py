@@ -28,11 +28,10 @@ from cdu.certification.certificate import Certificate
 from cdu.checks import expect, expect_delta, expect_positive
 from cdu.errors import CduError
 from cdu.own_model.release_certificate import Facts
+from cdu.own_model.release_folder import complete
 from cdu.own_model.state_files import (
-    CERTIFICATE,
     LEDGER,
     LOCK,
-    PAGE,
     PART,
     PREPARED,
     RELEASES,
@@ -46,7 +45,6 @@ from cdu.own_model.state_files import (
     held,
     kinds,
     plain,
-    read_weights,
     remove,
     remove_folder,
     told,
@@ -56,7 +54,7 @@ from cdu.own_model.state_reading import KeptState
 from cdu.unlearning.ledger import Ledger
 from cdu.unlearning.ledger_entries import Entry, weights_hash
 from cdu.unlearning.ledger_files import now
-from cdu.unlearning.sealed import REMEDY, read_sealed, sync, write_durably
+from cdu.unlearning.sealed import read_sealed, sync, write_durably
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -305,7 +303,7 @@ class State(KeptState):
         with told(tried, "make room or give back the right to write, and open the state again, which goes on"):
             for path in self._folders():
                 if path.name == f"{count:04d}{PART}" and count > 0:
-                    self._finish(path, entries)
+                    complete(path, self._release(count), entries, self.ledger.cap, self.settings.delta)
                 elif path.name == f"{count + 1:04d}{PART}":
                     remove_folder(path)
             if count > 0:
@@ -315,22 +313,3 @@ class State(KeptState):
                 remove(self.folder / REQUEST)
             for left in self.folder.glob(".*.tmp"):
                 left.unlink()
-
-    def _finish(self, part: Path, entries: Sequence[Entry]) -> None:
-        """Complete the last entry's release from what is in its folder, and give that its name."""
-        tensors, file = read_weights(part / WEIGHTS)
-        expect(
-            weights_hash(tensors) == entries[-1].after,
-            f"{part / WEIGHTS} was changed: it does not hold the weights that were recorded; {REMEDY}",
-        )
-        # Without it certificate and page are written already.
-        if (part / PREPARED).exists():
-            certificate, text = self._describe(entries, file, read_sealed(Prepared, part / PREPARED))
-            write_durably(part / PAGE, text)
-            write_durably(part / CERTIFICATE, certificate)
-        for path in part.iterdir():
-            if path.name not in (WEIGHTS, CERTIFICATE, PAGE):
-                path.unlink()
-        part.chmod(0o755)
-        part.rename(self._release(len(entries)))
-        sync(part.parent)

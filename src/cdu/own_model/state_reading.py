@@ -1,6 +1,5 @@
 """What is in a state's folder, and whether it is as it was written."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,24 +9,18 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from cdu.checks import expect
-from cdu.own_model.release_certificate import ReleaseCertificate, describe
-from cdu.own_model.release_page import page
+from cdu.own_model.release_folder import check_release, read_verified
 from cdu.own_model.state_files import (
-    CERTIFICATE,
-    PAGE,
     RELEASES,
     REQUEST,
     SETTINGS,
-    WEIGHTS,
-    Prepared,
     Request,
     StateSettings,
     held,
-    read_weights,
 )
 from cdu.unlearning.ledger import Ledger
-from cdu.unlearning.ledger_entries import Entry, weights_hash
-from cdu.unlearning.sealed import REMEDY, read_bytes, read_sealed
+from cdu.unlearning.ledger_entries import Entry
+from cdu.unlearning.sealed import REMEDY, read_sealed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +53,7 @@ class KeptState:
             CduError: The file was changed.
         """
         entries = self.ledger.entries()
-        return self._verified(len(entries), entries[-1].after if entries else self.settings.original)[0]
+        return read_verified(self._release(len(entries)), entries[-1].after if entries else self.settings.original)[0]
 
     def gone(self) -> frozenset[str]:
         """The salted hashes of all ids that requests named which were answered."""
@@ -105,7 +98,8 @@ class KeptState:
             self._expect_folders(len(entries))
             self.pending()
             if not entries:
-                self._verified(0, self.settings.original)
+                read_verified(self._release(0), self.settings.original)
+            promised = self.ledger.cap, self.settings.delta
             before = self.settings.original
             for number, entry in enumerate(entries, start=1):
                 expect(
@@ -113,7 +107,7 @@ class KeptState:
                     f"entry {number} of {self.ledger.folder} starts from other weights than the release before it has; "
                     f"{REMEDY}",
                 )
-                self._check_release(entries[:number])
+                check_release(self._release(number), entries[:number], *promised)
                 before = entry.after
         return last
 
@@ -129,40 +123,6 @@ class KeptState:
 
     def _release(self, number: int, ending: str = "") -> Path:
         return self.folder / RELEASES / f"{number:04d}{ending}"
-
-    def _verified(self, number: int, expected: str) -> "tuple[dict[str, Tensor], str]":
-        """The weights of a release, which must have the expected hash, and the hash of their file."""
-        path = self._release(number) / WEIGHTS
-        tensors, file = read_weights(path)
-        expect(
-            weights_hash(tensors) == expected,
-            f"{path} was changed: it does not hold the weights that were {'recorded' if number else 'given'}; {REMEDY}",
-        )
-        return tensors, file
-
-    def _describe(self, entries: Sequence[Entry], file: str, prepared: Prepared) -> tuple[bytes, bytes]:
-        """Certificate and page of the last of the entries' releases."""
-        keys = (prepared.request.options, prepared.facts, self.ledger.cap, self.settings.delta)
-        found = describe(entries, file, *keys)
-        text = page(found).encode()
-        return found.model_copy(update={"page": hashlib.sha256(text).hexdigest()}).sealed()[1], text
-
-    def _check_release(self, entries: Sequence[Entry]) -> None:
-        """Check the files of the last of the entries' releases."""
-        entry = entries[-1]
-        folder = self._release(entry.number)
-        _, file = self._verified(entry.number, entry.after)
-        found = read_sealed(ReleaseCertificate, folder / CERTIFICATE)
-        made = describe(entries, file, found.options, found.facts, self.ledger.cap, self.settings.delta)
-        for name in type(found).model_fields:
-            expect(
-                name in ("hash", "page") or getattr(found, name) == getattr(made, name),
-                f"{folder / CERTIFICATE} was changed: '{name}' is not what the ledger and the weights say; {REMEDY}",
-            )
-        expect(
-            hashlib.sha256(read_bytes(folder / PAGE)).hexdigest() == found.page,
-            f"{folder / PAGE} was changed: it is not the page that {CERTIFICATE} names; {REMEDY}",
-        )
 
     def _expect_folders(self, count: int) -> None:
         """Refuse a release without an entry, and a model that came and should be gone."""
