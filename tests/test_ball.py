@@ -65,6 +65,7 @@ def test_a_tied_parameter_counts_once():
     assert math.isclose(model[0].weight.double().norm().item(), 0.5, rel_tol=1e-6)
 
 
+@pytest.mark.slow  # PyTorch imports its compiler for the first optimiser
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 def test_as_a_hook_it_does_what_calls_after_every_step_do(optimizer):
     inputs, targets = torch.randn(20, 4, dtype=torch.float64), torch.arange(20) % 3
