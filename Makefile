@@ -126,7 +126,7 @@ $(VENV)/site.stamp: $(wildcard $(WHEELS)/*.whl)
 
 # The lock is a constraint: pip installs what the package needs, at exactly the locked versions.
 $(VENV)/report.stamp: $(VENV)/python.stamp requirements.lock pyproject.toml
-	pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[report]'
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/report.stamp requirements.lock pyproject.toml
