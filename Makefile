@@ -10,12 +10,13 @@ ifndef WHEELS
 export PATH := $(BIN):$(PATH)
 endif
 
-.PHONY: help report test test-fast lint batch paper wheels book bench notebooks canaries verify reference clean
+.PHONY: help report test test-fast wheel-test lint batch paper wheels book bench notebooks canaries verify reference clean
 
 help:
 	@echo "make report      install, run the experiment 'quick' on embedded real data, build the book"
 	@echo "make test        install, run the tests"
 	@echo "make test-fast   the same without the slow ones, which run whole batches and build the book"
+	@echo "make wheel-test  the wheel with the core's packages alone, in an environment and a folder of their own"
 	@echo "make lint        ruff, mypy and the order of the rooms"
 	@echo "make batch EXPERIMENT=mnist [CORES=2] [DEVICE=auto]   run an experiment; resumes after any interruption"
 	@echo "make paper MINUTES=12 [REHEARSE=1]   the paper's networks on a GPU: as much as the time allows, the most valuable first"
@@ -39,6 +40,9 @@ test: $(VENV)/test.stamp
 
 test-fast: $(VENV)/test.stamp
 	$(PYTEST) -m "not slow"
+
+wheel-test: $(VENV)/python.stamp
+	tests/wheel/run $(BIN)/python
 
 lint: $(VENV)/test.stamp
 	ruff check .
@@ -126,7 +130,7 @@ $(VENV)/site.stamp: $(wildcard $(WHEELS)/*.whl)
 
 # The lock is a constraint: pip installs what the package needs, at exactly the locked versions.
 $(VENV)/report.stamp: $(VENV)/python.stamp requirements.lock pyproject.toml
-	pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[report]'
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/report.stamp requirements.lock pyproject.toml

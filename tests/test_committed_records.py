@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from cdu import cli
+from cdu.cli import records as cli
 from cdu.errors import CduError
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.records import read_record, record_path, write_record

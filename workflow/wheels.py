@@ -3,8 +3,9 @@
     python workflow/wheels.py HAVE FOLDER [PYTHON]
 
 HAVE is a file with the names of the packages that are there, one a line, as `pip freeze` or `pip list` prints them.
-PYTHON is that machine's version, such as 3.12. What is needed is the closure of this project's own requirements without
-those of the book, at the versions installed here. It must run in the project's environment.
+PYTHON is that machine's version, such as 3.12. What is needed is the closure of this project's own requirements and of
+those of its extra ``report``, without those of the book, at the versions installed here. It must run in the project's
+environment.
 """
 
 import re
@@ -44,14 +45,16 @@ def locked(name: str) -> str:
 
 def lacking(present: set[str], python: str) -> list[str]:
     """Names of all packages that the project needs, without those that are present and what only they need."""
-    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
     found: dict[str, None] = {}
     waiting = ["cdu"]
     while waiting:
-        for text in requirements(waiting.pop()):
+        package = waiting.pop()
+        extra = "report" if package == "cdu" else ""
+        for text in requirements(package):
             needed = Requirement(text)
             name = canonicalize_name(needed.name)
-            wanted = needed.marker is None or needed.marker.evaluate(environment)
+            wanted = needed.marker is None or needed.marker.evaluate({**environment, "extra": extra})
             if wanted and name not in present | BOOK and name not in found:
                 found[name] = None
                 waiting.append(name)

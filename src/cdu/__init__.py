@@ -4,7 +4,6 @@ The names below are those that deleting samples from a model of one's own needs.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
     from cdu.unlearning.problem import Problem, UnlearningResult
     from cdu.unlearning.release import Release, release
 
+    __version__: str
+
 __all__ = [
     "Bound", "CduError", "Certificate", "Data", "Ledger", "NewtonStep", "Objective", "Plan", "Problem", "Release",
     "Released", "Retrain", "Samples", "Task", "Unlearner", "UnlearningResult", "as_data", "ball", "certify",
     "parameter_vector", "release", "required_sigma", "validate",
 ]  # fmt: skip
-
-__version__ = version("cdu")
 
 _HOMES = {
     "Bound": "cdu.certification",
@@ -60,11 +59,16 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: the command line and the report do without PyTorch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'cdu' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+# A type checker reads the imports above instead: for it, a name that is not among them is an error.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first used: the command line and the report do without PyTorch."""
+        if name == "__version__":
+            return import_module("importlib.metadata").version("cdu")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'cdu' has no attribute '{name}'")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from cdu.checks import expect
 from cdu.data.download import data_root, require_files
 from cdu.data.registry import DataFile, DatasetSpec, Download, Part, dataset_named, register
+from cdu.extras import needs_report
 
 # PyTorch, torchvision, scikit-learn and SciPy take seconds to import: each is imported where it is needed.
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ DIGITS_TRAIN = 1497
 
 def _read_digits(_: Path) -> tuple[Part, Part]:
     """The 1,797 scanned digits that come with scikit-learn, in a fixed split of 1,497 and 300."""
-    from sklearn.datasets import load_digits
+    with needs_report("the dataset digits"):
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.target))
@@ -142,7 +144,8 @@ CIFAR10_BATCHES = {
 
 def _read_cifar10(folder: Path) -> tuple[Part, Part]:
     """Read by torchvision: the files are pickles, and it checks their published checksums first."""
-    from torchvision.datasets import CIFAR10
+    with needs_report("reading CIFAR-10"):
+        from torchvision.datasets import CIFAR10
 
     parts = [CIFAR10(str(folder), train=train) for train in (True, False)]
     train, test = ((part.data.transpose(0, 3, 1, 2), np.asarray(part.targets)) for part in parts)

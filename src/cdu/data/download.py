@@ -9,6 +9,7 @@ from typing import Any
 
 from cdu.data.registry import DataFile, DatasetSpec, Download, dataset_named, known_datasets
 from cdu.errors import CduError
+from cdu.extras import needs_report
 
 #: Failures of this machine and not of a server, and what to do about them.
 LOCAL_FAILURES = {
@@ -145,7 +146,8 @@ def _bring(download: Download, folder: Path, temporary: Path) -> None:
 
 def _retrieve(download: Download, path: Path) -> None:
     """Download and unpack by pooch, from the first server that sends what is expected."""
-    import pooch
+    with needs_report("fetching a dataset"):
+        import pooch
 
     # Print the progress alone, and one sentence where the download fails.
     pooch.get_logger().setLevel("WARNING")

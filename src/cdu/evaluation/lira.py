@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from cdu.errors import CduError
+from cdu.extras import needs_report
 from cdu.seeding import generator
 
 Matrix = NDArray[np.float64]
@@ -206,6 +206,9 @@ def roc(attack: Inference, levels: Sequence[float], seed: int, resamples: int = 
 
 def _weighted_roc(scores: Matrix, labels: NDArray[np.int64], weights: Matrix, levels: Sequence[float]) -> list[float]:
     """Area under the curve, then the true-positive rate at each level, every pair counted ``weights`` times."""
+    with needs_report("an attack's ROC curve"):
+        from sklearn.metrics import roc_curve
+
     false, true, _ = roc_curve(labels, scores, sample_weight=weights, drop_intermediate=False)
     # The largest true-positive rate among thresholds that keep to the level.
     rates = [float(true[np.searchsorted(false, level, side="right") - 1]) for level in levels]

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
-from torchvision import transforms
 
 from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.evaluation.official_code.clone import module_at, module_of_clone
+from cdu.extras import needs_report
 from cdu.models.objective import Objective
+
+with needs_report("timing against peers"):
+    from torchvision import transforms
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):

@@ -10,21 +10,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, rankdata
-from sklearn import config_context
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import auc, roc_curve
-from sklearn.model_selection import StratifiedKFold
-from sklearn.neural_network import MLPClassifier
-from sklearn.preprocessing import StandardScaler
-from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor
 
 from cdu.checks import expect
 from cdu.data.samples import Samples
 from cdu.errors import CduError
+from cdu.extras import needs_report
 from cdu.models.objective import Objective
+
+with needs_report("attacking posteriors"):
+    from sklearn import config_context
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import auc, roc_curve
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.tree import DecisionTreeClassifier
 
 Matrix = NDArray[np.float64]
 

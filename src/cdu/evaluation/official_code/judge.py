@@ -6,10 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from cdu.certification import certify, gaussian_epsilon, trivial_bound, unprojected_bound
@@ -24,10 +20,17 @@ from cdu.evaluation.posterior_attacks import (
     sorted_concatenation,
 )
 from cdu.evaluation.readings import Reading, Refusal, outcome
+from cdu.extras import needs_report
 from cdu.models.objective import Objective
 from cdu.models.training import project
 from cdu.seeding import generator, seed_for
 from cdu.unlearning.problem import Problem
+
+with needs_report("the comparison with the authors' code"):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
 #: The largest number of steps of the published attack's logistic regression.
 ATTACK_STEPS = 400

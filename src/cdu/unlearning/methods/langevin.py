@@ -5,7 +5,6 @@ import time
 from dataclasses import replace
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from cdu.certification import Bound, certify, required_sigma
@@ -239,6 +238,9 @@ def published_epsilon(
         forget: n_u.
         samples: n.
     """
+    # Imported here: it is slow to import, and all other methods do without.
+    from scipy.optimize import minimize_scalar
+
     divergence = 4 * (forget * gradient_norm / samples) ** 2 / (l2 * sigma**2 / (2 * learning_rate))
 
     def epsilon(log_order: float) -> float:

@@ -1,0 +1,267 @@
+"""A model of one's own: unlearn, plan, what was released, and what a noise certifies."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cdu.checks import expect
+from cdu.cli import inputs
+from cdu.cli.application import command
+from cdu.errors import CduError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: What the commands that build an engineer's model take.
+ModelOption = Annotated[str, typer.Option("--model", help="module:function that gives the module, without its weights")]
+DataOption = Annotated[str, typer.Option("--data", help="module:name of a cdu.Data, or of a function that gives one")]
+TaskOption = Annotated[
+    str, typer.Option("--task", help="module:name of a cdu.Task or of a loss; cross-entropy of classes if not given")
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="safetensors file; not needed where the state holds a model already")
+]
+ForgetOption = Annotated[str, typer.Option("--forget", help="file with the ids to delete, one a line; - for stdin")]
+EpsilonOption = Annotated[
+    float | None, typer.Option("--epsilon", help="ε of this release; without it no noise is added, nothing certified")
+]
+DeltaOption = Annotated[float, typer.Option("--delta", help="δ of this release")]
+L2Option = Annotated[float | None, typer.Option("--l2", min=0, help="l2 term of the training; 0 if not given")]
+RadiusOption = Annotated[
+    float | None, typer.Option("--radius", help="radius of the ball that training projected onto; none if not given")
+]
+ParametersOption = Annotated[
+    list[str] | None,
+    typer.Option("--parameters", help="pattern of the parameters that are trained, as 'head.*'; may be repeated"),
+]
+TrainOption = Annotated[str, typer.Option("--train", help="module:function that retrains, for methods that need it")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
+
+#: What Ctrl-C leaves of ``cdu unlearn``.
+PENDING = (
+    "a request that was under way is kept in the state's folder, and nothing was released without its entry; the same "
+    "command with --resume in place of --forget finishes it"
+)
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """What an engineer says of a model, as it was typed; see the options above."""
+
+    model: str
+    data: str
+    task: str = ""
+    weights: Path | None = None
+    l2: float | None = None
+    radius: float | None = None
+    parameters: tuple[str, ...] = ()
+    train: str = ""
+    device: str = "auto"
+
+    def unlearner(self, state: Path | None) -> Any:
+        """The ``Unlearner`` of this model: begun, or going on where the state's folder holds a model.
+
+        Args:
+            state: The state's folder; None for none.
+
+        Raises:
+            CduError: Something that was named is not there, or is not what it is to be.
+        """
+        import torch
+
+        from cdu.experiments.device import pick_device
+        from cdu.own_model.unlearner import Unlearner  # type: ignore[import-not-found, unused-ignore]
+
+        device = pick_device(self.device)
+        module = inputs.model(self.model)
+        self._give_weights(module, state)
+        kind = next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
+        given = {
+            "l2": self.l2,
+            "radius": self.radius,
+            "parameters": self.parameters[0] if len(self.parameters) == 1 else self.parameters or None,
+            "state": state,
+            "train": inputs.named(self.train, "--train") if self.train else None,
+        }
+        return Unlearner(
+            module.to(device),
+            inputs.task(self.task),
+            inputs.data(self.data).to(device, kind),
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+    def _give_weights(self, module: "nn.Module", state: Path | None) -> None:
+        """Load the weights; where a state holds a model already, they may only be its own."""
+        if state is None or not _begun(state):
+            expect(
+                self.weights is not None,
+                f"no weights were given, and {state or 'no folder'} holds no model yet; give --weights with a "
+                "safetensors file",
+            )
+        if self.weights is None:
+            return
+        inputs.load_weights(module, self.weights)
+        if state is not None and _begun(state):
+            from cdu.own_model.state import State  # type: ignore[import-not-found, unused-ignore]
+
+            expect(
+                inputs.same_weights(module, State.open(state).weights()),
+                f"{self.weights} is not the model that {state} holds, which answers the next request; leave --weights "
+                "out, or begin another state in an empty folder",
+            )
+
+
+@command(kept=PENDING)
+def unlearn(
+    model: ModelOption,
+    data: DataOption,
+    state: Annotated[Path, typer.Option(help="folder that holds the model and what was released; begun if not there")],
+    forget: ForgetOption = "",
+    task: TaskOption = "",
+    weights: WeightsOption = None,
+    epsilon: EpsilonOption = None,
+    delta: DeltaOption = 1e-5,
+    method: Annotated[str, typer.Option(help="its name in cdu.unlearning.registry")] = "newton",
+    options: Annotated[
+        list[str] | None, typer.Option("--option", help="name=value for the method, as damping=10; may be repeated")
+    ] = None,
+    l2: L2Option = None,
+    radius: RadiusOption = None,
+    parameters: ParametersOption = None,
+    train: TrainOption = "",
+    device: DeviceOption = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="finish the request that an interruption left")] = False,
+) -> None:
+    """Delete rows from a model: answer one request, write down what was promised, hand out the release.
+
+    Without --epsilon no noise is added and nothing is certified.
+    """
+    expect(bool(forget) != resume, "give exactly one of --forget, with a file of ids, and --resume")
+    ids = inputs.read_ids(forget) if forget else []
+    values = inputs.values(options or ())
+    own = OwnModel(model, data, task, weights, l2, radius, tuple(parameters or ()), train, device)
+    unlearner = own.unlearner(state)
+    if resume:
+        expect(unlearner.pending is not None, f"no request is under way in {state}; give --forget with a file of ids")
+        released = unlearner.resume()
+    else:
+        released = unlearner.forget(ids, method=method, epsilon=epsilon, delta=delta, **values)
+    typer.echo(released.promise)
+    if released.certificate is not None:
+        typer.echo(str(released.certificate))
+    elif epsilon is None and not resume:
+        typer.echo("no certificate: without --epsilon no noise is added")
+    typer.echo(f"entry {released.entry.number} of the ledger in {state}")
+    typer.echo(f"release: {released.folder}")
+
+
+@command()
+def plan(
+    model: ModelOption,
+    data: DataOption,
+    forget: ForgetOption,
+    state: Annotated[Path | None, typer.Option(help="folder that holds the model, where there is one already")] = None,
+    task: TaskOption = "",
+    weights: WeightsOption = None,
+    epsilon: EpsilonOption = None,
+    delta: DeltaOption = 1e-5,
+    l2: L2Option = None,
+    radius: RadiusOption = None,
+    parameters: ParametersOption = None,
+    train: TrainOption = "",
+    device: DeviceOption = "auto",
+) -> None:
+    """What a request would cost and what it would promise. Nothing is released, and no state is begun."""
+    ids = inputs.read_ids(forget)
+    own = OwnModel(model, data, task, weights, l2, radius, tuple(parameters or ()), train, device)
+    unlearner = own.unlearner(state if state is not None and _begun(state) else None)
+    typer.echo(str(unlearner.plan(ids, epsilon=epsilon, delta=delta)))
+
+
+@command()
+def ledger(
+    folder: Annotated[Path, typer.Argument(help="the folder of a ledger or of a state")],
+    delta: Annotated[float | None, typer.Option(help="δ; the budget's if not given, 1e-5 without one")] = None,
+    identity: Annotated[str, typer.Option("--id", help="only the releases whose request named this id")] = "",
+) -> None:
+    """What was released when, and what all releases promise together."""
+    from cdu.unlearning.ledger import Ledger, summary
+
+    typer.echo(summary(Ledger.existing(_ledger_in(folder)), delta, identity))
+
+
+@command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="the folder of a ledger or of a state")],
+    noted: Annotated[str, typer.Option(help="a hash that 'cdu ledger' printed earlier")] = "",
+) -> None:
+    """Whether a ledger, or a state with its releases, is as it was written; exit code 1 where it was changed."""
+    from cdu.unlearning.ledger import Ledger
+
+    last = Ledger.existing(_ledger_in(folder)).check(noted)
+    if _ledger_in(folder) != folder:
+        from cdu.own_model.state import State  # type: ignore[import-not-found, unused-ignore]
+
+        State.open(folder).check()
+    typer.echo(f"{folder} is whole; its last hash is {last}")
+
+
+def _begun(state: Path) -> bool:
+    """Whether a state's folder holds a model already."""
+    return _ledger_in(state) != state
+
+
+def _ledger_in(folder: Path) -> Path:
+    """The folder of a ledger: the given one, or the one inside of a state's."""
+    inner = folder / "ledger"
+    return inner if inner.is_dir() else folder
+
+
+@command()
+def certify(
+    radius: Annotated[float | None, typer.Option(help="C, the radius that weights are projected onto: Δ = 2C")] = None,
+    budget: Annotated[float | None, typer.Option(help="Δ fixed in advance, with retraining as fallback")] = None,
+    delta: Annotated[float, typer.Option(help="δ, for all releases together")] = 1e-5,
+    sigma: Annotated[float | None, typer.Option(help="noise per coordinate: prints the certified ε")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="ε wanted: prints the necessary noise")] = None,
+    releases: Annotated[int, typer.Option(help="k, how many releases ε is for together")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="print the certificate as JSON and nothing else")] = False,
+) -> None:
+    """What a noise certifies, or which noise an ε needs: for weights projected onto a ball, or within a budget.
+
+    An ε of at most 1 is called meaningful and one of at most 10 weak; above, e^ε exceeds 22,000: vacuous.
+    """
+    from cdu import certification
+
+    if (sigma is None) == (epsilon is None):
+        raise CduError("give exactly one of --sigma and --epsilon; the other is computed")
+    if radius is not None and budget is None:
+        bound = certification.trivial_bound(radius)
+    elif budget is not None and radius is None:
+        bound = certification.budget_bound(budget)
+    else:
+        raise CduError("give exactly one of --radius and --budget; it bounds the distance that noise must hide")
+    if epsilon is not None:
+        sigma = certification.required_sigma(bound, epsilon, delta, releases)
+        # What is printed, and typed in again, must certify the ε that was asked for.
+        sigma = sigma if json else _rounded_up(sigma)
+    assert sigma is not None
+    certificate = certification.certify(bound, sigma, delta, releases)
+    if json:
+        typer.echo(certificate.model_dump_json(indent=2))
+        return
+    if epsilon is not None:
+        together = certification.composed_sensitivity(bound.value, releases)
+        # The classical formula has no value at ε = 0.
+        classical = certification.classical_sigma(epsilon, delta, together) if epsilon > 0 else float("inf")
+        typer.echo(f"σ = {sigma:.6g} (classical formula, proved for ε ≤ 1 only: {classical:.6g})")
+    typer.echo(str(certificate))
+
+
+def _rounded_up(sigma: float) -> float:
+    """The least number of six significant digits that is at least ``sigma``."""
+    unit = 10.0 ** (math.floor(math.log10(sigma)) - 5)
+    return math.ceil(sigma / unit) * unit
