@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cdu import convex
     from cdu.certification import Bound, Certificate, certify, required_sigma
     from cdu.data.samples import Samples
     from cdu.errors import CduError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bound", "CduError", "Certificate", "Ledger", "NewtonStep", "Objective", "Problem", "Release", "Retrain", "Samples",
-    "UnlearningResult", "certify", "parameter_vector", "release", "required_sigma",
+    "UnlearningResult", "certify", "convex", "parameter_vector", "release", "required_sigma",
 ]  # fmt: skip
 
 __version__ = version("cdu")
@@ -46,6 +47,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: the command line and the report do without PyTorch."""
+    if name == "convex":
+        return import_module("cdu.convex")
     if name not in _HOMES:
         raise AttributeError(f"module 'cdu' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
