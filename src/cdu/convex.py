@@ -77,7 +77,7 @@ class Linear:
         budget: Δ, fixed before the data were seen. Noise is proportional to it; a smaller one means more work, and
             below what float64 can show nothing is possible.
         ids: Whose row it is: text or whole numbers, several rows may have the same; for a frame also the name of a
-            column. When None, a frame's index, and else "0", "1", and so on.
+            column. When None, a frame's index, and else "0", "1", and so on; a state needs ids or a frame.
         loss: "softmax" for cross-entropy, "squared" for half the squared distance to the one-hot target.
         classes: K. When None one more than the largest label, at least 2; then the number of weights itself depends
             on the rows, so name it where it is known.
@@ -110,6 +110,11 @@ class Linear:
         expect_positive(l2=l2, budget=budget)
         expect(loss in LOSSES, f"the loss is {loss!r}; it is 'softmax' or 'squared'")
         expect(state is not None or cap is None, f"cap = {cap} needs a ledger to be kept to; give a state folder")
+        expect(
+            state is None or ids is not None or hasattr(features, "columns"),
+            "a state knows deleted rows by their ids, and none were given; give ids, since rows' numbers would name "
+            "other rows once some are gone",
+        )
         self._table = as_table(features, labels, ids)
         expect(len(self._table) >= 2, f"there is {len(self._table)} row; a model needs two, to be left with one")
         held = None if state is None else settings_in(state)
