@@ -259,6 +259,17 @@ def test_an_audit_does_not_contradict_the_certificate_and_does_where_the_noise_i
         assert found.contradicts(after.certificate.epsilon) == contradicted
 
 
+def test_an_audit_by_the_model_deletes_nothing_and_finds_what_the_distance_shows():
+    model = linear()
+    found = model.audit([0, 1], 1.0, 1e-6)
+    assert not found.contradicts(1.0)
+    assert model.released is None
+    assert model.audit([0, 1], 1.0, 1e-6, steps=0).mu_low < 0.1
+    # With a budget that is far too small for the step, the trials tell the two apart.
+    model.budget, model._bound = 10.0, budget_bound(1e-5)
+    assert model.audit([0, 1], 1.0, 1e-6, steps=0).contradicts(1.0)
+
+
 def test_single_precision_features_give_the_model_of_the_same_numbers_in_double(monkeypatch):
     silent(monkeypatch)
     rows, labels = data()

@@ -24,10 +24,11 @@ from cdu.certification.rounding import computed
 from cdu.checks import expect, expect_delta, expect_positive
 from cdu.data.samples import Samples
 from cdu.data.table import as_ids, as_table
+from cdu.evaluation.audit import Audit, audit
 from cdu.models.architectures import LogisticRegression
 from cdu.models.losses import squared_error
 from cdu.models.objective import Loss, Objective
-from cdu.seeding import secret_generator
+from cdu.seeding import generator, secret_generator
 from cdu.unlearning.convex_deletions import deletion_steps, distance_at_most
 from cdu.unlearning.convex_training import preconditioner, train
 from cdu.unlearning.linear_release import GRADIENTS, Deleted, Plan, Released
@@ -191,7 +192,7 @@ class Linear:
             if self._state is not None:
                 names = as_ids(ids)
                 entry = self._state.commit(number, names, METHOD, before, after, certificate, self.classes)
-            self._gone |= dict.fromkeys(self._hashed(as_ids(ids)), number)
+            self._gone = self._gone | dict.fromkeys(self._hashed(as_ids(ids)), number)
             self._rows, self._start = left, after
         seconds = time.perf_counter() - began
         released = Deleted(after, self.classes, certificate, entry, fallback, taken, distance, seconds)
@@ -232,6 +233,32 @@ class Linear:
             kept=len(gone) <= len(left) and self._proven(residual, samples, steps) + hidden <= self.budget,
             seconds=GRADIENTS * steps * seconds,
         )
+
+    def audit(
+        self, ids: Sequence[str | int], epsilon: float, delta: float, steps: int = 2, trials: int = 4000, seed: int = 0
+    ) -> Audit:
+        """Try to tell the release of a deletion from a retrained model with the same noise; nothing is deleted.
+
+        The adversary knows both models and looks along the line between them, where the noise is N(0, σ²). It is drawn
+        anew for every trial, from ``seed``, and nothing of it is released.
+
+        Args:
+            ids: Whose rows would go.
+            epsilon: ε.
+            delta: δ.
+            steps: Newton steps at most.
+            trials: Releases, and as many retrained models.
+            seed: Seed of the trials.
+
+        Raises:
+            CduError: As for :meth:`forget`, or there are too few trials.
+        """
+        gone, left = self._parted(ids)
+        sigma = self._sigma(epsilon, delta)
+        released, _, _, _ = self._without(gone, left, steps)
+        retrained = train(self._objective, self._table.samples(left), self.budget).w
+        noise = torch.randn(2, trials, 1, dtype=torch.float64, generator=generator(seed, "audit"))
+        return audit(noise[0] + (released - retrained).norm().item() / sigma, noise[1], delta)
 
     def _resumed(self) -> Tensor:
         """Where the next deletion starts: the last release of the state, without its deleted rows, or the minimiser."""
