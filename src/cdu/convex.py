@@ -67,8 +67,9 @@ class Linear:
     business: μ = √(Σ (Δ/σ_i)²).
 
     Memory: features in float32 or float64 are read where they are and cast to float64 a block at a time. A deletion
-    makes one copy of the rows left, in the features' own type, for as long as it runs. Neither features nor labels may
-    be changed meanwhile.
+    makes one copy of the rows left, in the features' own type, for as long as it runs. Between the products of a Newton
+    step blocks are kept, up to 1 GiB on a CPU (:data:`cdu.models.objective.KEPT_BYTES`). Neither features nor labels
+    may be changed while the object is in use.
 
     Args:
         features: Numbers of shape (n, features), n ≥ 2: a tensor, an array, or a pandas frame. Nothing may have been
