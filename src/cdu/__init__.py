@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cdu import convex
     from cdu.certification import Bound, Certificate, certify, required_sigma
     from cdu.data.samples import Samples
     from cdu.data.source import Data, as_data
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Bound", "CduError", "Certificate", "Data", "Ledger", "NewtonStep", "Objective", "Plan", "Problem", "Release",
     "Released", "Retrain", "Samples", "Task", "Unlearner", "UnlearningResult", "as_data", "ball", "certify",
-    "parameter_vector", "release", "required_sigma", "validate",
+    "convex", "parameter_vector", "release", "required_sigma", "validate",
 ]  # fmt: skip
 
 _HOMES = {
@@ -66,6 +67,8 @@ if not TYPE_CHECKING:
         """Import a public name when it is first used: the command line and the report do without PyTorch."""
         if name == "__version__":
             return import_module("importlib.metadata").version("cdu")
+        if name == "convex":
+            return import_module("cdu.convex")
         if name not in _HOMES:
             raise AttributeError(f"module 'cdu' has no attribute '{name}'")
         return getattr(import_module(_HOMES[name]), name)

@@ -12,6 +12,9 @@ from cdu.models.architectures import LogisticRegression
 from cdu.models.losses import squared_error, weighted_cross_entropy
 from cdu.models.objective import Objective
 
+#: Rows whose norms are taken at once.
+_BLOCK = 2048
+
 
 @dataclass(frozen=True)
 class Constants:
@@ -83,7 +86,9 @@ def gradient_rounding(objective: Objective, w: Tensor, samples: Samples) -> floa
         "give cross_entropy, squared_error or weighted_cross_entropy",
     )
     count, features = samples.inputs.shape
-    norms = (samples.inputs.norm(dim=1).max().item() * (1 + norm_rounding(features)), w.norm().item())
+    # Rows in single precision are cast a block at a time: their norms in single precision would be too small.
+    longest = max(block.double().norm(dim=1).max().item() for block in samples.inputs.split(_BLOCK))
+    norms = (longest * (1 + norm_rounding(features)), w.norm().item())
     unit = UNIT["float64"]
     if objective.loss_function is squared_error:
         return squared_gradient_rounding(*norms, objective.l2, features, count, unit)

@@ -11,6 +11,7 @@ from cdu.curvature.hessian import Hessian
 from cdu.curvature.solution import Preconditioner
 from cdu.data.samples import Samples
 from cdu.errors import CduError
+from cdu.models.losses import squared_error
 from cdu.models.objective import Objective
 
 
@@ -97,25 +98,36 @@ def newton_direction(
     return conjugate_gradient(hessian, gradient, accuracy, max_steps=5000, preconditioner=preconditioner).x
 
 
-def kronecker_preconditioner(objective: Objective, w: Tensor, samples: Samples) -> Preconditioner:
-    """An approximate inverse Hessian of softmax regression: (S ⊗ A + l2·I)⁻¹.
+def kronecker_preconditioner(
+    objective: Objective, w: Tensor, samples: Samples, block: int | None = None
+) -> Preconditioner:
+    """An approximate inverse Hessian of a linear model: (S ⊗ A + l2·I)⁻¹.
 
-    S = mean of diag(p) − ppᵀ over the samples and A = mean of x̃x̃ᵀ; exact if p did not depend on x. It must stay the
-    same during one solve and may be kept over several.
+    A = mean of x̃x̃ᵀ over the samples. For softmax regression S = mean of diag(p) − ppᵀ, and the inverse is exact if p
+    does not depend on x; for the squared error S = I, and it is exact. It must stay the same during one solve and may
+    be kept over several.
 
     Args:
         objective: L of a :class:`~cdu.models.architectures.LogisticRegression`.
         w: Where the probabilities are taken.
         samples: Rows of shape (n, features).
+        block: Rows of which a copy with a column of ones is made at once; all when None, which needs rows that are of
+            the weights' type already.
     """
     probabilities = torch.softmax(objective.outputs(w, samples), dim=1)
     classes, count = probabilities.shape[1], len(samples)
     spread = torch.diag(probabilities.mean(dim=0)) - probabilities.T @ probabilities / count
-    rows = torch.cat([samples.inputs, torch.ones_like(samples.inputs[:, :1])], dim=1)
-    moments = rows.T @ rows / count
+    if objective.loss_function is squared_error:
+        spread = torch.eye(classes, dtype=w.dtype, device=w.device)
+    if block is None:
+        moments = _products(samples.inputs) / count
+    else:
+        moments = torch.zeros((), dtype=w.dtype, device=w.device)
+        for inputs, _ in samples.batches(block):
+            moments = moments + _products(inputs) / count
     (s, left), (a, right) = torch.linalg.eigh(spread), torch.linalg.eigh(moments)
     inverse = 1 / (torch.outer(s.clamp(min=0), a.clamp(min=0)) + objective.l2)
-    features = rows.shape[1] - 1
+    features = moments.shape[1] - 1
 
     def apply(vector: Tensor) -> Tensor:
         weights, bias = vector.split([classes * features, classes])
@@ -124,3 +136,9 @@ def kronecker_preconditioner(objective: Objective, w: Tensor, samples: Samples) 
         return torch.cat([image[:, :-1].reshape(-1), image[:, -1]])
 
     return apply
+
+
+def _products(inputs: Tensor) -> Tensor:
+    """The sum of x̃x̃ᵀ over the rows x̃ = (x, 1)."""
+    rows = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+    return rows.T @ rows

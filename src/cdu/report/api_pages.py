@@ -17,7 +17,7 @@ def api_pages() -> dict[str, str]:
     """
     rooms = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
     beside = [path for path in sorted(PACKAGE.glob("*.py")) if not path.name.startswith("__")]
-    pages = {GROUND: _page("The ground: what every room stands on", beside)}
+    pages = {GROUND: _page("The ground: what every room stands on, and linear models", beside)}
     for room in rooms:
         first = _docstring(room / "__init__.py").splitlines()[0].rstrip(".")
         pages[room.name] = _page(first, _modules(room))

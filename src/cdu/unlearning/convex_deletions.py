@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,19 @@ def deletions(
             is no mean or none whose rounding is known, the model is not linear, or the gradient is not finite, so that
             nothing can be checked.
     """
+    return list(deletion_steps(objective, w_star, retain, forget, steps, budget, preconditioner))
+
+
+def deletion_steps(
+    objective: Objective,
+    w_star: Tensor,
+    retain: Samples,
+    forget: Samples,
+    steps: int,
+    budget: float,
+    preconditioner: Preconditioner | None = None,
+) -> Iterator[Deletion]:
+    """The same one after another: the next step is taken when the next deletion is asked for."""
     expect(objective.l2 > 0, f"l2 = {objective.l2} bounds no distance; train with l2 > 0")
     expect(0 < budget < math.inf, f"budget = {budget} is not a positive finite number")
     expect(steps >= 0, f"steps = {steps} is below 0")
@@ -83,7 +97,7 @@ def deletions(
     expect_fitting(objective, w_star, retain, "retain")
     expect_mean(objective, w_star, retain)
     begin = time.perf_counter()
-    w, found = w_star, []
+    w = w_star
     for taken in range(steps + 1):
         gradient = objective.gradient(w, retain)
         residual = gradient.norm().item()
@@ -92,9 +106,23 @@ def deletions(
             f"the gradient on D_r has the norm {residual} after {taken} Newton steps, so that no budget can be "
             "checked; look for NaN in the weights and the inputs, and retrain",
         )
-        hidden = gradient_rounding(objective, w, retain)
-        distance = (residual * (1 + norm_rounding(len(w))) + hidden) / objective.l2
-        found.append(Deletion(taken, w, residual, distance, distance > budget, time.perf_counter() - begin))
+        distance = distance_at_most(objective, w, retain, residual)
+        yield Deletion(taken, w, residual, distance, distance > budget, time.perf_counter() - begin)
         if taken < steps:
             w = w - newton_direction(objective, w, retain, gradient, 1e-5, preconditioner)
-    return found
+
+
+def distance_at_most(objective: Objective, w: Tensor, samples: Samples, residual: float) -> float:
+    """A bound on the distance of w to the exact minimiser: ‖∇L(w, S)‖/l2, with what rounding may hide of the gradient.
+
+    Args:
+        objective: L of a :class:`~cdu.models.architectures.LogisticRegression`, with l2 > 0.
+        w: The weights, shape (p,), in float64.
+        samples: S.
+        residual: ‖∇L(w, S)‖ as computed.
+
+    Raises:
+        CduError: As for :func:`~cdu.certification.convex.gradient_rounding`.
+    """
+    hidden = gradient_rounding(objective, w, samples)
+    return (residual * (1 + norm_rounding(len(w))) + hidden) / objective.l2
