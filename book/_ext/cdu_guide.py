@@ -25,7 +25,8 @@ COMPUTING = ("numpy", "scikit-learn", "scipy", "torch")
 def code_hash():
     """Hash of what the pages compute with. jupyter-cache looks at the text of their cells alone."""
     package = Path(cdu.__file__).parent
-    parts = [f"{path.relative_to(package)} {path.read_text(encoding='utf-8')}" for path in sorted(package.rglob("*.py"))]
+    modules = sorted(package.rglob("*.py"))
+    parts = [f"{path.relative_to(package)} {path.read_text(encoding='utf-8')}" for path in modules]
     parts += [platform.python_version(), *(f"{name} {version(name)}" for name in COMPUTING)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -52,8 +53,10 @@ def read_anew_with_the_code(app, docname, content):
 def run_in_this_python(app, config):
     """Give pages a kernel of this Python, whatever kernels and startup files the user has."""
     folder = Path(app.outdir).parent / ".kernel"
-    (folder / "kernels" / KERNEL).mkdir(parents=True, exist_ok=True)
-    (folder / "kernels" / KERNEL / "kernel.json").write_text(json.dumps(kernel(folder / "ipython")))
+    specification, profile = folder / "kernels" / KERNEL / "kernel.json", folder / "ipython"
+    for needed in (specification.parent, profile):
+        needed.mkdir(parents=True, exist_ok=True)
+    specification.write_text(json.dumps(kernel(profile)))
     # The first folder in which Jupyter looks for kernels.
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
     config.nb_kernel_rgx_aliases = {"python3": KERNEL}

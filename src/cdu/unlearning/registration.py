@@ -68,7 +68,7 @@ def register(
 
     An experiment that lists ``name`` in its search spaces runs the method in every section on all methods. The class
     takes the hyper-parameters of that space by keyword, and ``epsilon`` and ``delta`` where it adds noise of its own.
-    With the class below, an experiment names ``shrinking: {factor: [0.5, 0.9]}`` among its ``methods.spaces``. The class
+    For the class below that is ``shrinking: {factor: [0.5, 0.9]}`` among the experiment's ``methods.spaces``. The class
     lies in a module of :mod:`cdu.unlearning.methods`, or in one that an installed package names among its entry points
     ``cdu.methods``.
 
