@@ -14,7 +14,17 @@ from cdu.experiments.repository import repository
 # Each builds a small book, with a kernel for every page.
 pytestmark = pytest.mark.slow
 
-FRONT = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n  display_name: Python 3\n  language: python\n---\n\n# Page\n\n"
+FRONT = """---
+file_format: mystnb
+kernelspec:
+  name: python3
+  display_name: Python 3
+  language: python
+---
+
+# Page
+
+"""
 
 
 @pytest.fixture
