@@ -88,8 +88,20 @@ def test_every_run_of_the_batch_has_a_page(built_book):
 
 
 def test_the_contents_name_every_page_that_is_there():
-    there = {path.stem for path in (repository() / "book").glob("*.md")}
+    book = repository() / "book"
+    there = {
+        path.relative_to(book).with_suffix("").as_posix() for path in [*book.glob("*.md"), *book.glob("guide/*.md")]
+    }
     assert there == set(pages(CONTENTS))
+
+
+def test_the_pages_of_the_guide_were_executed(built_book):
+    guide = [page for page in PAGES if page.startswith("guide/")]
+    assert guide
+    for page in guide:
+        content = (built_book / f"{page}.html").read_text()
+        inputs, outputs = (content.count(f'class="cell_{part}') for part in ("input", "output"))
+        assert inputs == 0 or outputs > 0, page
 
 
 def test_every_module_is_in_the_reference():

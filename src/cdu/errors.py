@@ -6,6 +6,14 @@ class CduError(Exception):
 
     The message is one clear sentence: the value that was met, what was expected, and what to do.
     Command-line programs print it without a traceback.
+
+    Example:
+        >>> from cdu.certification import trivial_bound
+        >>> try:
+        ...     trivial_bound(-1)
+        ... except CduError as error:
+        ...     print(error)
+        radius = -1 is not a positive finite number
     """
 
 

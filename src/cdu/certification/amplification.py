@@ -44,6 +44,10 @@ def amplified_distance(shifts: Sequence[float], expansion: float, start: float =
 
     Raises:
         CduError: No step, or an argument outside its range.
+
+    Example:
+        >>> print(f"{amplified_distance([1.0, 1.0, 1.0, 1.0], expansion=1.0):.4f}")
+        2.0000
     """
     expect(len(shifts) > 0, "an amplified distance was asked for 0 steps; at least one must add noise")
     expect_not_negative(expansion=expansion, start=start)

@@ -39,6 +39,11 @@ class Bound(BaseModel):
         covers: What a certificate from this bound is worth, in words.
         rounding: What the arithmetic of the program that computed both models may add to Δ, proven.
         arithmetic: The type of floating-point numbers that ``rounding`` is for; "exact" where no program was named.
+
+    Example:
+        >>> bound = trivial_bound(10)
+        >>> print(bound.name, bound.sensitivity, bound.kind)
+        2C by projection 20.0 certificate
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +79,10 @@ def trivial_bound(radius: float) -> Bound:
 
     Raises:
         CduError: C is not a positive finite number.
+
+    Example:
+        >>> trivial_bound(10).sensitivity
+        20.0
     """
     expect_length(radius=radius)
     return Bound(
@@ -98,6 +107,10 @@ def unprojected_bound(radius: float, step_norm: float) -> Bound:
 
     Raises:
         CduError: An argument outside its range.
+
+    Example:
+        >>> unprojected_bound(10, step_norm=3).sensitivity
+        23.0
     """
     expect_length(radius=radius)
     expect_not_negative(step_norm=step_norm)
@@ -136,6 +149,10 @@ def newton_bound(
 
     Raises:
         CduError: λ + λ_min ≤ 0, where the theorem does not apply, or an argument outside its range.
+
+    Example:
+        >>> newton_bound(radius=10, hessian_lipschitz=0.1, damping=1, smallest_eigenvalue=3).value
+        10.0
     """
     expect_length(radius=radius)
     expect(hessian_lipschitz >= 0, f"hessian_lipschitz = {hessian_lipschitz} is negative; M is at least 0")
@@ -178,6 +195,10 @@ def residual_bound(residual_norm: float, strong_convexity: float, retrained_resi
 
     Raises:
         CduError: An argument outside its range.
+
+    Example:
+        >>> residual_bound(0.25, strong_convexity=0.5).value
+        0.5
     """
     expect_not_negative(residual_norm=residual_norm, retrained_residual_norm=retrained_residual_norm)
     expect_positive(strong_convexity=strong_convexity)
@@ -209,6 +230,10 @@ def budget_bound(budget: float) -> Bound:
 
     Raises:
         CduError: Δ is not a positive finite number.
+
+    Example:
+        >>> budget_bound(1e-3).value
+        0.001
     """
     expect_length(budget=budget)
     return Bound(
@@ -239,6 +264,11 @@ def sequential_bound(steps: Sequence[Bound]) -> Bound:
 
     Raises:
         CduError: No steps, or failure probabilities that add up to 1 or more.
+
+    Example:
+        >>> bound = sequential_bound([trivial_bound(10), trivial_bound(10)])
+        >>> print(bound.value, bound.requests)
+        20.0 2
     """
     expect(len(steps) > 0, "a sequential bound was asked for 0 steps; give one bound for each request")
     requests = sum(step.requests for step in steps)

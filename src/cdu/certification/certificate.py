@@ -48,6 +48,11 @@ class Certificate(BaseModel):
         covers: What the guarantee is worth, in words.
         assumptions: What must be true for the guarantee to hold.
         not_covered: What an adversary may not have seen or known.
+
+    Example:
+        >>> certificate = certify(trivial_bound(10), sigma=100, delta=1e-5)
+        >>> print(f"{certificate.epsilon:.4f}: {certificate.worth}")
+        0.7255: meaningful
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,6 +120,12 @@ def certify(bound: Bound, sigma: float, delta: float, releases: int = 1) -> Cert
 
     Raises:
         CduError: The bound is an indication, ρ reaches δ, δ is above 0.01, or an argument is outside its range.
+
+    Example:
+        >>> print(f"{certify(trivial_bound(10), sigma=100, delta=1e-5).epsilon:.4f}")
+        0.7255
+        >>> print(f"{certify(trivial_bound(10), sigma=100, delta=1e-5, releases=5).epsilon:.4f}")
+        1.7601
     """
     failure, left = _shares(bound, delta, releases)
     expect(
@@ -154,6 +165,13 @@ def required_sigma(bound: Bound, epsilon: float, delta: float, releases: int = 1
 
     Raises:
         CduError: As for :func:`certify`; or Δ = 0, which needs no noise.
+
+    Example:
+        >>> sigma = required_sigma(trivial_bound(10), epsilon=1, delta=1e-5)
+        >>> print(f"{sigma:.4f}")
+        74.6126
+        >>> certify(trivial_bound(10), sigma, delta=1e-5).epsilon <= 1
+        True
     """
     _, left = _shares(bound, delta, releases)
     return gaussian_sigma(epsilon, left, _together(bound, releases))
@@ -172,6 +190,10 @@ def certify_by_projection(sigma: float, delta: float, radius: float) -> Certific
 
     Raises:
         CduError: An argument outside its range.
+
+    Example:
+        >>> print(f"{certify_by_projection(sigma=100, delta=1e-5, radius=10).epsilon:.4f}")
+        0.7255
     """
     return certify(trivial_bound(radius), sigma, delta)
 

@@ -35,6 +35,10 @@ def classical_sigma(epsilon: float, delta: float, sensitivity: float) -> float:
 
     Raises:
         CduError: An argument outside its range.
+
+    Example:
+        >>> print(f"{classical_sigma(1, 1e-5, sensitivity=1):.4f}")
+        4.8448
     """
     expect_positive(epsilon=epsilon, sensitivity=sensitivity)
     expect_delta(delta)
@@ -51,6 +55,10 @@ def classical_epsilon(sigma: float, delta: float, sensitivity: float) -> float:
 
     Raises:
         CduError: An argument outside its range.
+
+    Example:
+        >>> print(f"{classical_epsilon(sigma=10, delta=1e-5, sensitivity=1):.4f}")
+        0.4845
     """
     expect_positive(sigma=sigma, sensitivity=sensitivity)
     expect_delta(delta)
@@ -70,6 +78,10 @@ def gaussian_delta(epsilon: float, sigma: float, sensitivity: float) -> float:
 
     Raises:
         CduError: An argument outside its range.
+
+    Example:
+        >>> print(f"{gaussian_delta(1, sigma=2, sensitivity=1):.6f}")
+        0.006830
     """
     expect_not_negative(epsilon=epsilon)
     return _delta(epsilon, _distance_in_sigmas(sigma, sensitivity))
@@ -88,6 +100,10 @@ def gaussian_epsilon(sigma: float, delta: float, sensitivity: float) -> float:
 
     Raises:
         CduError: An argument outside its range.
+
+    Example:
+        >>> print(f"{gaussian_epsilon(sigma=2, delta=1e-5, sensitivity=1):.4f}")
+        1.9931
     """
     expect_delta(delta)
     mu = _distance_in_sigmas(sigma, sensitivity)
@@ -119,6 +135,10 @@ def gaussian_sigma(epsilon: float, delta: float, sensitivity: float) -> float:
 
     Raises:
         CduError: An argument outside its range, or so small a δ that σ is no finite number.
+
+    Example:
+        >>> print(f"{gaussian_sigma(1, 1e-5, sensitivity=1):.4f}")
+        3.7306
     """
     expect_not_negative(epsilon=epsilon)
     expect_positive(sensitivity=sensitivity)
@@ -158,6 +178,10 @@ def composed_sensitivity(sensitivity: float, releases: int) -> float:
 
     Raises:
         CduError: Δ is not positive, or k is not a whole number of at least 1.
+
+    Example:
+        >>> composed_sensitivity(2.0, releases=9)
+        6.0
     """
     expect_positive(sensitivity=sensitivity)
     expect_count(releases=releases)
@@ -175,6 +199,12 @@ def naive_epsilon(sigma: float, delta: float, sensitivity: float, releases: int)
 
     Raises:
         CduError: An argument outside its range.
+
+    Example:
+        >>> print(f"{naive_epsilon(2, 1e-5, sensitivity=1, releases=9):.4f}")
+        20.1846
+        >>> print(f"{gaussian_epsilon(2, 1e-5, composed_sensitivity(1, releases=9)):.4f}")
+        7.0514
     """
     expect_delta(delta)
     expect_count(releases=releases)

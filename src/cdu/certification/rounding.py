@@ -199,6 +199,12 @@ def computed(bound: Bound, arithmetic: Arithmetic, rounding: float) -> Bound:
 
     Raises:
         CduError: The allowance is not a finite number of at least 0.
+
+    Example:
+        >>> from cdu.certification import budget_bound
+        >>> bound = computed(budget_bound(1e-3), "float64", rounding=1e-9)
+        >>> print(bound.arithmetic, f"{bound.sensitivity:.9f}")
+        float64 0.001000001
     """
     expect_not_negative(rounding=rounding)
     return bound.model_copy(update={"rounding": rounding, "arithmetic": arithmetic})

@@ -42,6 +42,18 @@ def conjugate_gradient(
     Raises:
         SolverError: A direction of negative curvature was met, which proves that H + λI is indefinite. Meeting none
             proves nothing: a negative eigenvalue whose eigenvector v hardly contains can be missed.
+
+    Example:
+        The mean of (w − y)² over targets y has the second derivative 2:
+
+        >>> from torch import nn
+        >>> from torch.nn.functional import mse_loss
+        >>> from cdu import Objective, Samples
+        >>> objective = Objective(nn.Linear(1, 1, bias=False), mse_loss)
+        >>> samples = Samples(torch.ones(2, 1), torch.tensor([[1.0], [3.0]]))
+        >>> operator = Hessian(objective, torch.tensor([5.0]), samples) + 0.5
+        >>> print(f"{conjugate_gradient(operator, torch.tensor([4.0])).x.item():.4f}")
+        1.6000
     """
     if is_zero(vector):
         return zero_solution(vector)

@@ -42,6 +42,13 @@ def extreme_eigenvalues(
 
     Raises:
         CduError: Lanczos did not converge.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([1.0, 2.0, 5.0, 9.0], dtype=torch.float64))
+        >>> like = torch.zeros(4, dtype=torch.float64)
+        >>> low, high = extreme_eigenvalues(matrix.matmul, like, torch.Generator().manual_seed(0))
+        >>> print(f"{low.value:.4f} {high.value:.4f}")
+        1.0000 9.0000
     """
     low, high = _lanczos(product, like, generator, tolerance, subspace, 2, "BE")
     return low, high
@@ -58,6 +65,12 @@ def spectral_norm(product: Product, like: Tensor, generator: torch.Generator, to
 
     Raises:
         CduError: Lanczos did not converge.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([1.0, 2.0, 5.0, 9.0], dtype=torch.float64))
+        >>> norm = spectral_norm(matrix.matmul, torch.zeros(4, dtype=torch.float64), torch.Generator().manual_seed(0))
+        >>> print(f"{norm:.4f}")
+        9.0000
     """
     (found,) = _lanczos(product, like, generator, tolerance, 12, 1, "LM")
     return abs(found.value)
@@ -116,6 +129,13 @@ def lanczos(
 
     Returns:
         V as rows of shape (k, p), and the diagonal, shape (k,), and off-diagonal, shape (k − 1,), in float64.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([1.0, 2.0, 5.0, 9.0], dtype=torch.float64))
+        >>> start = torch.ones(4, dtype=torch.float64)
+        >>> basis, diagonal, off = lanczos(matrix.matmul, start, steps=2)
+        >>> print(tuple(basis.shape), f"{diagonal[0]:.4f}")
+        (2, 4) 4.2500
     """
     basis = start.new_empty(steps, len(start))
     diagonal: list[float] = []

@@ -44,6 +44,12 @@ class Samples:
     Raises:
         CduError: Inputs and targets do not belong together, are no numbers, inputs are neither floats nor tokens nor
             images of bytes, or there is another number of ids.
+
+    Example:
+        >>> import torch
+        >>> samples = Samples(torch.rand(5, 3), torch.tensor([0, 1, 0, 1, 1]))
+        >>> print(len(samples), len(samples.subset(torch.tensor([4, 0]))))
+        5 2
     """
 
     inputs: Tensor
@@ -231,6 +237,12 @@ def from_dataset(dataset: Any, limit: int | None = None, dtype: torch.dtype = to
 
     Raises:
         CduError: The dataset has no rows by number, or they are no pairs of tensors of one shape.
+
+    Example:
+        >>> import torch
+        >>> samples = from_dataset([(torch.rand(3), 0), (torch.rand(3), 1)])
+        >>> print(tuple(samples.inputs.shape), samples.targets.tolist())
+        (2, 3) [0, 1]
     """
     expect_map_style(dataset)
     expect(limit is None or limit >= 1, f"limit = {limit} is below 1; give None for all rows")

@@ -152,6 +152,15 @@ def audit(release: Tensor, reference: Tensor, delta: float) -> Audit:
     Raises:
         CduError: Unequal shapes, fewer than :data:`FEWEST` trials, something that is not finite, or trials that differ
             without any noise, or beyond the range of their type: no bound would be found where ε is infinite.
+
+    Example:
+        Two thousand trials of Gaussian noise at a distance of three standard deviations:
+
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> reference = torch.randn(2000, 1, generator=generator, dtype=torch.float64)
+        >>> release = 3 + torch.randn(2000, 1, generator=generator, dtype=torch.float64)
+        >>> audit(release, reference, delta=1e-5).contradicts(1.0)
+        True
     """
     expect(
         release.dtype == reference.dtype and release.dtype in (torch.float32, torch.float64),

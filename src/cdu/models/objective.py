@@ -31,7 +31,12 @@ KEPT_BYTES = {"cpu": 2**30, "cuda": 2**33}
 
 
 def parameter_vector(model: nn.Module) -> Tensor:
-    """A copy of a module's parameters as one flat vector, in the order of ``named_parameters``."""
+    """A copy of a module's parameters as one flat vector, in the order of ``named_parameters``.
+
+    Example:
+        >>> parameter_vector(nn.Linear(3, 2)).shape
+        torch.Size([8])
+    """
     return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
 
 
@@ -65,6 +70,12 @@ class Objective:
     Raises:
         CduError: A parameter is frozen, parameters differ in type, an embedding changes its weights, or ``l2`` or
             ``chunk`` is outside its range.
+
+    Example:
+        >>> objective = Objective(nn.Linear(1, 1, bias=False), nn.functional.mse_loss)
+        >>> samples = Samples(torch.ones(2, 1), torch.tensor([[1.0], [3.0]]))
+        >>> objective.gradient(torch.tensor([5.0]), samples)
+        tensor([6.])
     """
 
     def __init__(

@@ -65,6 +65,12 @@ def project(w: Tensor, radius: float) -> Tensor:
     """The point of the ball ‖w‖₂ ≤ ``radius`` nearest to ``w``, up to rounding towards the inside.
 
     Weights inside are returned as they are, so that projecting twice changes nothing.
+
+    Example:
+        >>> project(torch.tensor([3.0, 4.0], dtype=torch.float64), radius=10)
+        tensor([3., 4.], dtype=torch.float64)
+        >>> print(f"{project(torch.tensor([3.0, 4.0]), radius=1).norm():.4f}")
+        1.0000
     """
     norm = w.double().norm().item()
     if norm <= radius:

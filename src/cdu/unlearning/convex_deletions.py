@@ -70,6 +70,21 @@ def deletions(
         CduError: l2 or the budget is not positive, a sample is in both sets, the weights are not in float64, the loss
             is no mean or none whose rounding is known, the model is not linear, or the gradient is not finite, so that
             nothing can be checked.
+
+    Example:
+        A linear model, trained by Newton steps, from which one of 40 samples is deleted:
+
+        >>> from cdu.models.architectures import LogisticRegression
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> inputs = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+        >>> samples = Samples(inputs, (inputs[:, 0] > 0).long(), dtype=torch.float64)
+        >>> objective = Objective(LogisticRegression(3, 2).double(), l2=0.1)
+        >>> w = torch.zeros(8, dtype=torch.float64)
+        >>> for _ in range(10):
+        ...     w = w - newton_direction(objective, w, samples, objective.gradient(w, samples), 1e-5)
+        >>> retain, forget = samples.subset(torch.arange(39)), samples.subset(torch.tensor([39]))
+        >>> [deletion.fallback for deletion in deletions(objective, w, retain, forget, steps=2, budget=1e-3)]
+        [True, False, False]
     """
     return list(deletion_steps(objective, w_star, retain, forget, steps, budget, preconditioner))
 

@@ -59,11 +59,19 @@ if TYPE_CHECKING:
 class Ledger:
     """A folder that says which releases were made and what they promise together.
 
-    Example::
-
-        ledger = Ledger("ledger", cap=(1.0, 1e-5))  # begun where there is none
-        released = release(problem, method, sigma=0.5, ledger=ledger, ids=["user 17", "user 23"])
-        print(ledger.spent(1e-5))
+    Example:
+        >>> import torch
+        >>> from cdu.certification import certify, trivial_bound
+        >>> ledger = Ledger("ledger", cap=(1.0, 1e-5))  # begun where there is none
+        >>> certificate = certify(trivial_bound(10), sigma=100, delta=1e-5)
+        >>> before, after = torch.zeros(3), torch.ones(3)
+        >>> entry = ledger.record(["user 17", "user 23"], "Newton step", before, after, certificate)
+        >>> print(ledger.spent(1e-5))
+        ε = 0.7255 at δ = 1e-05 (μ = 0.2, ρ = 0)
+        >>> weaker = certify(trivial_bound(10), sigma=20, delta=1e-5)
+        >>> ledger.record(["user 5"], "Newton step", before, after, weaker)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        cdu.errors.CduError: ledger has the budget ε = 1 at δ = 1e-05, of which ε = 0.7255 is spent, and this ...
 
     An entry is written before its release may leave: a crash between the two counts as spent.
 

@@ -34,6 +34,18 @@ class Problem:
         stopped: ``stopped(epochs)`` is the original model as it was after so many epochs.
         shared: Whatever methods compute from D_r and D_u alone and can use again, by a name that they agree on; a
             changed problem begins with none.
+
+    Example:
+        One weight, the mean of the targets 1, 2, 3 and 6, of which the 6 is deleted:
+
+        >>> from torch import nn
+        >>> from torch.nn.functional import mse_loss
+        >>> objective = Objective(nn.Linear(1, 1, bias=False), mse_loss)
+        >>> retain = Samples(torch.ones(3, 1), torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> forget = Samples(torch.ones(1, 1), torch.tensor([[6.0]]))
+        >>> problem = Problem(objective, torch.tensor([3.0]), retain, forget, radius=5, retrain=None, seed=0)
+        >>> print(len(problem.everything), problem.objective.gradient(problem.w_star, problem.everything))
+        4 tensor([0.])
     """
 
     objective: Objective
@@ -99,6 +111,11 @@ class UnlearningResult:
             otherwise.
         training_seconds: Wall time of training on D as the method's proof needs it; not part of ``seconds``.
         note: What else a reader should know, in words.
+
+    Example:
+        >>> result = UnlearningResult(torch.tensor([2.0]), seconds=0.5)
+        >>> print(result.w.item(), result.bound, result.certificate)
+        2.0 None None
     """
 
     w: Tensor

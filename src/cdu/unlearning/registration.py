@@ -67,18 +67,21 @@ def register(
     """Decorate a method's class, so that experiments can name it.
 
     An experiment that lists ``name`` in its search spaces runs the method in every section on all methods. The class
-    takes the hyper-parameters of that space by keyword, and ``epsilon`` and ``delta`` where it adds noise of its own::
+    takes the hyper-parameters of that space by keyword, and ``epsilon`` and ``delta`` where it adds noise of its own.
+    For the class below that is ``shrinking: {factor: [0.5, 0.9]}`` among the experiment's ``methods.spaces``. The class
+    lies in a module of :mod:`cdu.unlearning.methods`, or in one that an installed package names among its entry points
+    ``cdu.methods``.
 
-        @register("shrinking")
-        class Shrinking:
-            def __init__(self, factor: float) -> None:
-                self.factor = factor
-
-            def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
-                return UnlearningResult(self.factor * problem.w_star, 0.0)
-
-    and ``shrinking: {factor: [0.5, 0.9]}`` among the experiment's ``methods.spaces``. The class lies in a module of
-    :mod:`cdu.unlearning.methods`, or in one that an installed package names among its entry points ``cdu.methods``.
+    Example:
+        >>> @register("shrinking")
+        ... class Shrinking:
+        ...     def __init__(self, factor: float) -> None:
+        ...         self.factor = factor
+        ...
+        ...     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
+        ...         return UnlearningResult(self.factor * problem.w_star, seconds=0.0)
+        >>> REGISTERED["shrinking"].traits.certified
+        False
 
     Args:
         name: Its name in experiments, records and tables.

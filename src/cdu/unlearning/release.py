@@ -36,6 +36,11 @@ class Release:
         objective: L with the buffers that belong to the released model.
         certificate: What it guarantees; None where no noise was added.
         update: The method's own result and cost, before projection and noise.
+
+    Example:
+        >>> update = UnlearningResult(torch.tensor([2.0]), seconds=0.5)
+        >>> Release(update.w, Objective(nn.Linear(1, 1, bias=False)), None, update).promise
+        'none: no noise'
     """
 
     w: Tensor
@@ -86,10 +91,15 @@ def release(
         ids: For the ledger: whom the request names, such as users' numbers. The ledger keeps their salted hashes.
         retraining: What retraining would take, in words or in seconds, which such a refusal then says.
 
-    Example with a ledger whose budget is ε = 1 at δ = 1e-5 for all releases together::
-
-        ledger = Ledger("ledger", cap=(1.0, 1e-5))
-        released = release(problem, NewtonStep(damping=10), sigma=200, ledger=ledger, ids=["user 17", "user 23"])
+    Example:
+        >>> from cdu import NewtonStep
+        >>> retain = Samples(torch.ones(3, 1), torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> forget = Samples(torch.ones(1, 1), torch.tensor([[6.0]]))
+        >>> objective = Objective(nn.Linear(1, 1, bias=False), nn.functional.mse_loss)
+        >>> problem = Problem(objective, torch.tensor([3.0]), retain, forget, radius=5, retrain=None, seed=0)
+        >>> ledger = Ledger("ledger", cap=(1.0, 1e-5))  # ε = 1 at δ = 1e-5 for all releases together
+        >>> release(problem, NewtonStep(damping=1), sigma=100, ledger=ledger, ids=["user 17"]).promise
+        'ε = 0.3407, δ = 1e-05: meaningful'
 
     Raises:
         CduError: No method could answer (:func:`~cdu.unlearning.problem.expect_answerable`), σ and ε are both given, σ

@@ -56,6 +56,20 @@ class NewtonStep:
 
     Raises:
         CduError: There is no such solver or form, LiSSA has no constants, or ``damping`` is not a number of at least 0.
+
+    Example:
+        One weight, the mean of the targets 1, 2, 3 and 6, of which the 6 is deleted. For a quadratic loss the step is
+        exact without damping:
+
+        >>> from torch import nn
+        >>> from torch.nn.functional import mse_loss
+        >>> from cdu import Objective, Problem, Samples
+        >>> objective = Objective(nn.Linear(1, 1, bias=False), mse_loss)
+        >>> retain = Samples(torch.ones(3, 1), torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> forget = Samples(torch.ones(1, 1), torch.tensor([[6.0]]))
+        >>> problem = Problem(objective, torch.tensor([3.0]), retain, forget, radius=5, retrain=None, seed=0)
+        >>> print(f"{NewtonStep(damping=0)(problem, torch.Generator()).w.item():.4f}")
+        2.0000
     """
 
     by_projection = True
