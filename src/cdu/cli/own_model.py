@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,8 @@ from cdu.errors import CduError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from cdu.own_model.unlearner import Unlearner
 
 #: What the commands that build an engineer's model take.
 ModelOption = Annotated[str, typer.Option("--model", help="module:function that gives the module, without its weights")]
@@ -37,7 +39,17 @@ ParametersOption = Annotated[
     list[str] | None,
     typer.Option("--parameters", help="pattern of the parameters that are trained, as 'head.*'; may be repeated"),
 ]
-TrainOption = Annotated[str, typer.Option("--train", help="module:function that retrains, for methods that need it")]
+FixedOption = Annotated[
+    bool | None,
+    typer.Option("--fixed-saw-data/--fixed-never-saw-data", help="whether all other parameters learned from the data"),
+]
+CapOption = Annotated[
+    float | None, typer.Option("--cap", help="ε that all releases together keep to, at --delta; fixed for a state")
+]
+TrainOption = Annotated[str, typer.Option("--train", help="module:function that trains anew: train(data, seed)")]
+SecondsOption = Annotated[
+    float | None, typer.Option("--training-seconds", min=0, help="how long training takes, for the plan")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 
 #: What Ctrl-C leaves of ``cdu unlearn``.
@@ -58,10 +70,13 @@ class OwnModel:
     l2: float | None = None
     radius: float | None = None
     parameters: tuple[str, ...] = ()
+    fixed_saw_data: bool | None = None
+    cap: tuple[float, float] | None = None
     train: str = ""
+    training_seconds: float | None = None
     device: str = "auto"
 
-    def unlearner(self, state: Path | None) -> Any:
+    def unlearner(self, state: Path | None) -> "Unlearner":
         """The ``Unlearner`` of this model: begun, or going on where the state's folder holds a model.
 
         Args:
@@ -73,24 +88,42 @@ class OwnModel:
         import torch
 
         from cdu.experiments.device import pick_device
-        from cdu.own_model.unlearner import Unlearner  # type: ignore[import-not-found, unused-ignore]
+        from cdu.own_model.unlearner import Unlearner
 
         device = pick_device(self.device)
         module = inputs.model(self.model)
         self._give_weights(module, state)
         kind = next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
-        given = {
-            "l2": self.l2,
-            "radius": self.radius,
-            "parameters": self.parameters[0] if len(self.parameters) == 1 else self.parameters or None,
-            "state": state,
-            "train": inputs.named(self.train, "--train") if self.train else None,
-        }
+        l2, radius, parameters, fixed_saw_data = self._settings(state)
         return Unlearner(
             module.to(device),
             inputs.task(self.task),
             inputs.data(self.data).to(device, kind),
-            **{name: value for name, value in given.items() if value is not None},
+            l2=l2,
+            radius=radius,
+            parameters=parameters,
+            fixed_saw_data=fixed_saw_data,
+            state=state,
+            cap=self.cap,
+            train=inputs.named(self.train, "--train") if self.train else None,
+            training_seconds=self.training_seconds,
+        )
+
+    def _settings(self, state: Path | None) -> tuple[float, float, tuple[str, ...], bool | None]:
+        """What was typed; what was not is what the state was begun with, or the default."""
+        l2, radius, fixed = 0.0, math.inf, None
+        parameters: tuple[str, ...] = ("*",)
+        if state is not None and _begun(state):
+            from cdu.own_model.state import State
+
+            kept = State.open(state).settings
+            l2, parameters, fixed = kept.l2, kept.parameters, kept.fixed_saw_data
+            radius = math.inf if kept.radius is None else kept.radius
+        return (
+            l2 if self.l2 is None else self.l2,
+            radius if self.radius is None else self.radius,
+            self.parameters or parameters,
+            fixed if self.fixed_saw_data is None else self.fixed_saw_data,
         )
 
     def _give_weights(self, module: "nn.Module", state: Path | None) -> None:
@@ -105,7 +138,7 @@ class OwnModel:
             return
         inputs.load_weights(module, self.weights)
         if state is not None and _begun(state):
-            from cdu.own_model.state import State  # type: ignore[import-not-found, unused-ignore]
+            from cdu.own_model.state import State
 
             expect(
                 inputs.same_weights(module, State.open(state).weights()),
@@ -131,6 +164,8 @@ def unlearn(
     l2: L2Option = None,
     radius: RadiusOption = None,
     parameters: ParametersOption = None,
+    fixed_saw_data: FixedOption = None,
+    cap: CapOption = None,
     train: TrainOption = "",
     device: DeviceOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="finish the request that an interruption left")] = False,
@@ -142,18 +177,28 @@ def unlearn(
     expect(bool(forget) != resume, "give exactly one of --forget, with a file of ids, and --resume")
     ids = inputs.read_ids(forget) if forget else []
     values = inputs.values(options or ())
-    own = OwnModel(model, data, task, weights, l2, radius, tuple(parameters or ()), train, device)
+    own = OwnModel(
+        model,
+        data,
+        task,
+        weights,
+        l2,
+        radius,
+        tuple(parameters or ()),
+        fixed_saw_data,
+        None if cap is None else (cap, delta),
+        train,
+        device=device,
+    )
     unlearner = own.unlearner(state)
     if resume:
         expect(unlearner.pending is not None, f"no request is under way in {state}; give --forget with a file of ids")
         released = unlearner.resume()
     else:
         released = unlearner.forget(ids, method=method, epsilon=epsilon, delta=delta, **values)
-    typer.echo(released.promise)
-    if released.certificate is not None:
-        typer.echo(str(released.certificate))
-    elif epsilon is None and not resume:
-        typer.echo("no certificate: without --epsilon no noise is added")
+    typer.echo(released.promise if released.certificate is None else str(released.certificate))
+    if released.note:
+        typer.echo(released.note)
     typer.echo(f"entry {released.entry.number} of the ledger in {state}")
     typer.echo(f"release: {released.folder}")
 
@@ -166,17 +211,31 @@ def plan(
     state: Annotated[Path | None, typer.Option(help="folder that holds the model, where there is one already")] = None,
     task: TaskOption = "",
     weights: WeightsOption = None,
-    epsilon: EpsilonOption = None,
+    epsilon: Annotated[float, typer.Option("--epsilon", help="ε of this release")] = 1.0,
     delta: DeltaOption = 1e-5,
     l2: L2Option = None,
     radius: RadiusOption = None,
     parameters: ParametersOption = None,
+    fixed_saw_data: FixedOption = None,
     train: TrainOption = "",
+    training_seconds: SecondsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """What a request would cost and what it would promise. Nothing is released, and no state is begun."""
     ids = inputs.read_ids(forget)
-    own = OwnModel(model, data, task, weights, l2, radius, tuple(parameters or ()), train, device)
+    own = OwnModel(
+        model,
+        data,
+        task,
+        weights,
+        l2,
+        radius,
+        tuple(parameters or ()),
+        fixed_saw_data,
+        train=train,
+        training_seconds=training_seconds,
+        device=device,
+    )
     unlearner = own.unlearner(state if state is not None and _begun(state) else None)
     typer.echo(str(unlearner.plan(ids, epsilon=epsilon, delta=delta)))
 
@@ -201,11 +260,12 @@ def check(
     """Whether a ledger, or a state with its releases, is as it was written; exit code 1 where it was changed."""
     from cdu.unlearning.ledger import Ledger
 
-    last = Ledger.existing(_ledger_in(folder)).check(noted)
-    if _ledger_in(folder) != folder:
-        from cdu.own_model.state import State  # type: ignore[import-not-found, unused-ignore]
+    if _begun(folder):
+        from cdu.own_model.state import State
 
-        State.open(folder).check()
+        last = State.open(folder).check(noted)
+    else:
+        last = Ledger.existing(folder).check(noted)
     typer.echo(f"{folder} is whole; its last hash is {last}")
 
 

@@ -109,6 +109,8 @@ class Unlearner:
         self._temporary = None if state is not None else tempfile.TemporaryDirectory(prefix="cdu-unlearner-")
         folder = Path(state) if state is not None else Path(str(self._temporary and self._temporary.name)) / "state"
         self._state = self._begun(folder, cap)
+        if self._state.number == 0:
+            self._expect_inside()
 
     @classmethod
     def load(
@@ -349,17 +351,19 @@ class Unlearner:
             fixed_saw_data=recipe.fixed_saw_data,
             delta=1e-5 if cap is None else cap[1],
         )
-        state = State.begin_or_open(folder, settings, self._template.state_dict(), cap)
-        objective = recipe.task.objective(self._template, self._given, parameters=recipe.parameters)
+        return State.begin_or_open(folder, settings, self._template.state_dict(), cap)
+
+    def _expect_inside(self) -> None:
+        """Refuse an original outside the ball; a release may lie outside, where its noise led it."""
+        recipe = self.recipe
+        objective = recipe.task.objective(self.model, self._given, parameters=recipe.parameters)
         norm = parameter_vector(objective.model).double().norm().item()
-        # Noise leads out of the ball, so that only the original is looked at.
         expect(
-            state.number > 0 or norm <= recipe.radius * (1 + 1e-5),
+            norm <= recipe.radius * (1 + 1e-5),
             f"the weights have the norm {norm:.6g}, above radius = {recipe.radius:g}: training did not project onto "
             "that ball, so that no bound of it holds for the retrained model; give the radius that training projected "
             "onto, or none",
         )
-        return state
 
     def _rows(self, left: Data, ids: Sequence[str | int]) -> NDArray[np.int64]:
         """The rows of ids, none of which may be gone."""
