@@ -72,7 +72,7 @@ class OwnModel:
         """
         import torch
 
-        from cdu.experiments.device import pick_device
+        from cdu.models.precision import pick_device
         from cdu.own_model.unlearner import Unlearner  # type: ignore[import-not-found, unused-ignore]
 
         device = pick_device(self.device)
