@@ -12,13 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cdu.evaluation.accuracy import accuracy
-from cdu.experiments.device import pick_device
 from cdu.experiments.experiment import load_experiment
 from cdu.experiments.method_results import MethodResults
 from cdu.experiments.repository import repository
 from cdu.experiments.setup import Setup
 from cdu.models import architectures
 from cdu.models.objective import parameter_vector
+from cdu.models.precision import pick_device
 from cdu.seeding import generator
 from cdu.unlearning.problem import UnlearningResult
 from cdu.unlearning.registry import build

@@ -29,11 +29,11 @@ from torch.autograd import forward_ad
 from cdu import storage
 from cdu.data.samples import Dataset, Samples
 from cdu.evaluation.timing import operations
-from cdu.experiments.device import channels_last, matrix_rate, pick_device, training_operations
+from cdu.experiments.device import channels_last, matrix_rate, training_operations
 from cdu.models import architectures, precision
 from cdu.models.cuda_graph import replayed
 from cdu.models.objective import Linearised, Objective, parameter_vector
-from cdu.models.precision import Precision
+from cdu.models.precision import Precision, pick_device
 from cdu.models.settings import ModelSettings
 from cdu.models.training import Adam, Step
 

@@ -13,11 +13,11 @@ import torch
 from cdu import storage
 from cdu.data import datasets
 from cdu.evaluation.accuracy import accuracy
-from cdu.experiments.device import channels_last, pick_device
+from cdu.experiments.device import channels_last
 from cdu.experiments.experiment import load_experiment
 from cdu.models import architectures, precision
 from cdu.models.objective import Objective
-from cdu.models.precision import Precision
+from cdu.models.precision import Precision, pick_device
 from cdu.models.settings import ModelSettings
 from cdu.models.training import train
 

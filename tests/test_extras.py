@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, req
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from safetensors.torch import save_model
+from torch import nn
 
 import cdu
 from cdu.experiments.repository import repository
@@ -174,6 +176,57 @@ def test_what_needs_the_extra_says_so_in_one_sentence(arguments, tmp_path):
     sentence = f"cdu: 'cdu {arguments[0]}' needs the packages of the extra 'report': pip install 'cdu[report]' (there"
     assert done.stderr.startswith(sentence)
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow  # imports PyTorch in another process
+def test_a_plan_is_made_without_the_extra(tmp_path):
+    stand_ins = """
+from types import ModuleType
+
+class Data:
+    def to(self, device, dtype):
+        return self
+
+class Task:
+    def __init__(self, loss, kind):
+        pass
+
+class Unlearner:
+    def __init__(self, *parts, **options):
+        pass
+
+    def plan(self, ids, **options):
+        return f"a plan for {ids}"
+
+for module, name, value in (
+    ("cdu.data.source", "Data", Data),
+    ("cdu.data.source", "as_data", None),
+    ("cdu.own_model.task", "Task", Task),
+    ("cdu.own_model.unlearner", "Unlearner", Unlearner),
+):
+    setattr(sys.modules.setdefault(module, ModuleType(module)), name, value)
+
+from cdu.cli import main
+main()
+"""
+    (tmp_path / "extrashop.py").write_text(
+        "from torch import nn\nfrom cdu.data.source import Data\nbuild = lambda: nn.Linear(3, 2)\nrows = Data()\n"
+    )
+    (tmp_path / "ids.txt").write_text("7\n")
+    save_model(nn.Linear(3, 2), tmp_path / "w.safetensors")
+    line = [
+        "plan",
+        "--model",
+        "extrashop:build",
+        "--data",
+        "extrashop:rows",
+        "--weights",
+        "w.safetensors",
+        "--forget",
+        "ids.txt",
+    ]
+    done = with_the_core_alone(stand_ins, *line, folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a plan for ['7']\n", "")
 
 
 def test_fetching_a_dataset_says_so_too(tmp_path):

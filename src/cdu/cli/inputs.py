@@ -76,7 +76,7 @@ def data(reference: str) -> Any:
     Raises:
         CduError: There is no such name, or ``as_data`` refuses what it stands for.
     """
-    from cdu.data.source import Data, as_data  # type: ignore[import-not-found, unused-ignore]
+    from cdu.data.source import Data, as_data
 
     found = named(reference, "--data")
     given = found() if callable(found) else found
@@ -91,7 +91,7 @@ def task(reference: str) -> Any:
     """
     from torch.nn.functional import cross_entropy
 
-    from cdu.own_model.task import Task  # type: ignore[import-not-found, unused-ignore]
+    from cdu.own_model.task import Task
 
     if not reference:
         return Task(cross_entropy, kind="classes")

@@ -87,7 +87,7 @@ class OwnModel:
         """
         import torch
 
-        from cdu.experiments.device import pick_device
+        from cdu.models.precision import pick_device
         from cdu.own_model.unlearner import Unlearner
 
         device = pick_device(self.device)

@@ -1,4 +1,4 @@
-"""The device: which one, how it is prepared, and how fast it multiplies."""
+"""The device: how it is prepared, and how fast it multiplies."""
 
 import time
 from dataclasses import replace
@@ -8,28 +8,9 @@ import torch
 
 from cdu.curvature.solution import synchronise
 from cdu.data.samples import Dataset, Samples
-from cdu.errors import CduError
 from cdu.experiments.setup import Setup
 from cdu.models.objective import Objective, parameter_vector
 from cdu.models.precision import Precision, arithmetic_of, configure, training
-
-
-def pick_device(wanted: str = "auto") -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU; any other name is taken as PyTorch's.
-
-    Raises:
-        CduError: CUDA was asked for by name and is not there, or the name is unknown.
-    """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise CduError(f"unknown device '{wanted}': use 'auto', 'cpu' or 'cuda'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CduError("device 'cuda' was asked for, but PyTorch finds no CUDA device here; use 'auto' or 'cpu'")
-    return device
-
 
 #: Networks whose images are laid out with the channels last, which makes convolutions faster on CPU and GPU.
 CONVOLUTIONAL = ("allcnn", "resnet18")

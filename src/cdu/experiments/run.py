@@ -21,7 +21,7 @@ from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.evaluation.accuracy import accuracy
 from cdu.evaluation.readings import Reading, Refusal, outcome
-from cdu.experiments.device import pick_device, prepare
+from cdu.experiments.device import prepare
 from cdu.experiments.experiment import default_experiment, load_experiment
 from cdu.experiments.metrics import quantity
 from cdu.experiments.parameters import parameters
@@ -42,6 +42,7 @@ from cdu.experiments.records import (
 from cdu.experiments.repository import repository
 from cdu.experiments.sections import REVISIONS, section_hash, section_settings
 from cdu.experiments.setup import Setup
+from cdu.models.precision import pick_device
 from cdu.seeding import generator
 from cdu.settings import digest
 from cdu.unlearning.problem import Method, Problem, UnlearningResult

@@ -1,4 +1,4 @@
-"""In which precision a device computes: training in its own, everything else in full single precision.
+"""Which device computes, and in which precision: training in its own, everything else in full single precision.
 
 A run calls :func:`configure` first, which sets full single precision; what it returns stands in the record beside the
 device. :func:`training` and :func:`forward` set the precision of training for a block of code, then restore the other.
@@ -11,10 +11,29 @@ from typing import Literal
 
 import torch
 
+from cdu.errors import CduError
+
 #: What products and convolutions of training are computed in. "tf32" rounds their factors to 10 bits of mantissa. With
 #: "bf16" the forward pass runs in 8 bits where PyTorch's autocast deems that safe; weights, the loss, Adam, BatchNorm's
 #: statistics and the projection stay in single precision. Sums are taken in 32 bits either way.
 Precision = Literal["float32", "tf32", "bf16"]
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU; any other name is taken as PyTorch's.
+
+    Raises:
+        CduError: CUDA was asked for by name and is not there, or the name is unknown.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise CduError(f"unknown device '{wanted}': use 'auto', 'cpu' or 'cuda'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CduError("device 'cuda' was asked for, but PyTorch finds no CUDA device here; use 'auto' or 'cpu'")
+    return device
 
 
 @dataclass(frozen=True)
