@@ -85,13 +85,13 @@ def test_every_source_gives_the_same_rows(on_disk):
             samples = part.samples()
             assert samples.ids.tolist() == part.rows.tolist()
             assert samples.targets.tolist() == LABELS[part.rows].tolist()
-            found = part.fetch(torch.from_numpy(part.rows))
+            found = part.numbered_inputs(torch.from_numpy(part.rows))
             assert np.array_equal(found.numpy(), VALUES[part.rows]), name
             if part.is_plain:
                 assert torch.equal(samples.inputs, found)
             else:
                 assert samples.inputs.tolist() == part.rows.tolist()
-            inputs, targets = part.to(dtype=torch.float32).batch(torch.tensor([2, 2]))
+            inputs, targets = part.to(dtype=torch.float32).numbered_batch(torch.tensor([2, 2]))
             assert torch.equal(inputs, torch.tensor(VALUES[[2, 2]]).float())
             assert targets.tolist() == [1, 1]
 
@@ -129,7 +129,7 @@ def test_a_memory_map_is_neither_copied_nor_read_whole(tmp_path):
     tracemalloc.start()
     data = as_data(array, np.zeros(shape[0], dtype=np.int64))
     part = data.without(["5"]).subset(np.arange(0, 19_999, 2)).to(dtype=torch.float64)
-    row = part.fetch(torch.tensor([12_345]))
+    row = part.numbered_inputs(torch.tensor([12_345]))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert row.dtype == torch.float64
@@ -151,7 +151,7 @@ def test_a_dataset_is_read_where_it_is_asked_for():
     part = data.without(["ann"])
     samples = part.samples().to(dtype=torch.float32).subset(torch.tensor([2, 0]))
     assert dataset.reads == []
-    part.fetch(samples.inputs)
+    part.numbered_inputs(samples.inputs)
     assert dataset.reads == [4, 1]
     dataset.reads.clear()
     as_data(dataset)
@@ -171,7 +171,7 @@ def test_a_pytree_gives_its_rows_part_by_part(on_disk, kind):
     mask = LABELS > 0
     tree = kind({"x": on_disk, "more": [torch.tensor(VALUES).float(), (LABELS, mask)]})
     data = as_data(tree, LABELS, dtype=torch.float64)
-    found = data.fetch(torch.tensor([4, 0]))
+    found = data.numbered_inputs(torch.tensor([4, 0]))
     assert np.array_equal(found["x"].numpy(), VALUES[[4, 0]])
     assert found["more"][0].dtype == torch.float64
     assert found["more"][1][0].tolist() == [0, 0]
@@ -187,26 +187,26 @@ def test_a_pytree_gives_its_rows_part_by_part(on_disk, kind):
 def test_rows_that_are_dictionaries_have_no_targets():
     data = as_data(Named())
     assert data.targets is None
-    batch = data.to(dtype=torch.float64).batch(torch.tensor([1, 0]))
+    batch = data.to(dtype=torch.float64).numbered_batch(torch.tensor([1, 0]))
     assert np.array_equal(batch["x"].numpy(), VALUES[[1, 0]])
     assert batch["labels"].tolist() == [2, 0]
     assert data.samples().targets.tolist() == [0] * ROWS
-    assert data.to(dtype=torch.float32).fetch(torch.tensor([1]))["weight"].dtype == torch.float32
+    assert data.to(dtype=torch.float32).numbered_inputs(torch.tensor([1]))["weight"].dtype == torch.float32
 
 
 def test_bytes_are_given_to_the_module_as_they_are():
     images = torch.arange(ROWS * 4, dtype=torch.uint8).reshape(ROWS, 1, 2, 2)
     data = as_data(images, LABELS)
     assert not data.is_plain
-    assert torch.equal(data.fetch(torch.tensor([3])), images[3:4])
+    assert torch.equal(data.numbered_inputs(torch.tensor([3])), images[3:4])
 
 
 @pytest.mark.parametrize("tree", [torch.tensor(VALUES), {"x": torch.tensor(VALUES), "y": torch.tensor(LABELS)}])
 def test_tensors_are_looked_up_in_a_batch(tree):
     data = as_data(tree, LABELS)
     rows = torch.tensor([[4], [0], [4]])
-    found = torch.func.vmap(data.batch)(rows)
-    for part, wanted in zip(_flat(found), _flat(data.batch(rows.squeeze(1))), strict=True):
+    found = torch.func.vmap(data.numbered_batch)(rows)
+    for part, wanted in zip(_flat(found), _flat(data.numbered_batch(rows.squeeze(1))), strict=True):
         assert torch.equal(part.squeeze(1), wanted)
     with pytest.raises(RuntimeError, match=r"cannot be looked up in a batch of torch\.func\.vmap"):
         torch.func.vmap(as_data(Counting()).fetch)(rows)
@@ -321,3 +321,19 @@ def test_rows_of_a_dataset_that_do_not_fit_together_are_refused():
         CduError, match=r"the input of row 1 is a dict of \['x'\], that of row 0 a dict of \['x', 'y'\]"
     ):
         as_data(Uneven()).expect_finite()
+
+
+def test_a_part_gives_batches_of_its_own_rows():
+    inputs = torch.arange(20.0)[:, None]
+    part = as_data(inputs, inputs[:, 0], ids=[f"user {row // 2}" for row in range(20)]).without(["user 0", "user 3"])
+    left = [row for row in range(20) if row // 2 not in (0, 3)]
+    found = list(part.batches(7))
+    assert [len(targets) for _, targets in found] == [7, 7, 2]
+    assert torch.cat([targets for _, targets in found]).tolist() == left
+    drawn = list(part.batches(5, torch.Generator().manual_seed(3)))
+    assert sorted(torch.cat([targets for _, targets in drawn]).tolist()) == left
+    assert torch.cat([targets for _, targets in drawn]).tolist() != left
+    assert part.batch(torch.tensor([0, 15]))[1].tolist() == [2.0, 19.0]
+    for places in ([16], [-1]):
+        with pytest.raises(CduError, match="and the data have 0 to 15"):
+            part.batch(torch.tensor(places))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, default_convert
 
-from cdu.checks import expect
+from cdu.checks import expect, expect_count
 from cdu.data.conversion import as_pair, as_tensor, expect_float, expect_map_style, expect_same_rows, stacked
 from cdu.data.ids import as_text
 from cdu.data.lookup import Arrays, Device, Lookup, Stored, as_arrays, as_stored, leaves, mapped
@@ -118,24 +118,53 @@ class Data:
             return Samples(inputs, targets, dtype=self.dtype, ids=self.rows)
         return Samples(numbers, targets, dtype=self.dtype, ids=self.rows)
 
-    def fetch(self, rows: Tensor, dtype: torch.dtype | None = None) -> Any:
-        """The inputs of some rows by their numbers in :attr:`rows`, on the device of ``rows``.
+    def batch(self, rows: Tensor | NDArray[np.int64]) -> Any:
+        """All that the data hold at some places 0 … n − 1: the inputs, or the pair of inputs and targets.
 
         Args:
-            rows: Row numbers, shape (k,); inside ``torch.func.vmap`` only where all data are tensors.
+            rows: Places within these data, shape (k,), such as from ``torch.randperm(len(data))``.
+
+        Raises:
+            CduError: A place is outside 0 … n − 1.
+        """
+        places = torch.as_tensor(rows).cpu().numpy()
+        expect(
+            bool(((places >= 0) & (places < len(self))).all()),
+            f"the places {places.min() if len(places) else 0} to {places.max() if len(places) else 0} were asked for, "
+            f"and the data have 0 to {len(self) - 1}; give places within these data, not row numbers of all data",
+        )
+        return self.numbered_batch(torch.from_numpy(self.rows[places]).to(self.device))
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Any]:
+        """All rows once, ``size`` at a time, as :meth:`batch` gives them: what a training loop takes.
+
+        Args:
+            size: Rows of a batch; the last may have fewer.
+            generator: Draws the order; ascending when None.
+        """
+        expect_count(size=size)
+        order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
+        for places in order.split(size):
+            yield self.batch(places)
+
+    def numbered_inputs(self, numbers: Tensor, dtype: torch.dtype | None = None) -> Any:
+        """The inputs of some rows by their numbers in :attr:`rows`, on the device of ``numbers``.
+
+        Args:
+            numbers: Row numbers, shape (k,); inside ``torch.func.vmap`` only where all data are tensors.
             dtype: The type that floats are cast to; :attr:`dtype` when None.
 
         Returns:
             A tensor, or a pytree of tensors, each of shape (k, ...).
         """
-        return mapped(lambda leaf: self._cast(leaf, dtype), self.lookup.fetch(rows))
+        return mapped(lambda leaf: self._cast(leaf, dtype), self.lookup.fetch(numbers))
 
-    def batch(self, rows: Tensor, dtype: torch.dtype | None = None) -> Any:
-        """All that the data hold for some rows: the inputs, or the pair of inputs and targets where there are any."""
-        inputs = self.fetch(rows, dtype)
+    def numbered_batch(self, numbers: Tensor, dtype: torch.dtype | None = None) -> Any:
+        """As :meth:`numbered_inputs`, with the targets where there are any."""
+        inputs = self.numbered_inputs(numbers, dtype)
         if self.answers is None:
             return inputs
-        return inputs, self._cast(self.answers[rows.to(self.answers.device)].to(rows.device), dtype)
+        return inputs, self._cast(self.answers[numbers.to(self.answers.device)].to(numbers.device), dtype)
 
     def to(self, device: Device | None = None, dtype: torch.dtype | None = None) -> "Data":
         """The same data giving batches on another device, or of another floating-point type."""
@@ -172,10 +201,10 @@ class Data:
         if len(self) == 0:
             return
         numbers = torch.from_numpy(self.rows)
-        one = leaves(self.batch(numbers[:1]))
+        one = leaves(self.numbered_batch(numbers[:1]))
         size = max(1, CHUNK_BYTES // max(1, sum(leaf.nbytes for leaf in one)))
         for rows in numbers.split(size):
-            yield leaves(self.batch(rows))
+            yield leaves(self.numbered_batch(rows))
 
     def _cast(self, leaf: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return leaf.to(self.dtype if dtype is None else dtype) if leaf.is_floating_point() else leaf

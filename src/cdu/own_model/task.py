@@ -92,7 +92,7 @@ class LookingUp(Part):
 
     def forward(self, rows: Tensor) -> Tensor:
         """The user's module's outputs for some rows, floats cast to the type of w."""
-        inputs = self.data.fetch(_expect_numbers(rows), self._dtype())
+        inputs = self.data.numbered_inputs(_expect_numbers(rows), self._dtype())
         if isinstance(inputs, Mapping):
             return tensor_of(self.model(**inputs))
         if isinstance(inputs, tuple | list):
@@ -101,7 +101,7 @@ class LookingUp(Part):
 
     def inputs_in_words(self, rows: Tensor) -> str:
         """The shapes and types of what some rows hold."""
-        return f"as {in_words(self.data.fetch(rows))}"
+        return f"as {in_words(self.data.numbered_inputs(rows))}"
 
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
@@ -124,7 +124,7 @@ class BatchLoss(LookingUp):
 
     def forward(self, rows: Tensor) -> Tensor:
         """The mean loss of some rows, of shape (n, 1)."""
-        loss = self.__dict__["loss"](self.model, self.data.batch(_expect_numbers(rows), self._dtype()))
+        loss = self.__dict__["loss"](self.model, self.data.numbered_batch(_expect_numbers(rows), self._dtype()))
         shape = tuple(loss.shape) if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         expect(
             shape == (),

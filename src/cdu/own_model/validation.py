@@ -121,7 +121,7 @@ def _look_at_data(found: Findings, data: Data) -> None:
         data.expect_finite()
     with found.refusals("data"):
         rows = torch.from_numpy(data.rows[:2])
-        first, second = (row_hashes(leaves(data.batch(rows))) for _ in range(2))
+        first, second = (row_hashes(leaves(data.numbered_batch(rows))) for _ in range(2))
         expect(
             bool((first == second).all()),
             "the first rows are not the same when they are read twice; take random transforms out of the dataset: a "
