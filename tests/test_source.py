@@ -209,7 +209,7 @@ def test_tensors_are_looked_up_in_a_batch(tree):
     for part, wanted in zip(_flat(found), _flat(data.numbered_batch(rows.squeeze(1))), strict=True):
         assert torch.equal(part.squeeze(1), wanted)
     with pytest.raises(RuntimeError, match=r"cannot be looked up in a batch of torch\.func\.vmap"):
-        torch.func.vmap(as_data(Counting()).fetch)(rows)
+        torch.func.vmap(as_data(Counting()).numbered_inputs)(rows)
 
 
 def _flat(batch):
