@@ -6,45 +6,36 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from cdu import Objective, Samples, parameter_vector
-from cdu.curvature.minimise import newton_direction
+import cdu
 from cdu.experiments.repository import repository
-from cdu.models.architectures import LogisticRegression
-from cdu.models.training import Trained
 
 README = (repository() / "README.md").read_text(encoding="utf-8")
-L2 = 0.01
 BLOCKS = list(re.finditer(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
 
 
 def reader():
-    """What a reader has: data, a model and a loss, and a recipe that trains it."""
-    torch.manual_seed(0)
-    inputs = torch.rand(60, 4, dtype=torch.float64)
-    samples = Samples(inputs, (inputs[:, 0] > inputs[:, 1]).long(), dtype=torch.float64)
-    retain, forget = samples.subset(torch.arange(55)), samples.subset(torch.arange(55, 60))
+    """What a reader has: rows with users, a loss, a model that was trained in a ball, and the loop that trains it."""
+    inputs = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
 
-    def my_recipe(samples, seed):
-        module = LogisticRegression(4, 2).double()
-        own = Objective(module, cross_entropy, L2)
-        w = torch.zeros(own.size, dtype=torch.float64)
-        for _ in range(10):
-            w = w - newton_direction(own, w, samples, own.gradient(w, samples), 1e-8)
-        torch.nn.utils.vector_to_parameters(w, module.parameters())
-        return Trained(module, w, [])
+    def train(data, seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        keep, optimizer = cdu.ball(model, 10), torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=5e-4)
+        for _ in range(20):
+            for rows, targets in data.batches(30):
+                optimizer.zero_grad()
+                cross_entropy(model(rows), targets).backward()
+                optimizer.step()
+                keep()
+        return model
 
-    model = my_recipe(samples, 0).model
+    labels, users = (inputs[:, 0] > inputs[:, 1]).long(), [f"user {row // 2}" for row in range(60)]
+    model = train(cdu.as_data(inputs, labels, ids=users), 1)
     return {
-        "model": model,
-        "loss": cross_entropy,
-        "retain": retain,
-        "forget": forget,
-        "my_recipe": my_recipe,
-        # For the second block, on a model that is convex.
-        "objective": Objective(model, cross_entropy, L2),
-        "w_star": parameter_vector(model),
-        "retrained": lambda: my_recipe(retain, 0).w,
-    }
+        "model": model, "loss": cross_entropy, "inputs": inputs, "labels": labels, "users": users, "train": train,
+        "features": inputs, "cdu": cdu,
+    }  # fmt: skip
 
 
 def first_line(block):

@@ -140,7 +140,7 @@ class Linear:
         self._rows: NDArray[np.int64] = np.arange(len(self._table))
         self._start = self._resumed()
 
-    def release(self, epsilon: float, delta: float) -> Released:
+    def release(self, epsilon: float, delta: float = 1e-5) -> Released:
         """The model on all rows with the noise that a deletion for (ε, δ) gets, to be published before any request.
 
         It has no certificate, and no ledger notes it. It was computed with all rows, and the certificate of a later
@@ -161,7 +161,7 @@ class Linear:
         self.released = Released(self._noisy(self._start, self._sigma(epsilon, delta)), self.classes, None)
         return self.released
 
-    def forget(self, ids: Sequence[str | int], epsilon: float, delta: float, steps: int = 2) -> Deleted:
+    def forget(self, ids: Sequence[str | int], epsilon: float, delta: float = 1e-5, steps: int = 2) -> Deleted:
         """Delete all rows of these ids, and give the model without them, with noise for (ε, δ).
 
         Newton steps start from the last release (from the minimiser, before the first deletion) and end as soon as the
@@ -200,7 +200,7 @@ class Linear:
         self.released = released
         return released
 
-    def plan(self, ids: Sequence[str | int], epsilon: float, delta: float, steps: int = 2) -> Plan:
+    def plan(self, ids: Sequence[str | int], epsilon: float, delta: float = 1e-5, steps: int = 2) -> Plan:
         """What :meth:`forget` would do to these rows, from a gradient; nothing is deleted.
 
         A Newton step from a gradient of norm r leaves (M/2)(r/l2)² + 10⁻⁵·r at most, where M is the Lipschitz constant
@@ -236,7 +236,13 @@ class Linear:
         )
 
     def audit(
-        self, ids: Sequence[str | int], epsilon: float, delta: float, steps: int = 2, trials: int = 4000, seed: int = 0
+        self,
+        ids: Sequence[str | int],
+        epsilon: float,
+        delta: float = 1e-5,
+        steps: int = 2,
+        trials: int = 4000,
+        seed: int = 0,
     ) -> Audit:
         """Try to tell the release of a deletion from a retrained model with the same noise; nothing is deleted.
 

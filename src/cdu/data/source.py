@@ -25,6 +25,13 @@ CHUNK_BYTES = 2**26
 class Data:
     """Some rows of a user's data. Made by :func:`as_data`; parts of it share what they were made of.
 
+    Example:
+        >>> data = as_data(torch.eye(3), [0, 1, 1], ids=[7, 8, 9])
+        >>> for inputs, targets in data.batches(2):
+        ...     print(tuple(inputs.shape), targets.tolist())
+        (2, 3) [0, 1]
+        (1, 3) [1]
+
     Attributes:
         ids: One id a row, as text; several rows may have one, such as those of one user.
         lookup: Where the inputs of all rows lie, those outside this part included.
@@ -215,6 +222,11 @@ class Data:
 
 def as_data(source: Any, targets: Any = None, *, ids: Any = None, dtype: torch.dtype | None = None) -> Data:
     """Data of whatever a user has. Memory maps and datasets are used where they lie; their inputs are never copied.
+
+    Example:
+        >>> data = as_data(torch.eye(4), [0, 1, 0, 1], ids=["ann", "bob", "ann", "eve"])
+        >>> data.rows_of(["ann"]).tolist(), len(data.without(["ann"]))
+        ([0, 2], 2)
 
     Args:
         source: One of

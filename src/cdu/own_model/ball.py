@@ -44,15 +44,16 @@ class Ball:
 def ball(model: nn.Module, radius: float, parameters: Patterns = "*") -> Ball:
     """A projection onto the ball that a certificate's Δ = 2C rests on: call it after every step of training.
 
-    Example, either way::
+    Call it yourself, or let the optimiser: ``optimizer.register_step_post_hook(cdu.ball(model, radius=10))``.
 
-        keep = cdu.ball(model, radius=10)
-        for inputs, targets in loader:
-            ...
-            optimizer.step()
-            keep()
-
-        optimizer.register_step_post_hook(cdu.ball(model, radius=10))
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> keep = ball(model, radius=10)
+        >>> with torch.no_grad():
+        ...     _ = model.weight.copy_(torch.tensor([[30.0, 40.0]]))
+        >>> keep()
+        >>> model.weight.round(decimals=3).tolist()
+        [[6.0, 8.0]]
 
     Args:
         model: A user's module, in training.

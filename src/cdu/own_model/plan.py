@@ -54,6 +54,15 @@ class Road:
 class Plan:
     """What deleting some rows would take, and what noise could promise.
 
+    Example:
+        >>> from torch import nn
+        >>> from torch.nn.functional import cross_entropy
+        >>> from cdu import Task, Unlearner, as_data
+        >>> unlearner = Unlearner(nn.Linear(3, 2), Task(cross_entropy), as_data(torch.eye(3), [0, 1, 1]), radius=10)
+        >>> plan = unlearner.plan(["2"], epsilon=1.0)
+        >>> f"σ = {plan.sigma:.3g}: the noise exceeds the weights {plan.ratio > 10}"
+        'σ = 74.6: the noise exceeds the weights True'
+
     Attributes:
         rows: Rows that go.
         rows_left: Rows that stay.

@@ -13,6 +13,15 @@ from cdu.unlearning.ledger_entries import Entry
 class Released:
     """The answer to a request: a model that may leave.
 
+    Example:
+        >>> import torch
+        >>> from torch.nn.functional import cross_entropy
+        >>> from cdu import Task, Unlearner, as_data
+        >>> unlearner = Unlearner(nn.Linear(3, 2), Task(cross_entropy), as_data(torch.eye(3), [0, 1, 1]))
+        >>> released = unlearner.forget(["1"])
+        >>> released.certificate is None, released.promise, released.model.training
+        (True, 'none: no noise', False)
+
     Attributes:
         model: The model, in evaluation mode. It shares no memory with any other.
         entry: The ledger's entry.

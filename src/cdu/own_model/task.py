@@ -21,6 +21,13 @@ Kind = Literal["classes", "logit", "regression", "batch"]
 class Task:
     """The loss of a user's model, and what its outputs are.
 
+    Example:
+        >>> from torch.nn.functional import cross_entropy
+        >>> Task(cross_entropy).kind
+        'classes'
+        >>> Task(lambda model, batch: model(**batch), kind="batch").kind  # a model that returns its own loss
+        'batch'
+
     Attributes:
         loss: The *mean* over the batch. ``loss(outputs, targets)``, where the outputs are ``model(x)``, ``model(*x)``
             for a tuple or a list, and ``model(**x)`` for a dictionary; for the kind "batch" ``loss(model, batch)``,

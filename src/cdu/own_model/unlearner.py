@@ -51,13 +51,18 @@ class Unlearner:
     What is carried from one request to the next is the release itself, noise included. So no file ever holds a model
     that knows deleted rows and was not released, but for the original until the first request is answered.
 
-    Example::
-
-        unlearner = cdu.Unlearner(model, cdu.Task(cross_entropy), cdu.as_data(inputs, labels, ids=users),
-                                  l2=5e-4, radius=10, state="unlearn", train=my_recipe)
-        print(unlearner.plan(["user 17"], epsilon=1.0))
-        released = unlearner.forget(["user 17"], method="retrain")
-        released.model  # hand this out
+    Example with a state that is kept as long as the object; give ``state="FOLDER"`` to keep it:
+        >>> import torch
+        >>> from torch.nn.functional import cross_entropy
+        >>> from cdu.data.source import as_data
+        >>> model, inputs = nn.Linear(3, 2), torch.rand(30, 3)
+        >>> data = as_data(inputs, (inputs[:, 0] > inputs[:, 1]).long(), ids=[f"user {row // 3}" for row in range(30)])
+        >>> unlearner = Unlearner(model, Task(cross_entropy), data, l2=0.01, radius=10)
+        >>> released = unlearner.forget(["user 4", "user 7"], method="newton", epsilon=1.0)
+        >>> released.promise
+        'ε = 1, δ = 1e-05'
+        >>> len(unlearner.data), unlearner.spent().releases
+        (24, 1)
 
     Args:
         model: The trained module. Only its weights at the first call count; later the state's do.

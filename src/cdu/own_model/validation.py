@@ -85,6 +85,14 @@ def validate(
 
     Every check stands for itself: an error hides no other that does not follow from it. The data are read a few times.
 
+    Example:
+        >>> from torch.nn.functional import cross_entropy
+        >>> from cdu.data.source import as_data
+        >>> data = as_data(torch.eye(4), [0, 1, 2, 3])
+        >>> first = validate(nn.Linear(4, 3), Task(cross_entropy), data, radius=10)[0]
+        >>> print(first.severity, first.subject, first.sentence.split(";")[0], sep=": ")
+        error: data: the data set's labels go from 0 to 3, and the module has 3 outputs
+
     Args:
         model: The user's trained module; a copy is looked at.
         task: Its loss.
