@@ -2,6 +2,16 @@
 
 It is for features that never saw the data: measured values with a scaling fixed in advance, or the outputs of a network
 that was trained on other data.
+
+Example:
+    >>> features = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+    >>> labels = (features[:, 0] > features[:, 1]).long()
+    >>> linear = Linear(features, labels, l2=0.01, budget=0.01, ids=[f"user {row // 2}" for row in range(200)])
+    >>> deleted = linear.forget(["user 17", "user 23"], epsilon=1.0)
+    >>> f"{deleted.certificate.epsilon:.4g}"
+    '1'
+    >>> deleted.accuracy(features, labels) > 0.9
+    True
 """
 
 import math
