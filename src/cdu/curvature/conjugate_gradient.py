@@ -1,14 +1,18 @@
 """Conjugate gradient, plain and preconditioned."""
 
+import math
 import time
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.lanczos import lanczos
 from cdu.curvature.solution import (
+    BAR_DELAY,
     Preconditioner,
     Solution,
     SolverError,
@@ -68,6 +72,13 @@ def conjugate_gradient(
     smoothed = residual if preconditioner is None else preconditioner(residual)
     direction, square = smoothed.clone(), residual.dot(smoothed)
     curve: list[float] = []
+    digits = tqdm(
+        total=max(0.1, round(-math.log10(tolerance), 1)),
+        desc="conjugate gradient",
+        unit="digit",
+        delay=BAR_DELAY,
+        leave=False,
+    )
     for _ in range(max_steps):
         image = operator @ direction
         curvature = direction.dot(image)
@@ -83,16 +94,24 @@ def conjugate_gradient(
         x = x + step * direction
         residual = residual - step * image
         curve.append((residual.norm() / size).item())
+        _advance(digits, curve[-1])
         if curve[-1] <= tolerance:
             break
         smoothed = residual if preconditioner is None else preconditioner(residual)
         square, previous = residual.dot(smoothed), square
         direction = smoothed + (square / previous) * direction
+    digits.close()
     synchronise(x)
     seconds = time.perf_counter() - began
     spent = (products + len(curve)) * len(operator.samples)
     residual_norm = relative_residual(operator, x, vector)
     return Solution(x, residual_norm, seconds, spent, converged=curve[-1] <= tolerance, curve=curve)
+
+
+def _advance(digits: "tqdm[NoReturn]", residual: float) -> None:
+    """Move a bar of the digits that the relative residual has gained; from them it tells when it will be done."""
+    gained = min(digits.total or 0.0, round(-math.log10(max(residual, 1e-300)), 2))
+    digits.update(max(0.0, gained - digits.n))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from cdu.errors import CduError
 
 Preconditioner = Callable[[Tensor], Tensor]
 
+#: Seconds after which a solver shows a progress bar.
+BAR_DELAY = 5.0
+
 
 class SolverError(CduError):
     """The system has no solution by this method; the message gives the values met and what to change."""

@@ -8,12 +8,13 @@ from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from cdu.certification import certify, required_sigma
 from cdu.certification.amplification import noisy_fine_tuning_bound
 from cdu.certification.rounding import UNIT, norm_rounding
 from cdu.checks import expect, expect_count
-from cdu.curvature.solution import synchronise
+from cdu.curvature.solution import BAR_DELAY, synchronise
 from cdu.errors import CduError
 from cdu.models.training import project
 from cdu.seeding import forked, seeded
@@ -93,7 +94,10 @@ class NoisyFineTuning:
         dtype = problem.w_star.dtype
         self._expect_room_for_rounding(len(problem.w_star))
         w, touched = project(problem.w_star.detach().double(), self.start_clip), 0
-        for inputs, targets in islice(passes, self.steps):
+        steps = tqdm(
+            islice(passes, self.steps), desc="noisy fine-tuning", total=self.steps, delay=BAR_DELAY, leave=False
+        )
+        for inputs, targets in steps:
             point = w.to(dtype, copy=True).requires_grad_()
             with seeded(int(torch.randint(2**62, (), generator=layers))):
                 (gradient,) = torch.autograd.grad(objective.batch_loss(point, inputs, targets), point)
