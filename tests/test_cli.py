@@ -32,6 +32,12 @@ def test_the_package_alone_imports_nothing_heavy():
     assert imported("import cdu", "torch", "numpy", "pydantic", "importlib.metadata") == "[]"
 
 
+@pytest.mark.slow  # PyTorch is imported by another process.
+def test_the_unlearner_imports_little_beside_pytorch():
+    slow = ("scipy.stats", "scipy.sparse.linalg", "pandas", "matplotlib", "sklearn", "torchvision", "cdu.experiments")
+    assert imported("from cdu import Unlearner", *slow) == "[]"
+
+
 @pytest.mark.parametrize("option", ["--version", "--help"])
 def test_the_programs_options_import_no_pytorch(option):
     code = f"""
