@@ -352,8 +352,14 @@ def test_a_state_keeps_to_what_it_was_begun_with(tmp_path):
         unlearner(tmp_path / "s", l2=0.5)
     with pytest.raises(CduError):
         unlearner(tmp_path / "s", model=net(outputs=4))
-    with pytest.raises(CduError, match="above radius"):
-        unlearner(tmp_path / "t", radius=0.1)
+
+
+def test_an_original_outside_the_ball_begins_no_state(tmp_path):
+    with pytest.raises(CduError, match=r"above radius = 0\.1"):
+        unlearner(tmp_path / "s", radius=0.1)
+    assert not (tmp_path / "s").exists()
+    # The radius is mended, and the same folder serves.
+    unlearner(tmp_path / "s")
 
 
 def test_a_plan_says_the_noise_the_cost_and_what_to_do(tmp_path):

@@ -1,6 +1,8 @@
 """A model of one's own: unlearn, plan, what was released, and what a noise certifies."""
 
 import math
+import sys
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +17,7 @@ from cdu.errors import CduError
 if TYPE_CHECKING:
     from torch import nn
 
+    from cdu.own_model.released import Released
     from cdu.own_model.unlearner import Unlearner
 
 #: What the commands that build an engineer's model take.
@@ -168,7 +171,9 @@ def unlearn(
     cap: CapOption = None,
     train: TrainOption = "",
     device: DeviceOption = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="finish the request that an interruption left")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="finish the request that an interruption left, as it was asked")
+    ] = False,
 ) -> None:
     """Delete rows from a model: answer one request, write down what was promised, hand out the release.
 
@@ -190,13 +195,16 @@ def unlearn(
         train,
         device=device,
     )
-    unlearner = own.unlearner(state)
-    if resume:
-        expect(unlearner.pending is not None, f"no request is under way in {state}; give --forget with a file of ids")
-        released = unlearner.resume()
-    else:
-        released = unlearner.forget(ids, method=method, epsilon=epsilon, delta=delta, **values)
-    typer.echo(released.promise if released.certificate is None else str(released.certificate))
+    with _asides():
+        unlearner = own.unlearner(state)
+        if resume:
+            expect(
+                unlearner.pending is not None, f"no request is under way in {state}; give --forget with a file of ids"
+            )
+            released = unlearner.resume()
+        else:
+            released = unlearner.forget(ids, method=method, epsilon=epsilon, delta=delta, **values)
+    typer.echo(_promised(released))
     if released.note:
         typer.echo(released.note)
     typer.echo(f"entry {released.entry.number} of the ledger in {state}")
@@ -236,8 +244,10 @@ def plan(
         training_seconds=training_seconds,
         device=device,
     )
-    unlearner = own.unlearner(state if state is not None and _begun(state) else None)
-    typer.echo(str(unlearner.plan(ids, epsilon=epsilon, delta=delta)))
+    with _asides():
+        unlearner = own.unlearner(state if state is not None and _begun(state) else None)
+        planned = unlearner.plan(ids, epsilon=epsilon, delta=delta)
+    typer.echo(str(planned))
 
 
 @command()
@@ -267,6 +277,18 @@ def check(
     else:
         last = Ledger.existing(folder).check(noted)
     typer.echo(f"{folder} is whole; its last hash is {last}")
+
+
+def _promised(released: "Released") -> str:
+    """The guarantee, or why there is none."""
+    if released.certificate is not None:
+        return str(released.certificate)
+    return f"no certificate: {released.reason}" if released.reason else released.promise
+
+
+def _asides() -> AbstractContextManager[object]:
+    """Send what the engineer's own code prints to stderr: stdout is for what the command says."""
+    return redirect_stdout(sys.stderr)
 
 
 def _begun(state: Path) -> bool:

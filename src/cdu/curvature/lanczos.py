@@ -6,7 +6,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from cdu.curvature.hessian import Product
@@ -86,6 +85,9 @@ def _lanczos(
     which: Literal["BE", "LM"],
 ) -> list[Eigenvalue]:
     """``count`` eigenvalues, ascending, at both ends or of largest magnitude."""
+    # Imported here: it takes longer than most of this package, and many requests need no eigenvalue.
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
     size = len(like)
 
     def matvec(vector: NDArray[np.float64]) -> NDArray[np.float64]:

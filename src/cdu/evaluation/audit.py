@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, ndtri
 from torch import Tensor
 
 from cdu.certification import gaussian_delta, gaussian_epsilon
@@ -229,8 +229,8 @@ def clopper_pearson(successes: NDArray[Any], trials: int, confidence: float | Ve
     """
     counts, error = np.asarray(successes, dtype=float), 1 - confidence
     # The quantiles have no value at the ends, where the bounds are 0 and 1.
-    low = np.where(counts > 0, beta.ppf(error, np.maximum(counts, 1), trials - counts + 1), 0.0)
-    high = np.where(counts < trials, beta.ppf(confidence, counts + 1, np.maximum(trials - counts, 1)), 1.0)
+    low = np.where(counts > 0, betaincinv(np.maximum(counts, 1), trials - counts + 1, error), 0.0)
+    high = np.where(counts < trials, betaincinv(counts + 1, np.maximum(trials - counts, 1), confidence), 1.0)
     return low, high
 
 
@@ -238,7 +238,7 @@ def detectable_epsilons(trials: int, delta: float) -> tuple[float, float]:
     """The bounds that ``trials`` of either hypothesis give when every guess is right: by counts, and by Gaussian DP."""
     hit = (MIDDLE * (1 - CONFIDENCE) / 2) ** (1 / trials)
     plain = math.log(max(hit - delta, 1e-300) / (1 - hit))
-    mu = 2 * float(norm.ppf(hit))
+    mu = 2 * float(ndtri(hit))
     return max(0.0, plain), gaussian_epsilon(1.0, delta, mu) if mu > 0 else 0.0
 
 
@@ -339,7 +339,7 @@ def _epsilon(true_low: Vector, false_high: Vector, delta: float) -> Vector:
 
 
 def _mu(true: Vector, false: Vector) -> Vector:
-    return np.asarray(norm.ppf(true) - norm.ppf(false))
+    return np.asarray(ndtri(true) - ndtri(false))
 
 
 def _passed(trials: Vector, thresholds: Vector) -> Vector:

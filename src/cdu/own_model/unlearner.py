@@ -34,7 +34,7 @@ from cdu.own_model.plan import Plan, planned
 from cdu.own_model.release_certificate import Facts
 from cdu.own_model.released import Released
 from cdu.own_model.state import State
-from cdu.own_model.state_files import Request, StateSettings
+from cdu.own_model.state_files import SETTINGS, Request, StateSettings
 from cdu.own_model.task import Task
 from cdu.unlearning.ledger_entries import Spent
 from cdu.unlearning.methods.retrain import Retrain
@@ -113,9 +113,9 @@ class Unlearner:
         expect_recipe(self.recipe, model)
         self._temporary = None if state is not None else tempfile.TemporaryDirectory(prefix="cdu-unlearner-")
         folder = Path(state) if state is not None else Path(str(self._temporary and self._temporary.name)) / "state"
-        self._state = self._begun(folder, cap)
-        if self._state.number == 0:
+        if not (folder / SETTINGS).exists():
             self._expect_inside()
+        self._state = self._begun(folder, cap)
 
     @classmethod
     def load(
@@ -359,9 +359,12 @@ class Unlearner:
         return State.begin_or_open(folder, settings, self._template.state_dict(), cap)
 
     def _expect_inside(self) -> None:
-        """Refuse an original outside the ball; a release may lie outside, where its noise led it."""
+        """Refuse an original outside the ball, before a state is begun that would keep to that ball.
+
+        A release may lie outside, where its noise led it.
+        """
         recipe = self.recipe
-        objective = recipe.task.objective(self.model, self._given, parameters=recipe.parameters)
+        objective = recipe.task.objective(self._template, self._given, parameters=recipe.parameters)
         norm = parameter_vector(objective.model).double().norm().item()
         expect(
             norm <= recipe.radius * (1 + 1e-5),
