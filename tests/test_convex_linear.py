@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +16,30 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
+from typer.testing import CliRunner
 
 import cdu
 import cdu.convex as module
 from cdu.certification import budget_bound, certify, required_sigma
 from cdu.certification.convex import gradient_rounding
+from cdu.cli import app
 from cdu.convex import LOSSES, Linear
 from cdu.curvature.minimise import kronecker_preconditioner, minimise
-from cdu.data.table import as_table
+from cdu.data.conversion import as_rows
+from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.evaluation.audit import audit
 from cdu.models.architectures import LogisticRegression as LinearModule
 from cdu.models.objective import Objective
-from cdu.unlearning import linear_state
+from cdu.own_model import state as state_module
+from cdu.own_model.release_certificate import ReleaseCertificate
+from cdu.own_model.state import State
+from cdu.storage import read_tensors
+from cdu.unlearning.convex_deletions import distance_foreseen
 from cdu.unlearning.convex_training import train
 from cdu.unlearning.ledger import Ledger
 from cdu.unlearning.ledger_entries import weights_hash
+from cdu.unlearning.sealed import read_sealed
 
 L2, BUDGET = 0.05, 1e-3
 
@@ -56,7 +65,9 @@ def linear(seed=0, l2=L2, budget=BUDGET, **given):
 def exact(model, left):
     """The minimiser on some rows, as exactly as float64 gives it, from a start of its own."""
     start = torch.full((model._objective.size,), 0.3, dtype=torch.float64)
-    return minimise(model._objective, model._table.samples(np.asarray(left)), start, 1e-12).w
+    left = np.asarray(left, dtype=np.int64)
+    samples = replace(model._data, rows=left, ids=left.astype(str)).samples()
+    return minimise(model._objective, samples, start, 1e-12).w
 
 
 def silent(monkeypatch):
@@ -108,14 +119,15 @@ def test_the_squared_loss_is_ridge_regression_on_one_hot_targets(seed, monkeypat
 def test_training_ends_a_tenth_of_the_budget_from_the_minimiser():
     for budget in (1e-1, 1e-3, 1e-6):
         model = linear(budget=budget)
-        found = train(model._objective, model._table.samples(model._rows), budget)
+        found = train(model._objective, model._data.samples(), budget)
         assert found.distance <= 0.11 * budget
-        assert (found.w - exact(model, model._rows)).norm() <= found.distance
+        assert (found.w - exact(model, range(40))).norm() <= found.distance
 
 
-def test_a_budget_that_float64_cannot_show_is_refused_with_what_it_shows():
+def test_a_budget_that_float64_cannot_show_is_refused_with_what_it_shows_and_no_state_is_begun(tmp_path):
     with pytest.raises(CduError, match=r"over 40 rows with l2 = 0.05 only that the minimiser is within \d.*e-1\d, and"):
-        linear(budget=1e-14)
+        linear(budget=1e-14, state=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 # --- deletions -----------------------------------------------------------------------------------------------------
@@ -283,11 +295,14 @@ def test_single_precision_features_give_the_model_of_the_same_numbers_in_double(
 @pytest.mark.parametrize("loss", LOSSES)
 def test_rows_in_single_precision_are_cast_before_anything_is_computed_from_them(loss):
     rows, labels = data(features=30)
-    single = as_table(rows.astype(np.float32), labels).samples(np.arange(40))
-    double = as_table(rows.astype(np.float32).astype(np.float64), labels).samples(np.arange(40))
+    kept = rows.astype(np.float32)
+    single, double = (Samples(as_rows(one), torch.tensor(labels), dtype=torch.float64) for one in (kept, kept * 1.0))
+    double = replace(double, inputs=single.inputs.double())
     objective = Objective(LinearModule(30, 3).double(), LOSSES[loss], l2=L2, chunk=7)
     w, v = torch.randn(2, 93, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert gradient_rounding(objective, w, single) == gradient_rounding(objective, w, double)
+    foreseen = (distance_foreseen(objective, part, 1e-3, 1) for part in (single, double))
+    assert next(foreseen) == next(foreseen)
     inverse, theirs = (
         kronecker_preconditioner(objective, w, part, block) for part, block in ((single, 7), (double, None))
     )
@@ -296,15 +311,18 @@ def test_rows_in_single_precision_are_cast_before_anything_is_computed_from_them
         assert torch.allclose(inverse(objective.hvp(w, double, v)), v, rtol=1e-9, atol=1e-11)
 
 
-def test_features_are_read_where_they_lie_unless_they_are_no_floats():
+def test_features_are_read_where_they_lie_unless_they_are_no_floats(tmp_path):
     rows = np.random.default_rng(0).standard_normal((5, 2))
     labels = [0, 1, 0, 1, 1]
     for kind in (np.float32, np.float64):
         own = rows.astype(kind)
         own.flags.writeable = False
-        held = as_table(own, np.array(labels)).features
-        assert held.data_ptr() == own.ctypes.data
-    assert as_table(rows.round().astype(int), np.array(labels)).features.dtype == torch.float64
+        np.save(tmp_path / "rows.npy", own)
+        for one in (own, np.load(tmp_path / "rows.npy", mmap_mode="r")):
+            held = Linear(one, labels, l2=L2, budget=BUDGET)._data.samples()
+            assert (held.inputs.data_ptr(), held.dtype) == (one.ctypes.data, torch.float64)
+    for whole in (rows.round().astype(int), pd.DataFrame(rows.round().astype(int))):
+        assert Linear(whole, labels, l2=L2, budget=BUDGET)._data.samples().inputs.dtype == torch.float64
 
 
 # --- ids -----------------------------------------------------------------------------------------------------------
@@ -332,18 +350,21 @@ def test_a_frame_names_its_ids_by_a_column_or_by_its_index(monkeypatch):
     by_index = Linear(frame, pd.Series(labels, index=frame.index), l2=L2, budget=BUDGET).forget(["row 4"], 1.0, 1e-6)
     frame["user"] = np.arange(40)
     by_column = Linear(frame, labels, l2=L2, budget=BUDGET, ids="user").forget([4], 1.0, 1e-6)
-    assert by_index.weights.shape == by_column.weights.shape == (3, 4)
+    frame["label"] = labels
+    by_columns = Linear(frame, "label", l2=L2, budget=BUDGET, ids="user").forget([4], 1.0, 1e-6)
+    assert by_index.weights.shape == by_column.weights.shape == by_columns.weights.shape == (3, 4)
     assert (by_index.w - by_column.w).norm() <= 1e-12
+    assert (by_index.w - by_columns.w).norm() <= 1e-12
 
 
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({"ids": []}, "the list of ids is empty"),
+        ({"ids": []}, r"ids is \[\]; give a list with"),
         ({"ids": "7"}, "ids is '7'; give a list"),
-        ({"ids": ["40", 1, "ghost"]}, "2 ids are in no row, the first is '40'"),
+        ({"ids": ["40", 1, "ghost"]}, "2 of 3 ids are in no row: '40', 'ghost'; give ids of the data"),
         ({"ids": [1, "1"]}, "the 2 ids name 1 different ones"),
-        ({"ids": [1.5]}, "an id is 1.5"),
+        ({"ids": [1.5]}, "the id of row 0 is 1.5"),
         ({"ids": range(40)}, "the request names all 40 rows; delete the model"),
         ({"delta": 0.025}, "delta = 0.025 is not below one over the number of rows, 40"),
         ({"delta": 0.0}, "delta = 0.0 is not between"),
@@ -356,7 +377,7 @@ def test_a_request_that_cannot_be_answered_changes_nothing(request_, words):
     wanted = {"ids": [0], "epsilon": 1.0, "delta": 1e-6, **request_}
     with pytest.raises(CduError, match=words):
         model.forget(**wanted)
-    assert model.released is None
+    assert model.released is model.pending is None
     assert not model.forget(range(39), 1.0, 1e-6).certificate.epsilon > 1 + 1e-9
 
 
@@ -366,17 +387,16 @@ def test_a_request_that_cannot_be_answered_changes_nothing(request_, words):
         ({"l2": 0.0}, "l2 = 0.0 is not a positive"),
         ({"budget": -1.0}, "budget = -1.0 is not a positive"),
         ({"loss": "hinge"}, "the loss is 'hinge'"),
-        ({"cap": (1.0, 1e-5)}, "needs a ledger to be kept to; give a state folder"),
         ({"classes": 2}, "the largest label is 2, and classes = 2"),
-        ({"ids": range(39)}, "40 rows of features and 39 ids"),
-        ({"ids": [""] * 40}, "an id is ''"),
+        ({"ids": range(39)}, "40 rows and 39 ids"),
+        ({"ids": [""] * 40}, r"the id of row 0 is missing \(''\)"),
         ({"labels": np.arange(40) - 1}, "a label is -1"),
         ({"labels": np.linspace(0, 1, 40)}, "one whole number for every row"),
-        ({"labels": np.zeros(39, dtype=int)}, "40 rows of features and 39 labels"),
+        ({"labels": np.zeros(39, dtype=int)}, "40 inputs and 39 targets"),
         ({"features": np.full((40, 2), np.nan)}, "40 rows of the training set hold NaN"),
         ({"features": np.zeros(40)}, r"the features have the shape \(40,\)"),
         ({"features": np.zeros((1, 2)), "labels": np.zeros(1, dtype=int)}, "there is 1 row; a model needs two"),
-        ({"features": pd.DataFrame({"a": np.zeros(40)}), "ids": "user"}, "no column 'user' of ids"),
+        ({"features": pd.DataFrame({"a": np.zeros(40)}), "ids": "user"}, "no column 'user'"),
     ],
 )
 def test_what_no_model_can_be_trained_on_is_refused(change, words):
@@ -439,20 +459,22 @@ def test_every_release_is_in_the_ledger_and_on_the_disk_and_a_later_program_goes
     model = linear(state=tmp_path / "model", cap=(5.0, 1e-5))
     first = model.forget([3, 4], 1.0, 1e-6)
     assert model.ledger.entries() == (first.entry,)
-    assert first.entry.before == weights_hash(torch.zeros(15, dtype=torch.float64))
+    zeros = {"weight": torch.zeros(3, 4, dtype=torch.float64), "bias": torch.zeros(3, dtype=torch.float64)}
+    assert first.entry.before == weights_hash(zeros)
     later = linear(state=tmp_path / "model")
     assert torch.equal(later.released.w, first.w)
     assert later.released.certificate == first.certificate
     second = later.forget([5], 0.5, 1e-6)
     assert (second.entry.number, second.entry.before) == (2, first.entry.after)
-    assert second.entry.after == weights_hash(second.w)
+    assert second.entry.after == weights_hash(second.tensors)
     assert not second.entry.retrained
-    parts, _ = cdu.storage.read_tensors(tmp_path / "model/releases/0002/weights.safetensors", "")
-    assert torch.equal(parts["weights"], second.weights)
+    parts, _ = read_tensors(second.folder / "weights.safetensors", "")
+    torch.nn.Linear(4, 3).double().load_state_dict(parts)
+    assert torch.equal(parts["weight"], second.weights)
     assert torch.equal(parts["bias"], second.bias)
     mu = math.hypot(*(BUDGET / one.certificate.sigma for one in (first, second)))
     assert later.ledger.spent(1e-5).mu == pytest.approx(mu)
-    with pytest.raises(CduError, match="id '4' is gone already, by entry 1; leave it out"):
+    with pytest.raises(CduError, match="1 of the 2 ids are gone already, such as '4' by release 1; leave them out"):
         later.forget([6, 4], 1.0, 1e-6)
 
 
@@ -468,10 +490,10 @@ def test_a_later_program_may_be_given_the_rows_that_are_gone_or_not(tmp_path, mo
     found = [model.forget(["row 2"], 1.0, 1e-6) for model in (still, without)]
     for after in found:
         assert (after.w - exact(still, range(3, 40))).norm() <= BUDGET
-    with pytest.raises(CduError, match="id 'row 1' is gone already, by entry 1"):
+    with pytest.raises(CduError, match="such as 'row 1' by release 1"):
         without.forget(["row 1"], 1.0, 1e-6)
     with pytest.raises(CduError, match="all rows belong to ids that were deleted"):
-        Linear(rows[:3], labels[:3] % 2, ids=names[:3], **given)
+        Linear(rows[:3], labels[:3], ids=names[:3], **given)
     with pytest.raises(CduError, match="rows' numbers would name other rows once"):
         Linear(rows, labels, **given)
 
@@ -499,23 +521,42 @@ def test_a_release_beyond_the_cap_is_refused_and_can_be_asked_for_with_more_nois
 
 
 @pytest.mark.parametrize(
-    "change", [{"l2": 0.1}, {"budget": 2e-3}, {"loss": "squared"}, {"classes": 4}, {"features": 5}]
+    ("change", "words"),
+    [
+        ({"l2": 0.1}, "was begun with l2 = 0.05, not 0.1"),
+        ({"budget": 2e-3}, "was begun with budget = 0.001, not 0.002"),
+        ({"loss": "squared"}, "was begun with loss = softmax, not squared"),
+        ({"cap": (1.0, 1e-5)}, "was begun with no budget, not with"),
+        ({"classes": 4}, r"'bias' is float64 of shape \(4,\), and the state was begun with float64 of shape \(3,\)"),
+        ({"features": 5}, r"'weight' is float64 of shape \(3, 5\), and the state was begun with .* \(3, 4\)"),
+    ],
 )
-def test_another_model_is_not_continued_from_a_state(tmp_path, change):
+def test_another_model_is_not_continued_from_a_state(tmp_path, change, words):
     linear(state=tmp_path / "model")
-    (name,) = change
-    rows, labels = data(features=change.pop("features", 4))
-    given = {"l2": L2, "budget": BUDGET, "ids": range(40), **change}
-    with pytest.raises(CduError, match=f"was begun with {name} = .*, not "):
+    rows, labels = data(features=change.get("features", 4))
+    given = {"l2": L2, "budget": BUDGET, "ids": range(40)} | {k: v for k, v in change.items() if k != "features"}
+    with pytest.raises(CduError, match=words):
         Linear(rows, labels, state=tmp_path / "model", **given)
+
+
+def test_a_network_and_a_linear_model_do_not_share_a_state(tmp_path):
+    linear(state=tmp_path / "linear")
+    rows, labels = data()
+    network, task = torch.nn.Linear(4, 3).double(), cdu.Task(torch.nn.functional.cross_entropy)
+    rest = task, cdu.as_data(rows, labels, ids=range(40))
+    with pytest.raises(CduError, match=r"was begun with budget = 0\.001, not None"):
+        cdu.Unlearner(network, *rest, l2=L2, state=tmp_path / "linear")
+    cdu.Unlearner(network, *rest, l2=L2, state=tmp_path / "network")
+    for classes in (None, 3):
+        with pytest.raises(CduError, match=r"is no linear model's|was begun with budget = None"):
+            Linear(rows, labels, l2=L2, budget=BUDGET, ids=range(40), classes=classes, state=tmp_path / "network")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("words")
-    with pytest.raises(CduError, match=r"holds no model's state, but thesis\.tex"):
-        linear(state=tmp_path)
-    with pytest.raises(CduError, match="holds no model's state, but is a file"):
-        linear(state=tmp_path / "thesis.tex")
+    for folder in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(CduError, match="there is no state in"):
+            linear(state=folder)
     assert [one.name for one in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -539,40 +580,81 @@ def killed(owner, name, after, act):
             os.kill(os.getpid(), signal.SIGKILL)
 
         setattr(owner, name, deadly)
-        act()
-        os._exit(0)
+        try:
+            act()
+        finally:
+            os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "after", "counted"),
+    ("owner", "name", "after", "pending", "counted"),
     [
-        (linear_state, "write_tensors", False, False),
-        (linear_state, "write_tensors", True, False),
-        (Ledger, "record", False, False),
-        (Ledger, "_write_head", False, True),
-        (Ledger, "record", True, True),
-        (linear_state.LinearState, "_finish", False, True),
-        (linear_state.LinearState, "_finish", True, True),
+        (Linear, "_without", True, True, False),
+        (state_module, "write_weights", True, True, False),
+        (Ledger, "record_hashed", True, False, True),
+        (State, "commit", True, False, True),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_kill_at_any_point_leaves_a_whole_release_or_none(tmp_path, owner, name, after, counted):
+def test_a_kill_leaves_a_whole_release_or_a_request_that_can_be_resumed(tmp_path, owner, name, after, pending, counted):
+    """State's own tests kill after every operation; these look at what a linear model makes of it."""
     folder = tmp_path / "model"
     model = linear(state=folder)
     model.forget([7], 1.0, 1e-6)
-    killed(owner, name, after, lambda: model.forget([0, 1], 1.0, 1e-6))
+    killed(owner, name, after, lambda: linear(state=folder).forget([0, 1], 0.5, 1e-6, steps=3))
     later = linear(state=folder)
-    assert len(later.ledger.entries()) == 1 + counted
-    assert sorted(one.name for one in (folder / "releases").iterdir()) == ["0001", "0002"][: 1 + counted]
-    assert weights_hash(later.released.w) == later.ledger.entries()[-1].after
-    if counted:
-        with pytest.raises(CduError, match="gone already, by entry 2"):
-            later.forget([0], 1.0, 1e-6)
-        assert later.forget([2], 1.0, 1e-6).entry.number == 3
+    assert (len(later.ledger.entries()), later.pending is not None) == (1 + counted, pending)
+    assert weights_hash(later.released.tensors) == later.ledger.entries()[-1].after
+    if pending:
+        with pytest.raises(CduError, match=r"another request is pending in .*; resume it, or withdraw it"):
+            later.forget([2], 1.0, 1e-6)
+        again = later.resume()
+        assert (again.entry.number, again.entry.ids) == (2, tuple(sorted(later.ledger.hashed([0, 1]))))
+        assert again.certificate.epsilon == pytest.approx(0.5)
+        assert read_sealed(ReleaseCertificate, again.folder / "certificate.json").options == {"steps": 3}
     else:
-        assert later.forget([0, 1], 1.0, 1e-6).entry.number == 2
+        again = later.forget([0, 1], 1.0, 1e-6)
+        assert torch.equal(again.w, later.released.w)
+        assert again.seconds is None
+    assert later.pending is None
+    assert later.forget([2], 1.0, 1e-6).entry.number == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_first_request_can_be_resumed_or_withdrawn_and_needs_its_rows(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    model = linear(state=folder)
+    with pytest.raises(CduError, match="no request is pending"):
+        model.resume()
+    with pytest.raises(CduError, match="no request is pending"):
+        model.withdraw()
+    killed(State, "commit", False, lambda: linear(state=folder).forget([0, 1], 1.0, 1e-6))
+    shutil.copytree(folder, tmp_path / "copy")
+    rows, labels = data()
+    given = {"l2": L2, "budget": BUDGET, "classes": 3}
+    with pytest.raises(CduError, match="2 of the 2 ids of the pending request are in no row"):
+        Linear(rows[2:], labels[2:], ids=range(2, 40), state=folder, **given).resume()
+    silent(monkeypatch)
+    again = linear(state=folder).resume()
+    assert (again.w - exact(model, range(2, 40))).norm() <= BUDGET
+    other = linear(state=tmp_path / "copy")
+    other.withdraw()
+    assert other.pending is None
+    assert other.forget([5], 1.0, 1e-6).entry.number == 1
+
+
+def test_a_wrong_or_emptied_folder_begins_no_new_budget(tmp_path):
+    folder = tmp_path / "model"
+    linear(state=folder, cap=(1.0, 1e-5)).forget([0], 0.9, 1e-5)
+    for emptied in (True, False):
+        shutil.rmtree(folder / "ledger")
+        if emptied:
+            (folder / "ledger").mkdir()
+        with pytest.raises(CduError, match=r"there is no (ledger|state) in"):
+            linear(state=folder, cap=(1.0, 1e-5))
+        assert not (folder / "ledger/settings.json").exists()
 
 
 def test_weights_that_are_not_the_ledgers_are_not_continued_from(tmp_path):
@@ -581,25 +663,49 @@ def test_weights_that_are_not_the_ledgers_are_not_continued_from(tmp_path):
     model.forget([0], 1.0, 1e-6)
     model.forget([1], 1.0, 1e-6)
     last = folder / "releases/0002/weights.safetensors"
-    kept = last.read_bytes()
     last.write_bytes((folder / "releases/0001/weights.safetensors").read_bytes())
-    with pytest.raises(CduError, match="does not hold the weights of entry 2"):
+    with pytest.raises(CduError, match="does not hold the weights that were recorded"):
         linear(state=folder)
-    last.unlink()
-    with pytest.raises(CduError, match=r"weights\.safetensors is missing"):
-        linear(state=folder)
-    last.write_bytes(kept)
-    shutil.rmtree(folder / "ledger")
-    with pytest.raises(CduError, match="there is no ledger in"):
-        linear(state=folder)
+    found = CliRunner().invoke(app, ["check", str(folder)])
+    assert found.exit_code == 1
+
+
+def test_the_command_line_checks_a_linear_models_state_and_lists_its_releases(tmp_path):
+    folder = str(tmp_path / "model")
+    model = linear(state=folder, cap=(3.0, 1e-5))
+    assert CliRunner().invoke(app, ["check", folder]).exit_code == 0
+    model.forget([0], 1.0, 1e-6)
+    found = CliRunner().invoke(app, ["check", folder])
+    assert (found.exit_code, "is whole" in found.output) == (0, True)
+    assert f"{module.METHOD}, ids: 1" in CliRunner().invoke(app, ["ledger", folder]).output
+
+
+def test_what_is_handed_out_does_not_tell_whether_steps_were_enough(tmp_path):
+    """Certificates and pages of two releases, one by steps and one by training, differ in nothing but these."""
+    kept = {}
+    for l2 in (L2, 1e-4):
+        model = linear(l2=l2, state=tmp_path / f"{l2}")
+        after = model.forget([0, 1], 1.0, 1e-6, steps=2)
+        kept[after.fallback] = read_sealed(ReleaseCertificate, after.folder / "certificate.json")
+        page = (after.folder / "release.html").read_text(encoding="utf-8")
+        assert "Took" not in page
+        assert "the exact minimiser of the loss on the retained set" in page
+        assert "2 rows of 40 rows; 38 rows are left" in page
+        assert module.NOTE in page
+    changing = {"hash", "page", "date", "weights", "entry", "ids"}
+    by_steps, by_training = (kept[fallback].model_dump(exclude=changing) for fallback in (False, True))
+    assert by_steps == by_training
 
 
 def test_nothing_noiseless_is_on_the_disk(tmp_path):
     folder = tmp_path / "model"
     model = linear(state=folder)
-    assert not list(folder.rglob("*.safetensors"))
-    minimiser = model._start.numpy()
-    model.forget([0], 1.0, 1e-6)
-    bytes_ = [one.read_bytes() for one in Path(folder).rglob("*") if one.is_file()]
-    assert not any(minimiser[:2].tobytes() in one for one in bytes_)
-    assert not any(weights_hash(minimiser).encode() in one for one in bytes_)
+    (first,) = folder.rglob("*.safetensors")
+    assert not any(part.any() for part in read_tensors(first, "")[0].values())
+    minimiser = module.LinearModel(model._start, 3)
+    hashes = [weights_hash(minimiser.tensors).encode(), weights_hash(minimiser.w).encode()]
+    for turn in range(2):
+        bytes_ = [one.read_bytes() for one in Path(folder).rglob("*") if one.is_file()]
+        assert not any(minimiser.w.numpy()[:2].tobytes() in one for one in bytes_)
+        assert not any(digest in one for digest in hashes for one in bytes_)
+        model.forget([turn], 1.0, 1e-6)

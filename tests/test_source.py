@@ -74,6 +74,14 @@ def sources(on_disk):
     }
 
 
+def test_numbers_in_a_list_are_no_names_of_columns_that_are_numbered():
+    numbered = frame()[["a", "b"]].set_axis([0, 1], axis=1)
+    data = as_data(numbered, [0, 1, 0, 1, 1, 0], ids=[0, 1, 1, 1, 0, 0])
+    assert data.fetch(torch.arange(6)).shape == (6, 2)
+    assert data.targets.tolist() == [0, 1, 0, 1, 1, 0]
+    assert data.ids.tolist() == ["0", "1", "1", "1", "0", "0"]
+
+
 def test_every_source_gives_the_same_rows(on_disk):
     for name, data in sources(on_disk).items():
         assert isinstance(data, Data)

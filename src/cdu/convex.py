@@ -17,41 +17,46 @@ Example:
 import math
 import os
 import secrets
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cdu.certification import Certificate, budget_bound, certify, required_sigma
-from cdu.certification.convex import ridge_constants, softmax_constants
+from cdu.certification import budget_bound, certify, required_sigma
 from cdu.certification.rounding import computed
 from cdu.checks import expect, expect_delta, expect_positive
-from cdu.data.samples import Samples
-from cdu.data.table import as_ids, as_table
+from cdu.data.conversion import as_labels, as_rows
+from cdu.data.lookup import Arrays
+from cdu.data.source import Data, as_data
+from cdu.errors import CduError
 from cdu.evaluation.audit import Audit, audit
 from cdu.models.architectures import LogisticRegression
 from cdu.models.losses import squared_error
 from cdu.models.objective import Loss, Objective
+from cdu.own_model.release_certificate import Facts
+from cdu.own_model.state import State
+from cdu.own_model.state_files import Request, StateSettings, settings_in
+from cdu.own_model.state_rows import ids_of, rows_left, rows_to_go
 from cdu.seeding import generator, secret_generator
-from cdu.unlearning.convex_deletions import deletion_steps, distance_at_most
+from cdu.unlearning.convex_deletions import deletion_steps, distance_at_most, distance_foreseen
 from cdu.unlearning.convex_training import preconditioner, train
-from cdu.unlearning.linear_release import GRADIENTS, Deleted, Plan, Released
-from cdu.unlearning.linear_state import LinearSettings, LinearState, settings_in
+from cdu.unlearning.linear_release import GRADIENTS, Deleted, LinearModel, LinearPlan
 from cdu.unlearning.noise import draw_noise, expect_noise_shows
 
 LOSSES: dict[str, Loss] = {"softmax": cross_entropy, "squared": squared_error}
 
-#: The method's name in ledgers. It is the same whether a request was answered by steps or by retraining.
-METHOD = "cdu.convex.Linear"
+#: The method in words. They are the same whether a request was answered by steps or by training.
+METHOD = "Newton steps on a linear model, or training anew, within a budget"
 
-#: A Newton step is taken with this relative accuracy; see :func:`~cdu.unlearning.convex_deletions.deletions`.
-_ACCURACY = 1e-5
+#: What a reader of a release should know of every linear model, whatever was deleted.
+NOTE = "The certificate is about the linear model; nothing that makes its features may have been fitted on the data."
 
 
 class Linear:
@@ -67,11 +72,12 @@ class Linear:
         after = model.forget(["user 17"], epsilon=1.0, delta=1e-6)
         print(after.certificate)
 
-    **What is kept.** Before the first deletion the object keeps the minimiser on all rows, in memory alone. After a
-    deletion it keeps the release, with its noise, and the next deletion starts from there; the noiseless model is
-    dropped. A noiseless model would be within Δ of the exact one, but its last digits would still depend on the deleted
-    rows. All later models are computed from the release and the rows left, so that whatever was hidden by the noise
-    stays hidden. The rows themselves are the caller's: delete them where they are stored.
+    **What is kept.** Before the first deletion the object keeps the minimiser on all rows, in memory alone: the state's
+    folder has zeros in its place, and a later program computes it anew. After a deletion the object keeps the release,
+    with its noise, and the next deletion starts from there; the noiseless model is dropped. A noiseless model would be
+    within Δ of the exact one, but its last digits would still depend on the deleted rows. All later models are computed
+    from the release and the rows left, so that whatever was hidden by the noise stays hidden. The rows themselves are
+    the caller's: delete them where they are stored.
 
     **Several requests.** Each has the whole budget Δ and noise of its own. What all promise together is the ledger's
     business: μ = √(Σ (Δ/σ_i)²).
@@ -82,24 +88,27 @@ class Linear:
     may be changed while the object is in use.
 
     Args:
-        features: Numbers of shape (n, features), n ≥ 2: a tensor, an array, or a pandas frame. Nothing may have been
-            fitted on the rows before, no scaler either: a deletion would leave that as it was.
-        labels: Class numbers from 0, shape (n,). A class may lose all its rows.
+        features: Numbers of shape (n, features), n ≥ 2: a tensor, an array, a memory map, or a pandas frame. Nothing
+            may have been fitted on the rows before, no scaler either: a deletion would leave that as it was.
+        labels: Class numbers from 0, shape (n,); for a frame also the name of their column. A class may lose all its
+            rows.
         l2: The weight of (l2/2)‖w‖², above 0, fixed before the data were seen.
         budget: Δ, fixed before the data were seen. Noise is proportional to it; a smaller one means more work, and
             below what float64 can show nothing is possible.
         ids: Whose row it is: text or whole numbers, several rows may have the same; for a frame also the name of a
-            column. When None, a frame's index, and else "0", "1", and so on; a state needs ids or a frame.
+            column. When None, a frame's index, and else "0", "1", and so on; a state's folder needs ids or a frame.
         loss: "softmax" for cross-entropy, "squared" for half the squared distance to the one-hot target.
         classes: K. When None one more than the largest label, at least 2; then the number of weights itself depends
             on the rows, so name it where it is known.
-        state: A folder that keeps settings, releases and a ledger, so that a later program goes on. Rows of ids that
-            were deleted are left out, whether the data still hold them or not.
-        cap: The budget (ε, δ) of all releases together. It needs a state.
+        state: The state's folder (:class:`~cdu.own_model.state.State`), with which a later program goes on; a temporary
+            one, gone with this object, when None. Rows of ids that were deleted are left out, whether the data still
+            hold them or not.
+        cap: The budget (ε, δ) that all releases together keep to; none when None.
 
     Attributes:
         released: The last release; None before the first.
-        ledger: The state's ledger; None without a state.
+        folder: The state's folder.
+        ledger: What was released and promised.
 
     Raises:
         CduError: An argument is unusable, float64 cannot show that training kept the budget, or the state is of another
@@ -121,18 +130,21 @@ class Linear:
     ) -> None:
         expect_positive(l2=l2, budget=budget)
         expect(loss in LOSSES, f"the loss is {loss!r}; it is 'softmax' or 'squared'")
-        expect(state is not None or cap is None, f"cap = {cap} needs a ledger to be kept to; give a state folder")
         expect(
             state is None or ids is not None or hasattr(features, "columns"),
             "a state knows deleted rows by their ids, and none were given; give ids, since rows' numbers would name "
             "other rows once some are gone",
         )
-        self._table = as_table(features, labels, ids)
-        expect(len(self._table) >= 2, f"there is {len(self._table)} row; a model needs two, to be left with one")
-        held = None if state is None else settings_in(state)
-        columns, largest = self._table.features.shape[1], int(self._table.labels.max())
+        data = _data(features, labels, ids)
+        expect(len(data) >= 2, f"there is {len(data)} row; a model needs two, to be left with one")
+        self._temporary = None if state is not None else tempfile.TemporaryDirectory(prefix="cdu-linear-")
+        self.folder = (
+            Path(state) if state is not None else Path(str(self._temporary and self._temporary.name)) / "state"
+        )
+        columns, largest = data.samples().inputs.shape[1], int(as_labels(data.targets).max())
+        held = settings_in(self.folder)
         if classes is None:
-            classes = max(2, largest + 1) if held is None else held.classes
+            classes = max(2, largest + 1) if held is None else _classes(held)
         expect(
             classes >= 2 and largest < classes,
             f"the largest label is {largest}, and classes = {classes}; classes are numbered from 0, and two at least",
@@ -140,17 +152,23 @@ class Linear:
         self.classes, self.l2, self.budget = classes, l2, budget
         # What rounding may hide is counted where a distance is held against the budget.
         self._bound = computed(budget_bound(budget), "float64", rounding=0.0)
-        linear = LogisticRegression(columns, classes).to(self._table.features.device, torch.float64)
+        linear = LogisticRegression(columns, classes).to(data.device, torch.float64)
         self._objective = Objective(linear, LOSSES[loss], l2=l2)
-        settings = LinearSettings(features=columns, classes=classes, loss=loss, l2=l2, budget=budget)
-        self._state = None if state is None else LinearState(state, settings, cap)
-        self.ledger = None if self._state is None else self._state.ledger
-        self.released: Released | None = None
-        self._gone: dict[str, int] = {}
-        self._rows: NDArray[np.int64] = np.arange(len(self._table))
-        self._start = self._resumed()
+        # No state is begun for a model that cannot keep the budget.
+        start = train(self._objective, data.samples(), budget).w if held is None else None
+        settings = StateSettings(l2=l2, radius=None, delta=1e-5 if cap is None else cap[1], budget=budget, loss=loss)
+        zeros = LinearModel(torch.zeros(self._objective.size, dtype=torch.float64), classes)
+        self._state = State.begin_or_open(self.folder, settings, zeros.tensors, cap)
+        self.ledger = self._state.ledger
+        self.released: LinearModel | None = None
+        self._data = rows_left(self._state, data)
+        expect(len(self._data) > 0, "all rows belong to ids that were deleted; give the data that are left")
+        if self._state.number > 0:
+            self.released = self._read_back()
+            start = self.released.w
+        self._start = train(self._objective, self._data.samples(), budget).w if start is None else start
 
-    def release(self, epsilon: float, delta: float = 1e-5) -> Released:
+    def release(self, epsilon: float, delta: float = 1e-5) -> LinearModel:
         """The model on all rows with the noise that a deletion for (ε, δ) gets, to be published before any request.
 
         It has no certificate, and no ledger notes it. It was computed with all rows, and the certificate of a later
@@ -163,12 +181,13 @@ class Linear:
         Raises:
             CduError: Rows were deleted already: the model to publish is ``released``. Or ε or δ is unusable.
         """
+        gone = self._state.gone()
         expect(
-            not self._gone,
-            f"{len(self._gone)} ids were deleted already, and this would be another model than the certified one; "
+            not gone,
+            f"{len(gone)} ids were deleted already, and this would be another model than the certified one; "
             "publish the attribute released",
         )
-        self.released = Released(self._noisy(self._start, self._sigma(epsilon, delta)), self.classes, None)
+        self.released = LinearModel(self._noisy(self._start, self._sigma(epsilon, delta)), self.classes)
         return self.released
 
     def forget(self, ids: Sequence[str | int], epsilon: float, delta: float = 1e-5, steps: int = 2) -> Deleted:
@@ -178,8 +197,10 @@ class Linear:
         gradient on the rows left shows a distance of at most Δ. Where ``steps`` of them do not, or where more rows go
         than are left, the model is trained anew from zero, to Δ/10. Noise, certificate and entry are the same.
 
-        With a state the release and its entry are on the disk when this returns. The entry's hash "before" is that of
-        the last release, of zeros before the first: that of the noiseless minimiser would tell of its rows.
+        The request is written down before anything is computed, and the release and its entry are on the disk when this
+        returns. A request that was cut off is finished by :meth:`resume`. The last request is not answered twice: its
+        release is read back. The first entry's hash "before" is that of zeros: that of the noiseless minimiser would
+        tell of its rows.
 
         Args:
             ids: Whose rows go, each once.
@@ -188,33 +209,67 @@ class Linear:
             steps: Newton steps at most; 0 for none.
 
         Raises:
-            CduError: An id has no row, or is gone already; no row would be left; ε, δ or ``steps`` is unusable; the
-                release would exceed the ledger's budget; or the budget Δ cannot be kept. Nothing has changed then.
+            CduError: An id has no row, or is gone already; no row would be left; ε, δ or ``steps`` is unusable; another
+                request is pending; the release would exceed the cap; or the budget Δ cannot be kept. Nothing is
+                released then, and the request is withdrawn.
         """
         began = time.perf_counter()
-        with self._alone():
+        with self._state.locked():
+            self._expect_current()
+            if self._state.answered(ids) is not None:
+                return self._read_back()
             gone, left = self._parted(ids)
             sigma = self._sigma(epsilon, delta)
-            w, distance, taken, fallback = self._without(gone, left, steps)
-            after = self._noisy(w, sigma)
-            certificate = certify(self._bound, sigma, delta)
-            number, before = 1 + max(self._gone.values(), default=0), self._published()
-            entry = None
-            if self._state is not None:
-                names = as_ids(ids)
-                entry = self._state.commit(number, names, METHOD, before, after, certificate, self.classes)
-            self._gone = self._gone | dict.fromkeys(self._hashed(as_ids(ids)), number)
-            self._rows, self._start = left, after
-        seconds = time.perf_counter() - began
-        released = Deleted(after, self.classes, certificate, entry, fallback, taken, distance, seconds)
-        self.released = released
+            _expect_steps(steps)
+            self.ledger.expect_room(self._bound.sensitivity / sigma)
+            request = self._state.begin_request(ids, METHOD, epsilon, delta, {"steps": steps})
+            try:
+                w, distance, taken, fallback = self._without(gone, left, steps)
+                after = LinearModel(self._noisy(w, sigma), self.classes)
+                # The time would tell whether the steps had been enough.
+                facts = Facts(rows_deleted=len(gone), rows_retained=len(left), seconds=None, note=NOTE)
+                certificate = certify(self._bound, sigma, delta)
+                entry = self._state.commit(request, after.tensors, certificate, "", 0.0, False, facts)
+            except CduError:
+                self._state.withdraw_request()
+                raise
+            folder = self._state.release_folder(entry.number)
+            self._data, self._start = left, after.w
+            seconds = time.perf_counter() - began
+            released = Deleted(after.w, self.classes, entry, folder, fallback, taken, distance, seconds)
+            self.released = released
         return released
 
-    def plan(self, ids: Sequence[str | int], epsilon: float, delta: float = 1e-5, steps: int = 2) -> Plan:
+    @property
+    def pending(self) -> Request | None:
+        """The request that was cut off before it was answered; None where there is none."""
+        return self._state.pending()
+
+    def resume(self) -> Deleted:
+        """Finish the request that was cut off, with the promise that it asked for.
+
+        Raises:
+            CduError: There is none, the data do not hold its rows, or as for :meth:`forget`.
+        """
+        request = self._pending()
+        steps = request.options["steps"]
+        assert request.epsilon is not None
+        assert isinstance(steps, int)
+        return self.forget(ids_of(self._state, request, self._data), request.epsilon, request.delta, steps)
+
+    def withdraw(self) -> None:
+        """Give up the request that was cut off; nothing of it is kept.
+
+        Raises:
+            CduError: There is none.
+        """
+        self._pending()
+        self._state.withdraw_request()
+
+    def plan(self, ids: Sequence[str | int], epsilon: float, delta: float = 1e-5, steps: int = 2) -> LinearPlan:
         """What :meth:`forget` would do to these rows, from a gradient; nothing is deleted.
 
-        A Newton step from a gradient of norm r leaves (M/2)(r/l2)² + 10⁻⁵·r at most, where M is the Lipschitz constant
-        of the Hessian (:mod:`cdu.certification.convex`). Where that reaches l2·Δ the budget is proven to be kept.
+        Where :func:`~cdu.unlearning.convex_deletions.distance_foreseen` is within Δ the budget is proven to be kept.
 
         Args:
             ids: Whose rows would go.
@@ -226,7 +281,7 @@ class Linear:
             CduError: As for :meth:`forget`.
         """
         gone, left = self._parted(ids)
-        sigma, samples = self._sigma(epsilon, delta), self._table.samples(left)
+        sigma, samples = self._sigma(epsilon, delta), left.samples()
         residual = self._objective.gradient(self._start, samples).norm().item()
         # The first gradient also takes what is done once.
         began = time.perf_counter()
@@ -234,14 +289,15 @@ class Linear:
         seconds = time.perf_counter() - began
         distance = distance_at_most(self._objective, self._start, samples, residual)
         hidden = distance_at_most(self._objective, self._start, samples, 0.0)
-        return Plan(
+        proven = distance_foreseen(self._objective, samples, residual, steps)
+        return LinearPlan(
             gone=len(gone),
             left=len(left),
             sigma=sigma,
             noise_norm=sigma * math.sqrt(self._objective.size),
             weights_norm=self._start.norm().item(),
             distance=distance,
-            kept=len(gone) <= len(left) and self._proven(residual, samples, steps) + hidden <= self.budget,
+            kept=len(gone) <= len(left) and proven + hidden <= self.budget,
             seconds=GRADIENTS * steps * seconds,
         )
 
@@ -272,76 +328,42 @@ class Linear:
         """
         gone, left = self._parted(ids)
         sigma = self._sigma(epsilon, delta)
+        _expect_steps(steps)
         released, _, _, _ = self._without(gone, left, steps)
-        retrained = train(self._objective, self._table.samples(left), self.budget).w
+        retrained = train(self._objective, left.samples(), self.budget).w
         noise = torch.randn(2, trials, 1, dtype=torch.float64, generator=generator(seed, "audit"))
         return audit(noise[0] + (released - retrained).norm().item() / sigma, noise[1], delta)
 
-    def _resumed(self) -> Tensor:
-        """Where the next deletion starts: the last release of the state, without its deleted rows, or the minimiser."""
-        entries = () if self.ledger is None else self.ledger.entries()
-        last = None if self._state is None else self._state.weights()
-        if last is None:
-            return train(self._objective, self._table.samples(self._rows), self.budget).w
-        for entry in entries:
-            self._gone |= dict.fromkeys(entry.ids, entry.number)
-        present = np.unique(self._table.ids).tolist()
-        hashes = self._hashed(present)
-        deleted = [name for name, one in zip(present, hashes, strict=True) if one in self._gone]
-        self._rows = np.flatnonzero(~self._table.named(deleted))
-        expect(len(self._rows) > 0, "all rows belong to ids that were deleted; give the data that are left")
-        w = last.to(self._table.features.device)
-        self.released = Released(w, self.classes, Certificate.model_validate(entries[-1].certificate))
-        return w
+    def _read_back(self) -> Deleted:
+        """The state's last release."""
+        tensors, number = self._state.weights(), self._state.number
+        w = torch.cat([tensors["weight"].reshape(-1), tensors["bias"]]).to(self._data.device)
+        return Deleted(w, self.classes, self.ledger.entries()[-1], self._state.release_folder(number))
 
-    def _hashed(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Ids as a ledger has them, or as they are where there is none."""
-        return tuple(names) if self.ledger is None else self.ledger.hashed(names)
+    def _pending(self) -> Request:
+        request = self.pending
+        if request is None:
+            raise CduError(f"no request is pending in {self.folder}; ask by forget(ids, epsilon, delta)")
+        return request
 
-    def _published(self) -> Tensor:
-        return torch.zeros_like(self._start) if self.released is None else self.released.w
+    def _expect_current(self) -> None:
+        """Refuse to go on from a model that is not the state's last."""
+        known = self.released.entry.number if isinstance(self.released, Deleted) else 0
+        expect(
+            known == self._state.number,
+            f"{self.folder} has {self._state.number} releases, and this object knows {known}: another program "
+            "answered a request, or one was interrupted; make the object anew",
+        )
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other program answers a request from this state meanwhile, and none has since it was opened."""
-        if self._state is None:
-            yield
-            return
-        with self._state.locked():
-            known, there = max(self._gone.values(), default=0), len(self._state.ledger.entries())
-            expect(
-                known == there,
-                f"{self._state.folder} has {there} releases, and this object knows {known}: another program answered a "
-                "request, or one was interrupted; make the object anew",
-            )
-            yield
-
-    def _parted(self, ids: Sequence[str | int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _parted(self, ids: Sequence[str | int]) -> tuple[Data, Data]:
         """The rows that go, and those that are left."""
-        names = as_ids(ids)
-        expect(len(names) > 0, "the list of ids is empty; name whose rows are to go")
-        expect(
-            len(set(names)) == len(names), f"the {len(names)} ids name {len(set(names))} different ones; list each once"
-        )
-        for name, hashed in zip(names, self._hashed(names), strict=True):
-            expect(
-                hashed not in self._gone,
-                f"id '{name}' is gone already, by entry {self._gone.get(hashed)}; leave it out",
-            )
-        there = set(self._table.ids[self._rows].tolist())
-        unknown = [name for name in names if name not in there]
-        expect(
-            not unknown,
-            f"{len(unknown)} ids are in no row, the first is '{unknown[0] if unknown else ''}'; give ids that the data "
-            "have",
-        )
-        goes = self._table.named(names)[self._rows]
-        gone, left = self._rows[goes], self._rows[~goes]
-        expect(len(left) > 0, f"the request names all {len(gone):,} rows; delete the model instead")
-        return gone, left
+        rows = rows_to_go(self._state, self._data, ids)
+        left = np.setdiff1d(np.arange(len(self._data)), rows)
+        expect(len(left) > 0, f"the request names all {len(rows):,} rows; delete the model instead")
+        return self._data.subset(rows), self._data.subset(left)
 
     def _sigma(self, epsilon: float, delta: float) -> float:
-        count = len(self._rows)
+        count = len(self._data)
         expect_positive(epsilon=epsilon)
         expect_delta(delta)
         expect(
@@ -351,13 +373,12 @@ class Linear:
         )
         return required_sigma(self._bound, epsilon, delta)
 
-    def _without(self, gone: NDArray[np.int64], left: NDArray[np.int64], steps: int) -> tuple[Tensor, float, int, bool]:
+    def _without(self, gone: Data, left: Data, steps: int) -> tuple[Tensor, float, int, bool]:
         """Weights within the budget on the rows left, their distance at most, the steps, and whether by retraining."""
-        expect(isinstance(steps, int) and steps >= 0, f"steps = {steps} is not a whole number of at least 0")
-        objective, retain = self._objective, self._table.samples(left)
+        objective, retain = self._objective, left.samples()
         if len(gone) <= len(left):
             inverse = preconditioner(objective, self._start, retain) if steps else None
-            forgotten = self._table.samples(gone)
+            forgotten = gone.samples()
             for found in deletion_steps(objective, self._start, retain, forgotten, steps, self.budget, inverse):
                 if not found.fallback:
                     return found.iterate, found.distance, found.steps, False
@@ -369,12 +390,24 @@ class Linear:
         expect_noise_shows(w, sigma)
         return w + sigma * draw_noise(w, secret_generator(secrets.token_bytes(32), "release"))
 
-    def _proven(self, residual: float, samples: Samples, steps: int) -> float:
-        """A distance that Newton steps are proven to end within, if all goes on in exact arithmetic."""
-        longest = max(block.double().norm(dim=1).max().item() for block in samples.inputs.split(2048))
-        softmax = self._objective.loss_function is cross_entropy
-        known = softmax_constants(longest, self.l2, self.classes) if softmax else ridge_constants(longest, self.l2)
-        for _ in range(steps):
-            step = residual / self.l2
-            residual = min(residual, known.hessian_lipschitz / 2 * step**2 + _ACCURACY * residual)
-        return residual / self.l2
+
+def _data(features: Any, labels: Any, ids: Any) -> Data:
+    """Rows of features, read where they lie, whose batches are in float64; each with a class and an id."""
+    framed = hasattr(features, "iloc")
+    rows = features if framed else as_rows(features)
+    data = as_data(rows, labels if framed else as_labels(labels).to(rows.device), ids=ids, dtype=torch.float64)
+    assert isinstance(data.lookup, Arrays)
+    data = replace(data, lookup=Arrays(as_rows(data.lookup.tree)), answers=as_labels(data.answers))
+    data.expect_finite("training set")
+    return data
+
+
+def _classes(settings: StateSettings) -> int:
+    """K of the linear model that a state was begun with."""
+    biases = [kind.shape[0] for kind in settings.tensors if kind.name == "bias" and len(kind.shape) == 1]
+    expect(settings.budget is not None and len(biases) == 1, "the state is no linear model's; give another folder")
+    return biases[0]
+
+
+def _expect_steps(steps: int) -> None:
+    expect(isinstance(steps, int) and steps >= 0, f"steps = {steps} is not a whole number of at least 0")

@@ -1,5 +1,6 @@
 """What users bring instead of tensors: arrays and frames are copied, datasets' rows stacked, anything else refused."""
 
+import warnings
 from collections.abc import Mapping
 from numbers import Number
 from typing import Any
@@ -44,6 +45,47 @@ def as_tensor(given: Any, name: str) -> Tensor:
     array = given if isinstance(given, np.ndarray) else given.to_numpy()
     expect_numbers(array, given, name)
     return torch.from_numpy(copied(array))
+
+
+def as_rows(features: Any) -> Tensor:
+    """Features as floats of shape (n, features): floats where they lie, anything else as a copy in float64.
+
+    Args:
+        features: A tensor, an array, a memory map or a frame. Floats must not be changed while the result is in use.
+
+    Raises:
+        CduError: They are no numbers, or have another shape.
+    """
+    if isinstance(features, np.ndarray) and features.dtype in (np.float32, np.float64) and features.dtype.isnative:
+        with warnings.catch_warnings():
+            # PyTorch warns that it could write to an array that is read-only; nothing here writes.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            rows = torch.from_numpy(np.ascontiguousarray(features))
+    else:
+        rows = as_tensor(features, "features")
+    expect(
+        rows.ndim == 2 and rows.shape[1] >= 1,
+        f"the features have the shape {tuple(rows.shape)}; give a row of numbers for every sample, (n, features)",
+    )
+    return rows.detach() if rows.is_floating_point() else rows.double()
+
+
+def as_labels(labels: Any) -> Tensor:
+    """Class labels as int64 of shape (n,).
+
+    Raises:
+        CduError: They are no whole numbers from 0, or have another shape.
+    """
+    numbers = as_tensor(np.asarray(labels) if isinstance(labels, list) else labels, "labels")
+    whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
+    expect(
+        whole and numbers.ndim == 1,
+        f"the labels are of type {numbers.dtype} and shape {tuple(numbers.shape)}; give one whole number for every "
+        "row, the number of its class from 0",
+    )
+    lowest = int(numbers.min()) if len(numbers) else 0
+    expect(lowest >= 0, f"a label is {lowest}; number the classes from 0")
+    return numbers.long()
 
 
 def expect_numbers(array: NDArray[Any], given: Any, name: str) -> None:

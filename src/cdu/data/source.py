@@ -314,7 +314,9 @@ def _named(frame: Any, given: Any) -> list[str]:
     if isinstance(given, str):
         expect(given in columns, f"the data have no column '{given}'; their columns are {columns}")
         return [given]
-    return given if isinstance(given, list) and given and all(one in columns for one in given) else []
+    # Numbers in a list are targets or ids, also where the columns are numbered.
+    names = isinstance(given, list) and given and all(isinstance(one, str) and one in columns for one in given)
+    return given if names else []
 
 
 def _answers(lookup: Lookup, source: Any, targets: Any) -> Tensor | None:

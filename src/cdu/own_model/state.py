@@ -5,7 +5,8 @@ A state is a folder:
 - ``settings.json``: what holds for all requests;
 - ``ledger/``: a :class:`~cdu.unlearning.ledger.Ledger`;
 - ``request.json``: the request under way; absent when none is;
-- ``releases/0000/weights.safetensors``: the model as it came, until release 1 is made: it knows the deleted rows;
+- ``releases/0000/weights.safetensors``: the model as it came, until release 1 is made: it knows the deleted rows. Where
+  no model may be kept that was not released, as of :class:`cdu.convex.Linear`, it is zeros;
 - ``releases/0001/``, …: ``weights.safetensors``, ``certificate.json`` and ``release.html``, which are handed out.
 
 A request is on the disk before anything is computed. The weights that answer it are written to a folder whose name ends
@@ -83,8 +84,8 @@ class State(KeptState):
 
         Args:
             folder: Where; absent or empty.
-            settings: l2, radius, parameters and δ; what else they hold is filled in.
-            tensors: The full state of the module as it came.
+            settings: What the caller says of the model; what else they hold is filled in.
+            tensors: The full state of the module as it came; zeros where the first model must not be kept.
             cap: The budget (ε, δ) that all releases together keep to.
 
         Raises:
@@ -158,7 +159,7 @@ class State(KeptState):
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             return cls.begin(place, settings, tensors, cap)
         state = cls.open(place)
-        for name in ("l2", "radius", "parameters", "fixed_saw_data"):
+        for name in ("l2", "radius", "parameters", "fixed_saw_data", "budget", "loss"):
             given, there = getattr(settings, name), getattr(state.settings, name)
             expect(
                 given == there,

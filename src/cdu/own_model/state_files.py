@@ -15,7 +15,7 @@ from cdu.checks import expect
 from cdu.errors import CduError
 from cdu.own_model.release_certificate import Facts, Part
 from cdu.storage import tensor_bytes
-from cdu.unlearning.sealed import REMEDY, Sealed, read_bytes, sync, write_durably
+from cdu.unlearning.sealed import REMEDY, Sealed, read_bytes, read_sealed, sync, write_durably
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class TensorKind(Part):
 
 
 class StateSettings(Sealed):
-    """What holds for all requests. Who begins a state gives the first five; the others are filled in then.
+    """What holds for all requests. Who begins a state gives the first seven; the others are filled in then.
 
     Attributes:
         l2: The weight of the l2 term that training used.
@@ -50,6 +50,9 @@ class StateSettings(Sealed):
         parameters: Which parameters are unlearned, as patterns such as "head.*".
         fixed_saw_data: Whether the other parameters were ever trained on the data; None where there are none.
         delta: δ of every release, and of all together where there is no budget.
+        budget: Δ, the distance to the exact minimiser that every release keeps before its noise; None where no release
+            is checked against one.
+        loss: The loss by its name; empty where it is the caller's own function.
         tensors: The kinds of all tensors of the module's state, in the order of their names.
         original: The hash of the model as it came.
         ledger: The hash of the ledger's own settings, with which its chain begins.
@@ -62,11 +65,22 @@ class StateSettings(Sealed):
     parameters: tuple[str, ...] = ("*",)
     fixed_saw_data: bool | None = None
     delta: float
+    budget: float | None = None
+    loss: str = ""
     tensors: tuple[TensorKind, ...] = ()
     original: str = ""
     ledger: str = ""
     begun: str = ""
     version: str = ""
+
+
+def settings_in(folder: Path) -> StateSettings | None:
+    """The settings of the state in a folder; None where there is none.
+
+    Raises:
+        CduError: They were changed.
+    """
+    return read_sealed(StateSettings, folder / SETTINGS) if (folder / SETTINGS).is_file() else None
 
 
 class Request(Sealed):

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from cdu.checks import expect
@@ -35,6 +33,7 @@ from cdu.own_model.release_certificate import Facts
 from cdu.own_model.released import Released
 from cdu.own_model.state import State
 from cdu.own_model.state_files import SETTINGS, Request, StateSettings
+from cdu.own_model.state_rows import ids_of, rows_left, rows_to_go
 from cdu.own_model.task import Task
 from cdu.unlearning.ledger_entries import Spent
 from cdu.unlearning.methods.retrain import Retrain
@@ -176,11 +175,7 @@ class Unlearner:
     @property
     def data(self) -> Data:
         """The rows that are left."""
-        known = np.unique(self._given.ids)
-        hashes = self._state.ledger.hashed(known.tolist())
-        gone = self._state.gone()
-        deleted = [identity for identity, digest in zip(known.tolist(), hashes, strict=True) if digest in gone]
-        return self._given.without(deleted) if deleted else self._given
+        return rows_left(self._state, self._given)
 
     def forget(
         self,
@@ -219,7 +214,7 @@ class Unlearner:
                 note = f"these ids were deleted by release {answered.number} already, which is read back"
                 return Released(self.model, answered, self._state.release_folder(answered.number), note=note)
             left, before = self.data, self.model
-            rows = self._rows(left, ids)
+            rows = rows_to_go(self._state, left, ids)
             expect_promisable(self.recipe, chosen, epsilon, delta, self._state.ledger)
             request = self._state.begin_request(ids, words(method), epsilon, delta, options)
             try:
@@ -261,15 +256,7 @@ class Unlearner:
         request = self.pending
         if request is None:
             raise CduError(f"no request is pending in {self.folder}; ask by forget(ids)")
-        known = np.unique(self._given.ids).tolist()
-        hashes = dict(zip(self._state.ledger.hashed(known), known, strict=True))
-        lost = [digest for digest in request.ids if digest not in hashes]
-        expect(
-            not lost,
-            f"{len(lost)} of the {len(request.ids)} ids of the pending request are in no row of the data; give the "
-            "data that the request was made for",
-        )
-        ids = [hashes[digest] for digest in request.ids]
+        ids = ids_of(self._state, request, self._given)
         return self.forget(ids, request.method, epsilon=request.epsilon, delta=request.delta, **request.options)
 
     def withdraw(self) -> None:
@@ -297,7 +284,7 @@ class Unlearner:
             CduError: An id is in no row.
         """
         left = self.data
-        problem = problem_of(self.recipe, self.model, left, self._rows(left, ids))
+        problem = problem_of(self.recipe, self.model, left, rows_to_go(self._state, left, ids))
         return planned(self.recipe, problem, epsilon, delta, self.training_seconds)
 
     def spent(self, delta: float = 1e-5) -> Spent:
@@ -330,7 +317,7 @@ class Unlearner:
             CduError: As for :meth:`forget`; or the method adds noise on the way, which takes a run for every trial.
         """
         left = self.data
-        problem = problem_of(self.recipe, self.model, left, self._rows(left, ids))
+        problem = problem_of(self.recipe, self.model, left, rows_to_go(self._state, left, ids))
         return audited(problem, method_of(method, options, epsilon, delta), epsilon, delta, trials)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -372,17 +359,6 @@ class Unlearner:
             "that ball, so that no bound of it holds for the retrained model; give the radius that training projected "
             "onto, or none",
         )
-
-    def _rows(self, left: Data, ids: Sequence[str | int]) -> NDArray[np.int64]:
-        """The rows of ids, none of which may be gone."""
-        gone, hashes = self._state.gone(), self._state.ledger.hashed(ids)
-        again = [str(one) for one, digest in zip(ids, hashes, strict=True) if digest in gone]
-        expect(
-            not again,
-            f"{len(again)} of the {len(ids)} ids are gone already, such as '{again[0] if again else ''}'; leave them "
-            "out",
-        )
-        return left.rows_of(ids)
 
 
 def words(method: str | Method) -> str:

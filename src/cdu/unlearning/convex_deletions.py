@@ -8,14 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cdu.certification.convex import gradient_rounding
+from cdu.certification.convex import gradient_rounding, ridge_constants, softmax_constants
 from cdu.certification.rounding import norm_rounding
 from cdu.checks import expect
 from cdu.curvature.minimise import newton_direction
 from cdu.curvature.solution import Preconditioner
 from cdu.data.samples import Samples, expect_disjoint, expect_finite
+from cdu.models.losses import squared_error
 from cdu.models.objective import Objective
 from cdu.models.objective_checks import expect_fitting, expect_mean
+
+#: Relative accuracy of a Newton step's linear system.
+ACCURACY = 1e-5
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def deletion_steps(
         distance = distance_at_most(objective, w, retain, residual)
         yield Deletion(taken, w, residual, distance, distance > budget, time.perf_counter() - begin)
         if taken < steps:
-            w = w - newton_direction(objective, w, retain, gradient, 1e-5, preconditioner)
+            w = w - newton_direction(objective, w, retain, gradient, ACCURACY, preconditioner)
 
 
 def distance_at_most(objective: Objective, w: Tensor, samples: Samples, residual: float) -> float:
@@ -141,3 +145,28 @@ def distance_at_most(objective: Objective, w: Tensor, samples: Samples, residual
     """
     hidden = gradient_rounding(objective, w, samples)
     return (residual * (1 + norm_rounding(len(w))) + hidden) / objective.l2
+
+
+def distance_foreseen(objective: Objective, samples: Samples, residual: float, steps: int) -> float:
+    """A distance to the exact minimiser that Newton steps are proven to end within, in exact arithmetic.
+
+    A step from a gradient of norm r leaves one of norm (M/2)(r/l2)² + 10⁻⁵·r at most, where M is the Lipschitz constant
+    of the Hessian (:mod:`cdu.certification.convex`). The steps end early where the budget is kept, so that a step that
+    is not proven to help is counted as none.
+
+    Args:
+        objective: L of a :class:`~cdu.models.architectures.LogisticRegression` with l2 > 0: cross-entropy or squared
+            error.
+        samples: S.
+        residual: ‖∇L(w, S)‖ at the start.
+        steps: Newton steps.
+    """
+    longest = max(block.double().norm(dim=1).max().item() for block in samples.inputs.split(2048))
+    if objective.loss_function is squared_error:
+        constants = ridge_constants(longest, objective.l2)
+    else:
+        classes = objective.size // (samples.inputs.shape[1] + 1)
+        constants = softmax_constants(longest, objective.l2, classes)
+    for _ in range(steps):
+        residual = min(residual, constants.hessian_lipschitz / 2 * (residual / objective.l2) ** 2 + ACCURACY * residual)
+    return residual / objective.l2

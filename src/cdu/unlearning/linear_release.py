@@ -1,6 +1,7 @@
-"""What a linear model gives: a release, the release after a deletion, and the plan of one."""
+"""What a linear model gives: a model, the release that answers a deletion, and the plan of one."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from cdu.certification.certificate import Certificate
 from cdu.checks import expect
-from cdu.data.table import as_labels, as_rows
+from cdu.data.conversion import as_labels, as_rows
 from cdu.unlearning.ledger_entries import Entry
 
 #: A Newton step takes as long as so many gradients, roughly: 60 to 100 in trials with 650 weights.
@@ -16,18 +17,26 @@ GRADIENTS = 80
 
 
 @dataclass(frozen=True)
-class Released:
-    """A model that is handed out.
+class LinearModel:
+    """A linear model that is handed out.
 
     Attributes:
-        w: The released weights, noise included: ``weights`` row by row, then ``bias``; shape (p,), float64.
+        w: The weights, noise included: ``weights`` row by row, then ``bias``; shape (p,), float64.
         classes: K.
-        certificate: What the release guarantees; None for one before the first request.
     """
 
     w: Tensor
     classes: int
-    certificate: Certificate | None
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What the release guarantees: nothing, where no request was answered."""
+        return None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and bias by their names in a release's file, which are those of :class:`torch.nn.Linear`."""
+        return {"weight": self.weights, "bias": self.bias}
 
     @property
     def weights(self) -> Tensor:
@@ -61,29 +70,42 @@ class Released:
 
 
 @dataclass(frozen=True)
-class Deleted(Released):
-    """A model after a deletion.
+class Deleted(LinearModel):
+    """The answer to a request: a linear model that may leave. Names are those of :class:`cdu.Released`.
 
     The last four attributes are for whoever operates the model, and the certificate assumes that nobody else learns
-    them: they depend on the deleted rows, and no noise is added to them.
+    them: they depend on the deleted rows, and no noise is added to them. So no file keeps them, and they are None where
+    an earlier answer was read back.
 
     Attributes:
-        entry: The ledger's entry; None without a ledger.
+        entry: The ledger's entry.
+        folder: Where its weights, its certificate and a page about it lie.
         fallback: Whether the model was trained anew because the Newton steps did not keep the budget.
         steps: Newton steps, those of training where ``fallback`` is true.
         distance: A bound on the distance to the exact minimiser, before noise.
         seconds: Wall time of the whole request.
     """
 
-    entry: Entry | None = field(repr=False)
-    fallback: bool = field(repr=False)
-    steps: int = field(repr=False)
-    distance: float = field(repr=False)
-    seconds: float = field(repr=False)
+    entry: Entry = field(repr=False)
+    folder: Path
+    fallback: bool | None = field(repr=False, default=None)
+    steps: int | None = field(repr=False, default=None)
+    distance: float | None = field(repr=False, default=None)
+    seconds: float | None = field(repr=False, default=None)
+
+    @property
+    def certificate(self) -> Certificate:
+        """What the release guarantees."""
+        return Certificate.model_validate(self.entry.certificate)
+
+    @property
+    def promise(self) -> str:
+        """What the release promises on its own, in a few words."""
+        return self.entry.promise
 
 
 @dataclass(frozen=True)
-class Plan:
+class LinearPlan:
     """What a deletion would cost. It is for whoever operates the model: it depends on the rows to be deleted.
 
     Attributes:
