@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cdu.checks import expect
 from cdu.data.conversion import as_tensor, expect_same_rows
+from cdu.data.ids import is_storable
 from cdu.data.samples import Samples, expect_finite
 
 
@@ -137,5 +138,9 @@ def as_ids(ids: Any) -> list[str]:
         expect(
             isinstance(one, str | Integral) and not isinstance(one, bool) and one != "",
             f"an id is {one!r}; ids are text that is not empty, or whole numbers",
+        )
+        expect(
+            is_storable(str(one)),
+            f"an id is {one!r}, with a character that no file holds (NUL or half of a pair); write it without",
         )
     return [str(one) for one in given]
