@@ -35,9 +35,7 @@ def expect_length(**values: float) -> None:
 def expect_not_negative(**values: float) -> None:
     """Refuse every named value that is not a finite number of at least 0."""
     for name, value in values.items():
-        expect(
-            _is_number(value) and 0 <= value < math.inf, f"{name} = {value!r} is not a finite number of at least 0"
-        )
+        expect(_is_number(value) and 0 <= value < math.inf, f"{name} = {value!r} is not a finite number of at least 0")
 
 
 def expect_count(**values: int) -> None:
