@@ -17,6 +17,7 @@ from cdu.certification.rounding import ball_rounding, computed
 from cdu.errors import CduError
 from cdu.own_model import deletion
 from cdu.own_model.unlearner import Unlearner
+from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.problem import UnlearningResult
 
 L2, RADIUS, ROWS = 1e-2, 5.0, 60
@@ -450,3 +451,287 @@ def test_the_certificate_on_the_disk_is_the_one_returned(tmp_path):
     assert json.dumps(kept).count(str(released.certificate.sigma)) >= 1
     assert (released.folder / "release.html").read_text().lower().startswith("<!doctype html>")
     assert not (tmp_path / "s" / "releases" / "0000").exists()
+
+
+def normed(layer):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, last = (nn.Linear(4, size, dtype=torch.float64) for size in (4, 3))
+    model = nn.Sequential(first, layer, last)
+    model.train()(rows()[0])
+    return model
+
+
+def norm():
+    return nn.BatchNorm1d(4, dtype=torch.float64)
+
+
+class Averaged(nn.Module):
+    """An average over the rows that it was trained on, as EMA, observers and instance normalisation keep one."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4, dtype=torch.float64))
+
+    def forward(self, x):
+        if self.training:
+            self.mean.copy_(x.detach().mean(dim=0))
+        return x - self.mean
+
+
+class Remembering(nn.Module):
+    """Rows of the data in a plain attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.bank = rows()[0][:3]
+
+    def forward(self, x):
+        return x + self.bank.mean()
+
+
+@pytest.mark.parametrize("layer", [Averaged, Remembering, nn.Identity])
+def test_tensors_beside_the_parameters_have_no_certificate_until_they_are_said_to_be_clean(layer, tmp_path):
+    model = normed(layer())
+    if layer is nn.Identity:
+        nn.utils.parametrizations.spectral_norm(model[0])
+    with pytest.raises(CduError, match="statistics or rows of it"):
+        unlearner(tmp_path / "a", model=model, radius=50.0)
+    with pytest.raises(CduError, match="cannot be certified"):
+        unlearner(tmp_path / "b", model=model, radius=50.0, fixed_saw_data=True).forget(["user 0"], epsilon=1.0)
+    own = unlearner(tmp_path / "c", model=model, radius=50.0, fixed_saw_data=False)
+    assert own.forget(["user 0"], "nothing", epsilon=1.0).certificate is not None
+
+
+def test_statistics_whose_layer_is_released_are_taken_anew_whatever_is_said(tmp_path):
+    model = normed(norm())
+    own = unlearner(tmp_path / "a", model=model, radius=50.0, fixed_saw_data=False)
+    released = own.forget(["user 0"], "nothing", epsilon=1.0)
+    assert not torch.equal(released.model[1].running_mean, model[1].running_mean)
+    fixed = unlearner(tmp_path / "b", model=model, radius=50.0, fixed_saw_data=False, parameters="2.*")
+    released = fixed.forget(["user 0"], "nothing", epsilon=1.0)
+    assert torch.equal(released.model[1].running_mean, model[1].running_mean)
+    two = nn.Sequential(norm(), *normed(norm()))
+    own = unlearner(tmp_path / "c", model=two, radius=50.0, fixed_saw_data=False, parameters=["2.*", "3.*"])
+    with pytest.raises(CduError, match="BatchNorm's statistics of '2' were taken in training"):
+        own.forget(["user 0"], "nothing", epsilon=1.0)
+    with pytest.raises(CduError, match="keeps no running statistics"):
+        unlearner(tmp_path / "d", model=normed(nn.BatchNorm1d(4, track_running_stats=False, dtype=torch.float64)))
+
+
+def test_a_method_leaves_the_fixed_part_as_it_was(tmp_path):
+    def method(problem, generator):
+        for tensor in problem.objective.model.buffers():
+            tensor.add_(1)
+        return UnlearningResult(problem.w_star, 0.0)
+
+    model = normed(norm())
+    given = {"model": model, "radius": 50.0, "parameters": "2.*", "fixed_saw_data": False}
+    noisy = {"steps": 3, "learning_rate": 1e-2, "gradient_clip": 1.0, "start_clip": 1.0}
+    own = unlearner(tmp_path / "s", **given)
+    for released in (
+        own.forget(["user 0"], method, epsilon=1.0),
+        own.forget(["user 1"], "noisy fine-tuning", epsilon=1.0, **noisy),
+    ):
+        for name, tensor in model.state_dict().items():
+            assert name.startswith("2.") or torch.equal(tensor, released.model.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (lambda problem, generator: None, "returned a NoneType; return an UnlearningResult"),
+        (lambda problem, generator: UnlearningResult(problem.w_star, 0.0, model=net()), "a module of another kind"),
+        (5, "the method is a int"),
+    ],
+)
+def test_what_is_no_method_is_refused(method, sentence, tmp_path):
+    own = unlearner(tmp_path / "s")
+    with pytest.raises(CduError, match=sentence):
+        own.forget(["user 0"], method, epsilon=1.0)
+    assert own.pending is None
+
+
+def test_a_training_loop_that_cannot_have_retrained_is_refused(tmp_path):
+    def outside(data, seed):
+        model = net(7)
+        model.head.weight.data.mul_(50)
+        return model
+
+    own = unlearner(tmp_path / "a", train=outside)
+    for attempt in (lambda: own.forget(["user 0"], "retrain"), lambda: own.audit(["user 0"], "nothing", trials=50)):
+        with pytest.raises(CduError, match="above radius = 5: it does not project"):
+            attempt()
+    # The original, once another model is current; then what an earlier retraining returned.
+    made = [net(), net(3), net(4), net(3)]
+    own = unlearner(tmp_path / "b", train=lambda data, seed: made.pop(0))
+    own.forget(["user 0"], "nothing", epsilon=1.0)
+    for user, fails in (("user 1", True), ("user 2", False), ("user 3", False), ("user 4", True)):
+        if fails:
+            with pytest.raises(CduError, match="was there before"):
+                own.forget([user], "retrain")
+        else:
+            own.forget([user], "retrain")
+    model = normed(norm())
+
+    def keeps_statistics(data, seed):
+        kept = copy.deepcopy(model)
+        kept[0].weight.data.mul_(0.5)
+        return kept
+
+    own = unlearner(tmp_path / "c", model=model, radius=50.0, train=keeps_statistics)
+    with pytest.raises(CduError, match=r"statistics of BatchNorm as they were \('1.running_mean'\)"):
+        own.forget(["user 0"], "retrain")
+
+
+def test_a_class_derived_from_retrain_is_not_taken_for_retraining(tmp_path):
+    class Pretends(Retrain):
+        def __call__(self, problem, generator):
+            return UnlearningResult(problem.w_star, 0.0)
+
+    released = unlearner(tmp_path / "s").forget(["user 0"], Pretends())
+    assert not released.entry.retrained
+    assert released.promise == "none: no noise"
+
+
+@pytest.mark.parametrize("as_given", [torch.tensor, np.array, tuple, iter, lambda ids: [str(one) for one in ids]])
+def test_ids_in_any_container_are_gone_afterwards(as_given, tmp_path):
+    inputs, labels, _ = rows()
+    data = cdu.as_data(inputs, labels, ids=torch.arange(ROWS))
+    own = Unlearner(net(), cdu.Task(cross_entropy), data, l2=L2, radius=RADIUS, state=tmp_path / "s")
+    own.forget(as_given([3, 5]), "nothing", epsilon=1.0)
+    assert set(data.ids) - set(own.data.ids) == {"3", "5"}
+
+
+@pytest.mark.parametrize(
+    "ids", [None, 5, "user 0", [b"user 0"], [0.0], [math.nan], [True], ["user 0\0"], ["\ud800"], []]
+)
+def test_what_is_no_id_is_refused(ids, tmp_path):
+    own = unlearner(tmp_path / "s")
+    for ask in (own.forget, own.plan, own.audit):
+        with pytest.raises(CduError):
+            ask(ids)
+    assert own.pending is None
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        *(({name: value}, name) for name in ("l2", "radius") for value in ("1", True, math.nan, -1.0, None)),
+        *(({"radius": value}, "radius") for value in (1e-320, 1e308)),
+        *(({"cap": value}, r"cap|epsilon|delta") for value in (1.0, (1.0,), ("1", 1e-5), (1.0, "1e-5"), (1.0, 0.5))),
+        *(({name: value}, name) for name in ("batch_size", "chunk") for value in (0, "8", 2.5, True)),
+        ({"parameters": 5}, "parameters"),
+        ({"parameters": [5]}, "parameters"),
+        ({"fixed_saw_data": "no"}, "fixed_saw_data"),
+        ({"train": 5}, "train is a int"),
+        ({"training_seconds": "1"}, "training_seconds"),
+        ({"model": nn.ReLU()}, "no parameters"),
+        ({"model": "net"}, "the model is a str"),
+    ],
+)
+def test_what_is_no_number_is_refused(options, name, tmp_path):
+    with pytest.raises(CduError, match=name):
+        unlearner(tmp_path / "s", **options)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *({"epsilon": value} for value in ("1", True, 0.0, math.nan, math.inf)),
+        *({"epsilon": 1.0, "delta": value} for value in ("1e-5", True, 0.0, 1e-320, 0.5)),
+    ],
+)
+def test_what_is_no_promise_is_refused(asked, tmp_path):
+    own = unlearner(tmp_path / "s")
+    for ask in (own.forget, own.audit):
+        with pytest.raises(CduError):
+            ask(["user 0"], "nothing", **asked)
+    with pytest.raises(CduError):
+        own.plan(["user 0"], **asked)
+
+
+def test_all_rows_cannot_go(tmp_path):
+    own = unlearner(tmp_path / "s")
+    for ask in (own.forget, own.plan):
+        with pytest.raises(CduError, match="all rows that are left"):
+            ask(sorted(set(rows()[2])))
+    assert own.pending is None
+
+
+def test_a_release_is_not_read_back_for_more_than_it_promised(tmp_path):
+    own = unlearner(tmp_path / "s")
+    own.forget(["user 0"], "nothing")
+    for asked in ({"method": "nothing", "epsilon": 1.0}, {"method": "retrain"}):
+        with pytest.raises(CduError, match="deleted by release 1 already, which promises less"):
+            own.forget(["user 0"], **asked)
+    second = own.forget(["user 1"], "nothing", epsilon=2.0)
+    with pytest.raises(CduError, match="promises less"):
+        own.forget(["user 1"], "nothing", epsilon=1.0)
+    assert own.forget(["user 1"], "nothing", epsilon=2.0).entry == second.entry
+    retrained = own.forget(["user 2"], "retrain")
+    assert own.forget(["user 2"], "nothing", epsilon=0.1).entry == retrained.entry
+
+
+def test_what_is_frozen_later_has_no_certificate(tmp_path):
+    unlearner(tmp_path / "s", fixed_saw_data=False)
+    model = net()
+    model.body.requires_grad_(False)
+    with pytest.raises(CduError, match=r"begun with other parameters frozen: 2 differ, such as 'body\.bias'"):
+        unlearner(tmp_path / "s", model=model, fixed_saw_data=False)
+
+
+def test_a_method_object_that_was_cut_off_is_asked_for_again(tmp_path):
+    own = unlearner(tmp_path / "s")
+    with pytest.raises(KeyboardInterrupt):
+        own.forget(["user 0"], Counting(KeyboardInterrupt()), epsilon=1.0)
+    own = unlearner(tmp_path / "s")
+    with pytest.raises(CduError, match="a method of your own, Counting; ask again"):
+        own.resume()
+    assert own.forget(["user 0"], Counting(), epsilon=1.0).entry.number == 1
+
+
+def test_a_certificate_names_earlier_requests_that_have_none(tmp_path):
+    def bounded(problem, generator):
+        bound = trivial_bound(RADIUS).model_copy(update={"name": "of my own", "value": RADIUS})
+        return UnlearningResult(problem.w_star, 0.0, bound=bound, rounding=0.0, radius=RADIUS)
+
+    own = unlearner(tmp_path / "s")
+
+    def uncovered(*asked, **options):
+        folder = own.forget(*asked, **options).folder
+        page = (folder / "release.html").read_text()
+        said = json.loads((folder / "certificate.json").read_text())
+        return [text for text in said["not_covered"] if "earlier requests" in text], page, said["together"]
+
+    assert uncovered(["user 0"], "nothing", epsilon=1.0)[0] == []
+    assert uncovered(["user 1"], "nothing")[0] == []
+    earlier = (
+        "the rows of earlier requests for whoever has their releases, which releases 2 answered without a certificate"
+    )
+    found, page, together = uncovered(["user 2"], "nothing", epsilon=1.0)
+    assert found == [earlier]
+    assert earlier[1:] in page
+    assert together["epsilon"] is None
+    assert uncovered(["user 3"], "retrain")[0] == [earlier]
+    assert uncovered(["user 4"])[0] == []
+    found, page, _ = uncovered(["user 5"], bounded, epsilon=1.0)
+    assert "releases 2, 5 answered" in found[0]
+    assert "unless the method's own bound holds whatever its start has learned" in found[1]
+
+
+def test_releases_from_before_a_request_are_not_counted_among_its_promises(tmp_path):
+    own = unlearner(tmp_path / "s")
+    own.forget(["user 0"], "retrain")
+    page = (own.forget(["user 1"], "nothing", epsilon=1.0).folder / "release.html").read_text()
+    assert "the release that answered the request for it and all later ones" in page
+    assert "Releases from before that request were made while the row was in use" in page
+    assert "sees all of them" not in page
+
+
+def test_a_model_that_keeps_a_graph_is_refused(tmp_path):
+    model = net()
+    model.seen = model(rows()[0])
+    with pytest.raises(CduError, match="cannot be copied"):
+        unlearner(tmp_path / "s", model=model)

@@ -94,7 +94,7 @@ def test_a_ball_is_missed_and_its_excess_refused():
     assert f"{parameter_vector(model).norm().item():.6g}, above radius = 0.1" in found.sentence
     ball(model, 0.1)()
     assert words(validate(model, CLASSES, data, l2=L2, radius=0.1), "error") == ""
-    assert "radius = -1 is not above 0" in words(validate(model, CLASSES, data, l2=L2, radius=-1))
+    assert "radius = -1 is not a positive finite number" in words(validate(model, CLASSES, data, l2=L2, radius=-1))
 
 
 def test_ids_of_many_rows_and_rows_under_two_ids_are_warned_of():
@@ -121,7 +121,9 @@ def test_what_no_certificate_covers_is_warned_of():
     assert "the parameters '0.weight', '0.bias', '1.weight', '1.bias' are fixed and no certificate covers them" in said
     assert words(found, "error") == ""
     plain = network(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3))
-    assert "running statistics" not in words(validate(plain, CLASSES, as_data(*rows()), radius=100.0))
+    found = words(validate(plain, CLASSES, as_data(*rows()), radius=100.0))
+    assert "the layer '1' keeps no running statistics" in found
+    assert "averages" not in found
 
 
 def test_weights_of_less_than_single_precision_are_found():
@@ -257,3 +259,34 @@ def test_looked_up_rows_pass_as_their_samples_do(tmp_path):
     pair = Task(lambda model, batch: cross_entropy(model(batch[0]), batch[1]), "batch")
     for task, source in ((CLASSES, array), (pair, inputs), (pair, array)):
         assert validate(model, task, as_data(source, targets), l2=L2, radius=10.0) == []
+
+
+def test_ids_that_differ_in_spelling_alone_and_tensors_beside_the_parameters_are_warned_of():
+    model, data = trained()
+    inputs, targets = data.samples().batch(slice(None))
+    ids = ["\u00e9", "e\u0301", "Ann", "ann ", *(str(row) for row in range(4, ROWS))]
+    (found,) = validate(model, CLASSES, as_data(inputs, targets, ids=ids), l2=L2, radius=10.0)
+    assert "4 ids differ from another in spaces" in found.sentence
+    model.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
+    model.memory = torch.zeros(2)
+    (found,) = validate(model, CLASSES, data, l2=L2, radius=10.0)
+    assert "the tensors 'mean', 'memory' are released as they are" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"data": torch.zeros(2, 4)}, "the data are a Tensor; give cdu.as_data"),
+        ({"task": cross_entropy}, "the task is a function; give cdu.Task"),
+        ({"model": nn.ReLU()}, "the ReLU has no parameters"),
+        ({"model": nn.LazyLinear(3)}, "lazy layers that have seen no batch"),
+        ({"radius": "1"}, "radius = '1' is not a positive"),
+        ({"l2": "1e-4"}, "l2 = '1e-4' is not a finite number"),
+        ({"parameters": 3}, "parameters = 3; give a pattern"),
+    ],
+)
+def test_what_is_of_another_type_is_one_error(change, sentence):
+    model, data = trained()
+    given = {"model": model, "task": CLASSES, "data": data, **change}
+    (found,) = validate(**given)
+    assert sentence in found.sentence

@@ -1,6 +1,7 @@
 """Checks of arguments: one sentence each, with the value that was met. They only ever raise."""
 
 import math
+from numbers import Integral, Real
 
 from cdu.errors import CduError
 
@@ -17,7 +18,7 @@ def expect(condition: bool, sentence: str) -> None:
 def expect_positive(**values: float) -> None:
     """Refuse every named value that is not a positive finite number."""
     for name, value in values.items():
-        expect(0 < value < math.inf, f"{name} = {value} is not a positive finite number")
+        expect(_is_number(value) and 0 < value < math.inf, f"{name} = {value!r} is not a positive finite number")
 
 
 def expect_length(**values: float) -> None:
@@ -34,19 +35,25 @@ def expect_length(**values: float) -> None:
 def expect_not_negative(**values: float) -> None:
     """Refuse every named value that is not a finite number of at least 0."""
     for name, value in values.items():
-        expect(0 <= value < math.inf, f"{name} = {value} is not a finite number of at least 0")
+        expect(_is_number(value) and 0 <= value < math.inf, f"{name} = {value!r} is not a finite number of at least 0")
 
 
 def expect_count(**values: int) -> None:
     """Refuse every named value that is not a whole number of at least 1."""
     for name, value in values.items():
-        expect(isinstance(value, int) and value >= 1, f"{name} = {value} is not a whole number of at least 1")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        expect(whole and value >= 1, f"{name} = {value!r} is not a whole number of at least 1")
 
 
 def expect_delta(delta: float) -> None:
     """Refuse a δ that is no probability between 0 and 1."""
     expect(
-        0 < delta < 1,
-        f"delta = {delta} is not between 0 and 1; choose far less than one over the number of samples",
+        _is_number(delta) and 0 < delta < 1,
+        f"delta = {delta!r} is not between 0 and 1; choose far less than one over the number of samples",
     )
     expect(delta >= 1e-300, f"delta = {delta} is below what double precision resolves; choose at least 1e-300")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a real number; True and False are answers, and text is text."""
+    return isinstance(value, Real) and not isinstance(value, bool)

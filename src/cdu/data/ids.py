@@ -40,7 +40,19 @@ def as_text(ids: Any) -> NDArray[np.str_]:
             f"the id of row {row} is {value!r}, a {type(value).__name__}; ids are texts or whole numbers: convert "
             "them, e.g. ids.astype(int) or ids.astype(str)",
         )
-    return np.array([str(value) for value in values], dtype=np.str_)
+    texts = [str(value) for value in values]
+    for row, text in enumerate(texts):
+        expect(
+            is_storable(text),
+            f"the id of row {row} is {text!r}, with a character that no file holds (NUL or half of a pair); write it "
+            "without",
+        )
+    return np.array(texts, dtype=np.str_)
+
+
+def is_storable(text: str) -> bool:
+    """Whether a text stays itself in an array of NumPy, which drops NUL at its end, and in UTF-8."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_missing(value: Any) -> bool:

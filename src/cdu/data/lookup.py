@@ -133,6 +133,10 @@ def as_stored(dataset: Any) -> Stored:
 
 def _leaf(given: Any, name: str) -> Any:
     if isinstance(given, Tensor):
+        expect(
+            given.layout == torch.strided and not given.is_nested,
+            f"{name} are a sparse or nested tensor, whose rows cannot be looked up; give to_dense() or padded rows",
+        )
         return given.detach()
     if isinstance(given, np.ndarray) and _on_disk(given):
         if given.dtype != np.bool_:

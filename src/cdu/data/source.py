@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate, default_convert
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate, default_convert
 
 from cdu.checks import expect, expect_count
 from cdu.data.conversion import as_pair, as_tensor, expect_float, expect_map_style, expect_same_rows, stacked
@@ -285,11 +285,23 @@ def _dataset_of(source: Any) -> Any:
         return source
     expect_map_style(source.dataset)
     expect(
+        type(source.sampler) is SequentialSampler or _shuffles(source.sampler),
+        f"the DataLoader draws its rows by a {type(source.sampler).__name__}, which leaves rows out or draws some more "
+        "often, and every row of its dataset would count once; give the Dataset that the model was trained on, such "
+        "as torch.utils.data.Subset(dataset, rows)",
+    )
+    expect(
         source.collate_fn in (default_collate, default_convert),
         "the DataLoader has a collate_fn of its own, which rows looked up by number would not go through; give a "
         "Dataset whose rows are what the model takes, padded to one shape",
     )
     return source.dataset
+
+
+def _shuffles(sampler: Any) -> bool:
+    """Whether a sampler draws every row once, in random order."""
+    rows = isinstance(sampler, RandomSampler) and len(sampler.data_source)
+    return isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == rows
 
 
 def _is_dataset(source: Any) -> bool:

@@ -3,8 +3,9 @@
 import torch
 
 from cdu.certification import required_sigma
-from cdu.checks import expect
+from cdu.checks import expect, expect_count
 from cdu.evaluation.audit import Audit, audit
+from cdu.own_model.deletion import expect_asked
 from cdu.seeding import generator
 from cdu.unlearning.problem import Method, Problem
 from cdu.unlearning.references import reference
@@ -26,6 +27,9 @@ def audited(problem: Problem, method: Method, epsilon: float, delta: float, coun
     Raises:
         CduError: The method has no reference or adds noise of its own, or nothing bounds the distance.
     """
+    expect_asked(problem, epsilon, delta)
+    expect_count(trials=count)
+    expect(callable(method), f"the method is a {type(method).__name__}; give a method, or the name of one")
     draws = generator(0, "audit")
     result = method(problem, draws)
     expect(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from cdu.checks import expect, expect_positive
+from cdu.checks import expect, expect_length
 from cdu.models.training import project
 from cdu.own_model.parts import Patterns, choose
 
@@ -65,7 +65,7 @@ def ball(model: nn.Module, radius: float, parameters: Patterns = "*") -> Ball:
         CduError: The radius is not positive and finite, a pattern chooses nothing, or parameters differ in type or
             device.
     """
-    expect_positive(radius=radius)
+    expect_length(radius=radius)
     chosen = [model.get_parameter(name) for name in choose(model, parameters).chosen]
     kinds = sorted({f"{parameter.dtype} {parameter.device}" for parameter in chosen})
     expect(len(kinds) == 1, f"the chosen parameters are {' and '.join(kinds)}; one vector holds them, so give them one")

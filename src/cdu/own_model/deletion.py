@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,63 +12,34 @@ from cdu.certification import gaussian_sigma
 from cdu.checks import expect, expect_delta, expect_positive
 from cdu.data.samples import Samples
 from cdu.data.source import Data
-from cdu.models.batchnorm import has_statistics
 from cdu.models.objective import parameter_vector
 from cdu.models.settings import TrainingSettings
 from cdu.models.training import Trained, project
-from cdu.own_model.parts import Part, choose
-from cdu.own_model.task import Task
+from cdu.own_model.parts import Choice, Part, choose
+from cdu.own_model.recipe import FIXED_SAW_DATA, Recipe, expect_module, statistics_of, trained_statistics
 from cdu.unlearning.ledger import Ledger
+from cdu.unlearning.ledger_entries import Entry, weights_hash
 from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.problem import Method, Problem
 from cdu.unlearning.registration import REGISTERED
 from cdu.unlearning.release import Release, recalibrated, release
 
-#: A training loop from scratch: from the rows that are left, and a seed, to a trained module.
-Train = Callable[[Data, int], nn.Module]
 
-#: Why a release has no certificate whose fixed part learned from the deleted rows.
-FIXED_SAW_DATA = "the fixed part of the model was trained on the data, and nothing hides the deleted rows in there"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model was trained, and what of it is released: the same for all deletions from it.
-
-    Attributes:
-        task: The loss, and what the outputs are.
-        l2: Weight of (l2/2)‖w‖² in training.
-        radius: C, the ball that training projected onto.
-        parameters: Patterns of the parameters that are unlearned and released; all others are the fixed part.
-        fixed_saw_data: Whether the fixed part was ever trained on the data; None where nothing is fixed.
-        train: Trains from scratch; None where nothing retrains.
-        batch_size: Rows of a mini-batch, for methods that descend.
-        chunk: Rows that are processed at once at most.
-    """
-
-    task: Task
-    l2: float = 0.0
-    radius: float = math.inf
-    parameters: tuple[str, ...] = ("*",)
-    fixed_saw_data: bool | None = None
-    train: Train | None = field(default=None, repr=False)
-    batch_size: int = 128
-    chunk: int = 2048
-
-
-def expect_recipe(recipe: Recipe, model: nn.Module) -> None:
-    """Refuse a recipe that does not say what a certificate rests on.
+def expect_asked(problem: Problem, epsilon: float, delta: float) -> None:
+    """Refuse an ε or a δ that no request could ask for.
 
     Args:
-        recipe: The recipe.
-        model: The trained module.
+        problem: What is deleted.
+        epsilon: ε.
+        delta: δ.
     """
-    fixed = choose(model, recipe.parameters).fixed
+    expect_positive(epsilon=epsilon)
+    expect_delta(delta)
+    rows = len(problem.retain) + len(problem.forget)
     expect(
-        not fixed or recipe.fixed_saw_data is not None,
-        f"{len(fixed)} parameters stay fixed, such as '{fixed[0] if fixed else ''}'; say whether they were ever "
-        "trained on the data, statistics of BatchNorm included: fixed_saw_data=True, or False for a part that came "
-        "from other data",
+        delta < 1 / rows,
+        f"delta = {delta} is not below one over the number of rows, {rows:,}: so much would let one be published "
+        "outright; choose far less",
     )
 
 
@@ -84,6 +53,9 @@ def problem_of(recipe: Recipe, model: nn.Module, data: Data, rows: NDArray[np.in
         rows: Which of them go.
     """
     left = data.subset(np.setdiff1d(np.arange(len(data)), rows))
+    expect(
+        len(left) > 0, "these ids have all rows that are left, so that nothing remains to unlearn on; delete the model"
+    )
     objective = recipe.task.objective(model, data, l2=recipe.l2, chunk=recipe.chunk, parameters=recipe.parameters)
 
     def retrain(samples: Samples, seed: int) -> Trained:
@@ -124,6 +96,7 @@ def retrained(recipe: Recipe, model: nn.Module, left: Data, seed: int) -> Traine
     found = recipe.train(left, seed)
     seconds = time.perf_counter() - began
     expect(isinstance(found, nn.Module), f"train returned a {type(found).__name__}; return the trained nn.Module")
+    expect_module(found)
     old, new = model.state_dict(), found.state_dict()
     expect(
         {name: value.shape for name, value in old.items()} == {name: value.shape for name, value in new.items()},
@@ -141,21 +114,43 @@ def retrained(recipe: Recipe, model: nn.Module, left: Data, seed: int) -> Traine
         f"train returned the fixed part as it was ('{kept[0] if kept else ''}' and others), which was trained on the "
         "deleted rows; train that anew as well",
     )
+    statistics = {f"{layer}.running_mean" for layer in trained_statistics(model, choice)} & set(same)
+    expect(
+        not statistics,
+        f"train returned statistics of BatchNorm as they were ('{min(statistics, default='')}'), averages over the "
+        "deleted rows too; train a module that is initialised anew",
+    )
     objective = recipe.task.objective(found, left, l2=recipe.l2, chunk=recipe.chunk, parameters=recipe.parameters)
+    norm = parameter_vector(objective.model).double().norm().item()
+    expect(math.isfinite(norm), "train returned weights that hold NaN or infinite numbers; lower its learning rate")
+    expect(
+        norm <= recipe.radius * (1 + 1e-5),
+        f"train returned weights of the norm {norm:.6g}, above radius = {recipe.radius:g}: it does not project onto "
+        "that ball, so that no certificate for that ball is about it; project in every step, such as by cdu.ball",
+    )
     return Trained(objective.model.eval(), parameter_vector(objective.model), [{"seconds": seconds}])
 
 
-def expect_promisable(recipe: Recipe, method: Method, epsilon: float | None, delta: float, ledger: Ledger) -> None:
+def retrains(method: Method) -> bool:
+    """Whether a method retrains. A class that is derived from Retrain may do anything."""
+    return type(method) is Retrain
+
+
+def expect_promisable(
+    recipe: Recipe, model: nn.Module, method: Method, epsilon: float | None, delta: float, ledger: Ledger
+) -> None:
     """Refuse, before anything is computed, a certificate that cannot be given, or that the budget has no room for.
 
     Args:
         recipe: How the model was trained.
+        model: The model.
         method: What answers.
         epsilon: ε to certify; None for no noise.
         delta: δ.
         ledger: What was promised before.
     """
-    if isinstance(method, Retrain):
+    expect(callable(method), f"the method is a {type(method).__name__}; give a method, or the name of one")
+    if retrains(method):
         return
     if epsilon is None:
         ledger.expect_room(None)
@@ -167,6 +162,13 @@ def expect_promisable(recipe: Recipe, method: Method, epsilon: float | None, del
         f"epsilon = {epsilon} cannot be certified: {FIXED_SAW_DATA}; release all parameters, retrain, or leave epsilon "
         "out",
     )
+    renewed, layers = _renewed(recipe, model, choose(model, recipe.parameters)), statistics_of(model)
+    expect(
+        not renewed or len(renewed) == len(layers),
+        f"epsilon = {epsilon} cannot be certified: BatchNorm's statistics of '{renewed[0] if renewed else ''}' were "
+        "taken in training and must be taken anew, while those of other layers are fixed; fix that layer as well when "
+        "you train, in evaluation mode, retrain, or leave epsilon out",
+    )
     expect(
         math.isfinite(recipe.radius) or _own_noise(method),
         f"epsilon = {epsilon} cannot be certified: training projected onto no ball, so that nothing bounds the "
@@ -175,6 +177,42 @@ def expect_promisable(recipe: Recipe, method: Method, epsilon: float | None, del
     )
     # Whatever Δ is, noise that certifies (ε, δ) has this μ = Δ/σ.
     ledger.expect_room(1 / gaussian_sigma(epsilon, delta, 1.0))
+
+
+def expect_promised(entry: Entry, retrained: bool, epsilon: float | None, delta: float) -> None:
+    """Refuse to read a release back for more than it promised.
+
+    Args:
+        entry: The release's entry.
+        retrained: Whether retraining is asked for.
+        epsilon: ε that is asked for; None for none.
+        delta: δ.
+    """
+    kept = entry.certificate
+    enough = entry.retrained or (
+        not retrained
+        and (epsilon is None or (kept is not None and kept["epsilon"] <= epsilon and kept["delta"] <= delta))
+    )
+    expect(
+        enough,
+        f"these ids were deleted by release {entry.number} already, which promises less ({entry.promise}) than what is "
+        "asked for; their rows are gone, so that the release of the next request, certified or retrained, is one "
+        "without them",
+    )
+
+
+def expect_new(model: nn.Module, known: set[str]) -> None:
+    """Refuse a retrained model that was there before: it knows the rows, or a loop trained on other rows.
+
+    Args:
+        model: The retrained model.
+        known: The hashes of the original and of all releases.
+    """
+    expect(
+        weights_hash(model.state_dict()) not in known,
+        "train returned a model that was there before, the original or an earlier release; train a module that is "
+        "initialised anew, on the data that it is given",
+    )
 
 
 def _own_noise(method: Method) -> bool:
@@ -197,12 +235,29 @@ def answer(recipe: Recipe, problem: Problem, method: Method, epsilon: float | No
         epsilon: ε; None for no noise, and nothing for retraining.
         delta: δ.
     """
-    if isinstance(method, Retrain):
+    if retrains(method):
         return release(problem, method)
+    part = problem.objective.model
+    assert isinstance(part, Part)
+    fixed = {name: tensor.clone() for name, tensor in part.named_buffers()}
     released = release(problem, method, epsilon=epsilon, delta=delta)
-    if has_statistics(released.objective.model) and recipe.fixed_saw_data is not False:
+    model = released.objective.model
+    expect(
+        isinstance(model, Part) and set(dict(model.named_buffers())) == set(fixed),
+        f"{type(method).__name__} returned a module of another kind, a {type(model).__name__}; return the weights, or "
+        "a copy of problem.objective.model",
+    )
+    # Methods run the module in training mode, and own ones may do anything: what is fixed is released as it was.
+    for name, tensor in model.named_buffers():
+        tensor.copy_(fixed[name])
+    if _renewed(recipe, part.model, part.choice):
         released = recalibrated(released, problem.retain, recipe.batch_size)
     return released
+
+
+def _renewed(recipe: Recipe, model: nn.Module, choice: Choice) -> list[str]:
+    """The layers of BatchNorm whose statistics a release takes anew."""
+    return statistics_of(model) if recipe.fixed_saw_data is not False else trained_statistics(model, choice)
 
 
 def reason_of(recipe: Recipe, released: Release) -> str:

@@ -13,8 +13,9 @@ from cdu.curvature.hessian import Hessian
 from cdu.curvature.solution import SolverError, synchronise
 from cdu.data.samples import Samples
 from cdu.errors import CduError
-from cdu.own_model.deletion import FIXED_SAW_DATA, Recipe
+from cdu.own_model.deletion import expect_asked
 from cdu.own_model.methods import safe_damping
+from cdu.own_model.recipe import FIXED_SAW_DATA, Recipe
 from cdu.seeding import generator
 from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.release import distance_bound
@@ -143,6 +144,7 @@ def planned(
         delta: δ.
         training_seconds: How long training takes, where that is known.
     """
+    expect_asked(problem, epsilon, delta)
     left, size = len(problem.retain), len(problem.w_star)
     sigma, obstacle = _noise(recipe, problem, epsilon, delta)
     part, per_gradient, per_product = _measured(problem)

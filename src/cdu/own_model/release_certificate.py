@@ -25,6 +25,18 @@ SCHEMA = Path(__file__).with_name("certificate.schema.json")
 #: What no release covers, whatever the method.
 BEYOND_THE_WEIGHTS = "copies of the data or of earlier weights elsewhere: backups, logs, caches, outputs"
 
+#: The beginning of the sentence on requests that were answered without a certificate; their numbers follow.
+EARLIER = "the rows of earlier requests for whoever has their releases"
+
+#: What a certificate says whose proof is about a start that was trained on all rows.
+_OTHER_START = (
+    "the rows of those earlier requests in this release too, unless the method's own bound holds whatever its start "
+    "has learned"
+)
+
+#: Bounds that hold whatever the start has learned.
+_ANY_START = ("2C by projection", "amplification by iteration", "budget with fallback")
+
 #: What a retrained model does not cover.
 _NOT_COVERED_BY_RETRAINING = (
     "models, checkpoints or outputs published before the request",
@@ -97,7 +109,10 @@ class Guarantee(Part):
 
 
 class Together(Part):
-    """What this release and all before it promise together.
+    """What this release and all before it promise together, about the rows of the first request.
+
+    About the rows of a later request the releases from that one on promise no less. Those before it were made while its
+    rows were in use, and the promise is silent on them.
 
     Attributes:
         releases: How many they are.
@@ -217,7 +232,7 @@ def describe(
         retrained=entry.retrained,
         guarantee=_guarantee(entry),
         reason=entry.reason,
-        not_covered=_not_covered(entry),
+        not_covered=_not_covered(entries),
         together=_together(entries, delta if cap is None else cap.delta),
         budget=None if cap is None else _budget(entries, cap),
         entry=LedgerEntry(number=entry.number, hash=entry.hash),
@@ -257,12 +272,23 @@ def _guarantee(entry: Entry) -> Guarantee | None:
 _SHARED = tuple(name for name in Guarantee.model_fields if name in Certificate.model_fields)
 
 
-def _not_covered(entry: Entry) -> tuple[str, ...]:
-    if entry.retrained:
-        return _NOT_COVERED_BY_RETRAINING
-    if entry.certificate is None:
+def _not_covered(entries: Sequence[Entry]) -> tuple[str, ...]:
+    *earlier, entry = entries
+    if entry.certificate is None and not entry.retrained:
         return ()
-    return (*entry.certificate["not_covered"], BEYOND_THE_WEIGHTS)
+    own = _NOT_COVERED_BY_RETRAINING if entry.retrained else (*_certified(entry)["not_covered"], BEYOND_THE_WEIGHTS)
+    open_ = [str(one.number) for one in earlier if one.certificate is None and not one.retrained]
+    if open_:
+        own = (*own, f"{EARLIER}, which releases {', '.join(open_)} answered without a certificate")
+    # A bound of a method's own speaks of a start that was trained on D; that of the projection of any start.
+    if open_ and not entry.retrained and not _certified(entry)["bound"].startswith(_ANY_START):
+        own = (*own, _OTHER_START)
+    return own
+
+
+def _certified(entry: Entry) -> dict[str, Any]:
+    assert entry.certificate is not None
+    return entry.certificate
 
 
 def _together(entries: Sequence[Entry], delta: float) -> Together:

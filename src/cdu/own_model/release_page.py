@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from cdu.own_model.release_certificate import BEYOND_THE_WEIGHTS, ReleaseCertificate
+from cdu.own_model.release_certificate import BEYOND_THE_WEIGHTS, EARLIER, ReleaseCertificate
 
 #: What a certificate says it does not cover, for readers who do not know the field.
 PLAIN = {
@@ -36,8 +36,16 @@ def page(certificate: ReleaseCertificate) -> str:
         g=certificate.guarantee,
         together=certificate.together,
         budget=certificate.budget,
-        not_covered=[PLAIN.get(text, text) for text in certificate.not_covered],
+        not_covered=[_plain(text) for text in certificate.not_covered],
     )
+
+
+def _plain(text: str) -> str:
+    if text.startswith(EARLIER):
+        return (
+            f"{text[0].upper()}{text[1:]}. Whoever has one of those releases may find the rows that it was to delete."
+        )
+    return PLAIN.get(text, text)
 
 
 def percent(share: float) -> str:

@@ -166,6 +166,12 @@ class State(KeptState):
                 f"{place} was begun with {name} = {there}, not {given}: what was promised rests on it; give the same, "
                 "or begin another state",
             )
+        other = set(settings.chosen) ^ set(state.settings.chosen)
+        expect(
+            not other,
+            f"{place} was begun with other parameters frozen: {len(other)} differ, such as '{min(other, default='')}'; "
+            "set requires_grad as it was then, since what is fixed has no noise",
+        )
         expect_kinds(tensors, state.settings.tensors)
         # The ledger looks at the budget.
         Ledger(place / LEDGER, cap)

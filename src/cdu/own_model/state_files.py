@@ -42,13 +42,14 @@ class TensorKind(Part):
 
 
 class StateSettings(Sealed):
-    """What holds for all requests. Who begins a state gives the first seven; the others are filled in then.
+    """What holds for all requests. Who begins a state gives those up to ``loss``; the others are filled in then.
 
     Attributes:
         l2: The weight of the l2 term that training used.
         radius: C, the ball that training projected onto; None for none.
         parameters: Which parameters are unlearned, as patterns such as "head.*".
         fixed_saw_data: Whether the other parameters were ever trained on the data; None where there are none.
+        chosen: The names of the parameters that these patterns choose among those not frozen, ascending.
         delta: δ of every release, and of all together where there is no budget.
         budget: Δ, the distance to the exact minimiser that every release keeps before its noise; None where no release
             is checked against one.
@@ -64,6 +65,7 @@ class StateSettings(Sealed):
     radius: float | None
     parameters: tuple[str, ...] = ("*",)
     fixed_saw_data: bool | None = None
+    chosen: tuple[str, ...] = ()
     delta: float
     budget: float | None = None
     loss: str = ""

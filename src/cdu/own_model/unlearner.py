@@ -11,24 +11,27 @@ from typing import Any
 
 from torch import nn
 
-from cdu.checks import expect
+from cdu.checks import expect, expect_not_negative
+from cdu.data.ids import as_text
 from cdu.data.source import Data
 from cdu.errors import CduError
 from cdu.evaluation.audit import Audit
 from cdu.models.objective import parameter_vector
 from cdu.own_model.audits import audited
 from cdu.own_model.deletion import (
-    Recipe,
-    Train,
     answer,
+    expect_new,
     expect_promisable,
-    expect_recipe,
+    expect_promised,
     problem_of,
     reason_of,
+    retrains,
     whole,
 )
-from cdu.own_model.methods import method_of
+from cdu.own_model.methods import NEWTON, NOTHING, RETRAIN, method_of
+from cdu.own_model.parts import choose, copied_module
 from cdu.own_model.plan import Plan, planned
+from cdu.own_model.recipe import Recipe, Train, expect_cap, expect_data, expect_module, expect_recipe, patterns_of
 from cdu.own_model.release_certificate import Facts
 from cdu.own_model.released import Released
 from cdu.own_model.state import State
@@ -36,8 +39,8 @@ from cdu.own_model.state_files import SETTINGS, Request, StateSettings
 from cdu.own_model.state_rows import ids_of, rows_left, rows_to_go
 from cdu.own_model.task import Task
 from cdu.unlearning.ledger_entries import Spent
-from cdu.unlearning.methods.retrain import Retrain
 from cdu.unlearning.problem import Method
+from cdu.unlearning.registration import REGISTERED
 
 
 class Unlearner:
@@ -66,14 +69,15 @@ class Unlearner:
     Args:
         model: The trained module. Only its weights at the first call count; later the state's do.
         task: The loss, and what the outputs are.
-        data: All rows that the model was trained on. Rows of ids that are gone may be there or not.
+        data: All rows that the model was trained on. Rows of ids that are gone may be there.
         l2: Weight of (l2/2)‖w‖² in training.
         radius: C, the ball that training projected onto, such as by :func:`~cdu.own_model.ball.ball`; infinite where it
             projected onto none: then no noise certifies a network's step.
         parameters: Which parameters are unlearned and released: a pattern on their names, such as ``"head.*"``, or
             several. All others, and buffers, are the fixed part.
-        fixed_saw_data: Whether the fixed part was ever trained on the data, statistics of BatchNorm included. Must be
-            said where ``parameters`` leaves a part fixed. If it was, no release has a certificate.
+        fixed_saw_data: Whether the fixed part was ever trained on the data, or holds statistics or rows of it. Must be
+            said where ``parameters`` leaves a part fixed, or the module has buffers or tensors as attributes. If it
+            was, no release has a certificate. BatchNorm's statistics are taken anew where its weights are released.
         state: The state's folder; a temporary one, gone with this object, when None (:meth:`save` keeps it).
         cap: The budget (ε, δ) that all releases together keep to; none when None.
         train: Trains from scratch: ``train(data, seed)`` returns a module like ``model``. Retraining and audits need
@@ -103,12 +107,16 @@ class Unlearner:
         batch_size: int = 128,
         chunk: int = 2048,
     ) -> None:
-        patterns = (parameters,) if isinstance(parameters, str) else tuple(parameters)
-        self.recipe = Recipe(task, l2, radius, patterns, fixed_saw_data, train, batch_size, chunk)
+        expect_module(model)
+        expect_data(data)
+        expect_cap(cap)
+        if training_seconds is not None:
+            expect_not_negative(training_seconds=training_seconds)
+        self.recipe = Recipe(task, l2, radius, patterns_of(parameters), fixed_saw_data, train, batch_size, chunk)
         self.training_seconds = training_seconds
         first = next(model.parameters())
         self._given = data.to(first.device, first.dtype)
-        self._template = copy.deepcopy(model).eval()
+        self._template = copied_module(model).eval()
         expect_recipe(self.recipe, model)
         self._temporary = None if state is not None else tempfile.TemporaryDirectory(prefix="cdu-unlearner-")
         folder = Path(state) if state is not None else Path(str(self._temporary and self._temporary.name)) / "state"
@@ -206,21 +214,26 @@ class Unlearner:
                 budget, no certificate can be given, or the method fails. Nothing is released then, and the request is
                 withdrawn.
         """
-        began = time.perf_counter()
+        began, ids = time.perf_counter(), as_text(ids).tolist()
         chosen = method_of(method, options, epsilon, delta)
         with self._state.locked():
             answered = self._state.answered(ids)
             if answered is not None:
+                expect_promised(answered, retrains(chosen), epsilon, delta)
                 note = f"these ids were deleted by release {answered.number} already, which is read back"
                 return Released(self.model, answered, self._state.release_folder(answered.number), note=note)
             left, before = self.data, self.model
             rows = rows_to_go(self._state, left, ids)
-            expect_promisable(self.recipe, chosen, epsilon, delta, self._state.ledger)
+            expect_promisable(self.recipe, before, chosen, epsilon, delta, self._state.ledger)
             request = self._state.begin_request(ids, words(method), epsilon, delta, options)
             try:
                 problem = problem_of(self.recipe, before, left, rows)
                 released = answer(self.recipe, problem, chosen, epsilon, delta)
                 model = whole(released)
+                if retrains(chosen):
+                    expect_new(
+                        model, {self._state.settings.original, *(one.after for one in self._state.ledger.entries())}
+                    )
                 facts = Facts(
                     rows_deleted=len(rows),
                     rows_retained=len(left) - len(rows),
@@ -233,7 +246,7 @@ class Unlearner:
                     released.certificate,
                     reason_of(self.recipe, released),
                     sigma=0.0,
-                    retrained=isinstance(chosen, Retrain),
+                    retrained=retrains(chosen),
                     facts=facts,
                 )
             except CduError:
@@ -257,6 +270,11 @@ class Unlearner:
         if request is None:
             raise CduError(f"no request is pending in {self.folder}; ask by forget(ids)")
         ids = ids_of(self._state, request, self._given)
+        expect(
+            request.method in (NEWTON, RETRAIN, NOTHING) or request.method in REGISTERED,
+            f"the pending request was made with a method of your own, {request.method}; ask again by forget(ids, "
+            "method) with that method, the same ids, epsilon and delta, or withdraw it",
+        )
         return self.forget(ids, request.method, epsilon=request.epsilon, delta=request.delta, **request.options)
 
     def withdraw(self) -> None:
@@ -283,12 +301,12 @@ class Unlearner:
         Raises:
             CduError: An id is in no row.
         """
-        left = self.data
+        left, ids = self.data, as_text(ids).tolist()
         problem = problem_of(self.recipe, self.model, left, rows_to_go(self._state, left, ids))
         return planned(self.recipe, problem, epsilon, delta, self.training_seconds)
 
     def spent(self, delta: float = 1e-5) -> Spent:
-        """What all releases together promise at δ."""
+        """What all releases together promise at δ about the rows of the first request; from its own on, of any."""
         return self._state.ledger.spent(delta)
 
     def audit(
@@ -316,7 +334,7 @@ class Unlearner:
         Raises:
             CduError: As for :meth:`forget`; or the method adds noise on the way, which takes a run for every trial.
         """
-        left = self.data
+        left, ids = self.data, as_text(ids).tolist()
         problem = problem_of(self.recipe, self.model, left, rows_to_go(self._state, left, ids))
         return audited(problem, method_of(method, options, epsilon, delta), epsilon, delta, trials)
 
@@ -341,6 +359,7 @@ class Unlearner:
             radius=None if math.isinf(recipe.radius) else recipe.radius,
             parameters=recipe.parameters,
             fixed_saw_data=recipe.fixed_saw_data,
+            chosen=tuple(sorted(choose(self._template, recipe.parameters).chosen)),
             delta=1e-5 if cap is None else cap[1],
         )
         return State.begin_or_open(folder, settings, self._template.state_dict(), cap)

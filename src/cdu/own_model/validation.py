@@ -1,10 +1,12 @@
 """Do a user's model, its loss and its data fit together, and what will no certificate cover? Nothing is changed."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from cdu.errors import CduError
 from cdu.models.objective import Objective, parameter_vector
 from cdu.models.objective_checks import expect_fitting, expect_mean, expect_plain_backward
 from cdu.own_model.parts import Part, Patterns
+from cdu.own_model.recipe import Recipe, beside_parameters, expect_data, expect_module, expect_radius, patterns_of
 from cdu.own_model.task import Kind, Task
 
 #: A gradient above this share of a single row's is not the end of a training.
@@ -105,10 +108,18 @@ def validate(
         Errors first, in the order of the checks; nothing where all is well.
     """
     found = Findings()
+    with found.refusals("model"):
+        expect_module(model)
+    with found.refusals("data"):
+        expect_data(data)
+    with found.refusals("radius"):
+        expect_radius(radius)
+        with found.refusals("model"):
+            Recipe(task, l2, radius, patterns_of(parameters))
+    if found:
+        return list(found)
     _look_at_data(found, data)
     _look_at_ids(found, data)
-    with found.refusals("radius"):
-        expect(radius > 0, f"radius = {radius} is not above 0; give C of the training's ball, or math.inf")
     found.warn(
         radius == math.inf,
         "radius",
@@ -117,6 +128,13 @@ def validate(
     )
     with found.refusals("model"):
         objective = task.objective(model, data, l2, parameters=parameters)
+        beside = beside_parameters(model)
+        found.warn(
+            len(beside) > 0,
+            "model",
+            f"the tensors {_listed(beside)} are released as they are, beside the parameters, and no certificate covers "
+            "them; they must hold no statistics or rows of these data",
+        )
         _look_at_model(found, objective)
         _look_at_weights(found, objective, radius)
         _look_at_fit(found, objective, task, data)
@@ -146,6 +164,15 @@ def _look_at_ids(found: Findings, data: Data) -> None:
         "ids",
         f"the id '{names[most]}' has {counts[most]:,} of {len(data):,} rows; to delete it changes the model much, and "
         "above half of the rows a new model is to be trained",
+    )
+    spellings = Counter(normalize("NFKC", name).strip().casefold() for name in names.tolist())
+    alike = [name for name in names.tolist() if spellings[normalize("NFKC", name).strip().casefold()] > 1]
+    found.warn(
+        len(alike) > 0,
+        "ids",
+        f"{len(alike):,} ids differ from another in spaces, in case or in composed characters alone, such "
+        f"as {', '.join(map(repr, alike[:2]))}: they count as different, and to delete one leaves the other's rows; "
+        "give them one spelling",
     )
     with found.refusals("data"):
         twins = _twins(data.identities(), places)

@@ -122,6 +122,10 @@ def release(
     else:
         source = torch.Generator().manual_seed(unsafe_seed)
     result = method(problem, source)
+    expect(
+        isinstance(result, UnlearningResult),
+        f"{type(method).__name__} returned a {type(result).__name__}; return an UnlearningResult",
+    )
     own, total = result.certificate, len(problem.retain) + len(problem.forget)
     expect(
         own is None or sigma == 0,
