@@ -221,7 +221,8 @@ def same(one, other):
 
 
 def test_unlearn_prints_the_guarantee_and_leaves_the_release_and_its_entry(shop):
-    code, printed, said = shop.unlearn(*FIRST, "--epsilon", 2, "--delta", 1e-4, "--option", "damping=10")
+    options = ("--option", "damping=10", "--option", "solver=exact")
+    code, printed, said = shop.unlearn(*FIRST, "--epsilon", 2, "--delta", 1e-4, *options)
     assert (code, said) == (0, "building\n")
     (entry,) = Ledger.existing(shop.state / "ledger").entries()
     guarantee = str(Certificate.model_validate(entry.certificate))
@@ -229,7 +230,7 @@ def test_unlearn_prints_the_guarantee_and_leaves_the_release_and_its_entry(shop)
     assert "ε = 2" in guarantee
     assert "δ = 0.0001" in guarantee
     kept = shop.certificate(1)
-    assert kept["options"] == {"damping": 10}
+    assert kept["options"] == {"damping": 10, "solver": "exact"}
     assert kept["guarantee"]["sigma"] == entry.sigma > 0
     assert sorted(path.name for path in shop.state.iterdir()) == [".lock", "ledger", "releases", "settings.json"]
     assert [path.name for path in (shop.state / "releases").iterdir()] == ["0001"]
@@ -431,7 +432,8 @@ def test_a_later_request_that_does_not_fit_the_state_is_refused_and_changes_noth
 def test_a_plan_begins_no_state_and_counts_the_rows_that_are_left(shop):
     asked = ("--forget", "ids.txt", "--epsilon", 2, "--delta", 1e-4)
     code, printed, said = shop.plan(*BEGIN, *asked, "--state", "unlearn")
-    assert (code, said) == (0, "building\n")
+    # On a machine that is very slow a bar may follow.
+    assert (code, said[:9]) == (0, "building\n")
     assert printed.startswith("delete 6 of 60 rows, ε = 2, δ = 0.0001\n")
     assert not shop.state.exists()
     code, printed, said = shop.plan(*asked)
