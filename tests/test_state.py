@@ -445,6 +445,21 @@ def test_two_processes_do_not_work_on_one_state_at_once(state):
     assert state.number == 1
 
 
+def test_a_forked_process_is_told_to_open_the_state_anew(tmp_path):
+    state = begin(tmp_path / "state")
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        try:
+            ask(state)
+        except BaseException as error:
+            os.write(writing, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        assert "CduError: " + str(state.folder) + " was opened before this process was forked; open it" in told.read()
+    assert state.pending() is None
+
+
 #: Forks a process that asks and answers without end, and kills it, once for every line of its input: after so many
 #: times what a process takes that answers one request. After twenty kills it goes on with another state.
 KILLER = """

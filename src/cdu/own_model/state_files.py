@@ -237,6 +237,11 @@ def held(folder: Path, lock: FileLock) -> Iterator[FileLock]:
         lock.acquire(timeout=0)
     except Timeout:
         raise CduError(f"another process works on {folder}; wait until it has ended, and do the same again") from None
+    except RuntimeError as error:
+        # filelock's word for a lock that came along in a fork.
+        raise CduError(
+            f"{folder} was opened before this process was forked; open it anew here, such as by Unlearner.load"
+        ) from error
     except OSError as error:
         raise CduError(
             f"{folder} cannot be locked ({error}); give a state's folder, or a copy that you may write to"
