@@ -115,6 +115,7 @@ class Unlearner:
         self._template = copied_module(model).eval()
         expect_recipe(self.recipe, model)
         self._temporary = None if state is not None else tempfile.TemporaryDirectory(prefix="cdu-unlearner-")
+        expect(state is None or isinstance(state, str | os.PathLike), f"state = {state!r}; give a folder's path")
         folder = Path(state) if state is not None else Path(str(self._temporary and self._temporary.name)) / "state"
         self._state = self._begun(folder, cap)
         if self._state.number == 0:
@@ -179,10 +180,9 @@ class Unlearner:
     @property
     def data(self) -> Data:
         """The rows that are left."""
-        known = np.unique(self._given.ids)
-        hashes = self._state.ledger.hashed(known.tolist())
-        gone = self._state.gone()
-        deleted = [identity for identity, digest in zip(known.tolist(), hashes, strict=True) if digest in gone]
+        known, gone = np.unique(self._given.ids).tolist(), self._state.gone()
+        hashes = self._state.ledger.hashed(known)
+        deleted = [identity for identity, digest in zip(known, hashes, strict=True) if digest in gone]
         return self._given.without(deleted) if deleted else self._given
 
     def forget(
@@ -291,9 +291,7 @@ class Unlearner:
         Raises:
             CduError: There is none.
         """
-        request = self.pending
-        if request is None:
-            raise CduError(f"no request is pending in {self.folder}, so that there is nothing to withdraw")
+        expect(self.pending is not None, f"no request is pending in {self.folder}; there is nothing to withdraw")
         self._state.withdraw_request()
 
     def plan(self, ids: Sequence[str | int], epsilon: float = 1.0, delta: float = 1e-5) -> Plan:
