@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
+from scipy.stats import norm as normal
 from torch import nn
 from torch.func import functional_call, grad, hessian
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
@@ -735,3 +737,62 @@ def test_a_model_that_keeps_a_graph_is_refused(tmp_path):
     model.seen = model(rows()[0])
     with pytest.raises(CduError, match="cannot be copied"):
         unlearner(tmp_path / "s", model=model)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("Fisher forgetting", {"noise": 0.5}),
+        ("Langevin, Adam", {"sigma": 0.5, "learning_rate": 1e-3, "steps": 2}),
+        ("rewind", {"steps": 3, "rewound": 1, "learning_rate": 1e-3}),
+    ],
+)
+def test_a_method_without_a_proof_is_not_released_for_an_epsilon(method, options, tmp_path):
+    own = unlearner(tmp_path / "s")
+    for ask in (own.forget, own.audit):
+        with pytest.raises(CduError, match=r"cannot be certified|no certificate|model of its own"):
+            ask(["user 0"], method, epsilon=1.0, **options)
+    assert own._state.ledger.entries() == ()
+    assert own.pending is None
+
+
+def test_an_audit_compares_any_method_with_the_retrained_model(tmp_path, monkeypatch):
+    from cdu.own_model import audits
+
+    monkeypatch.setattr(audits, "required_sigma", lambda bound, epsilon, delta: bound.value / 100)
+    own = unlearner(tmp_path / "s")
+    assert own.audit(["user 0"], "fine-tuning", trials=500, epochs=1, learning_rate=1e-3).contradicts(1.0)
+    with pytest.raises(CduError, match="nothing to audit"):
+        own.audit(["user 0"], "retrain")
+
+
+def test_a_certificate_says_that_its_fixed_part_is_clean_by_its_owners_word(tmp_path):
+    said = "never learned from the data, as its owner says"
+    own = unlearner(tmp_path / "a", parameters="head.*", fixed_saw_data=False)
+    released = own.forget(["user 0"], "nothing", epsilon=1.0)
+    assert said in released.certificate.assumptions[-1]
+    assert said in (released.folder / "release.html").read_text()
+    released = unlearner(tmp_path / "b").forget(["user 0"], "nothing", epsilon=1.0)
+    assert said not in " ".join(released.certificate.assumptions)
+
+
+def test_what_is_spent_is_the_gaussian_mechanisms_own_epsilon(tmp_path):
+    def epsilon(mu, delta):
+        def excess(e):
+            return normal.cdf(mu / 2 - e / mu) - math.exp(e) * normal.cdf(-mu / 2 - e / mu) - delta
+
+        return brentq(excess, 0.0, 50.0, xtol=1e-12)
+
+    own = unlearner(tmp_path / "s", cap=(6.0, 1e-6))
+    mus = []
+    for user, (asked, delta) in enumerate([(1.0, 1e-3), (2.0, 1e-5), (0.5, 1e-4)]):
+        released = own.forget([f"user {user}"], "nothing", epsilon=asked, delta=delta)
+        mus.append(2 * RADIUS / released.certificate.sigma)
+        assert epsilon(mus[-1], delta) == pytest.approx(asked, rel=1e-6)
+    folder = own.forget(["user 9"], "retrain").folder
+    assert own.spent(1e-6).epsilon == pytest.approx(epsilon(math.hypot(*mus), 1e-6), rel=1e-6)
+    room = json.loads((folder / "certificate.json").read_text())["budget"]["room"]
+    with pytest.raises(CduError, match="would bring that to"):
+        own.forget(["user 10"], "nothing", epsilon=room * 1.001, delta=1e-6)
+    own.forget(["user 10"], "nothing", epsilon=room * 0.999, delta=1e-6)
+    assert 5.99 < own.spent(1e-6).epsilon <= 6.0

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,14 @@ from cdu.models.objective import parameter_vector
 from cdu.models.settings import TrainingSettings
 from cdu.models.training import Trained, project
 from cdu.own_model.parts import Choice, Part, choose
-from cdu.own_model.recipe import FIXED_SAW_DATA, Recipe, expect_module, statistics_of, trained_statistics
+from cdu.own_model.recipe import (
+    FIXED_IS_CLEAN,
+    FIXED_SAW_DATA,
+    Recipe,
+    expect_module,
+    statistics_of,
+    trained_statistics,
+)
 from cdu.unlearning.ledger import Ledger
 from cdu.unlearning.ledger_entries import Entry, weights_hash
 from cdu.unlearning.methods.retrain import Retrain
@@ -241,6 +249,11 @@ def answer(recipe: Recipe, problem: Problem, method: Method, epsilon: float | No
     assert isinstance(part, Part)
     fixed = {name: tensor.clone() for name, tensor in part.named_buffers()}
     released = release(problem, method, epsilon=epsilon, delta=delta)
+    expect(
+        epsilon is None or released.certificate is not None,
+        f"epsilon = {epsilon} cannot be certified: {released.update.no_certificate_reason}; leave epsilon out, or "
+        "choose another method",
+    )
     model = released.objective.model
     expect(
         isinstance(model, Part) and set(dict(model.named_buffers())) == set(fixed),
@@ -252,6 +265,9 @@ def answer(recipe: Recipe, problem: Problem, method: Method, epsilon: float | No
         tensor.copy_(fixed[name])
     if _renewed(recipe, part.model, part.choice):
         released = recalibrated(released, problem.retain, recipe.batch_size)
+    if released.certificate is not None and fixed and recipe.fixed_saw_data is False:
+        assumptions = (*released.certificate.assumptions, FIXED_IS_CLEAN)
+        released = replace(released, certificate=released.certificate.model_copy(update={"assumptions": assumptions}))
     return released
 
 

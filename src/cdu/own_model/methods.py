@@ -47,6 +47,11 @@ def method_of(method: str | Method, options: Mapping[str, Any], epsilon: float |
         expect(not options, f"the method '{method}' takes no options; leave out {', '.join(sorted(options))}")
         return Retrain() if method == RETRAIN else Original()
     expect(
+        not traits(method).own_model,
+        f"the method '{method}' trains a model of its own from weights that know no row, and this model's know them; "
+        "choose another method",
+    )
+    expect(
         epsilon is not None or not traits(method).own_noise,
         f"the method '{method}' adds noise of its own for an epsilon that is certified; give epsilon",
     )

@@ -18,6 +18,9 @@ Train = Callable[[Data, int], nn.Module]
 #: Why a release has no certificate whose fixed part learned from the deleted rows.
 FIXED_SAW_DATA = "the fixed part of the model was trained on the data, and nothing hides the deleted rows in there"
 
+#: What a certificate assumes of a model with a fixed part.
+FIXED_IS_CLEAN = "what has no noise, the fixed part of the model, never learned from the data, as its owner says"
+
 
 @dataclass(frozen=True)
 class Recipe:

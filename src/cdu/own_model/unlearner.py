@@ -119,6 +119,7 @@ class Unlearner:
         self._template = copied_module(model).eval()
         expect_recipe(self.recipe, model)
         self._temporary = None if state is not None else tempfile.TemporaryDirectory(prefix="cdu-unlearner-")
+        expect(state is None or isinstance(state, str | os.PathLike), f"state = {state!r}; give a folder's path")
         folder = Path(state) if state is not None else Path(str(self._temporary and self._temporary.name)) / "state"
         if not (folder / SETTINGS).exists():
             self._expect_inside()
@@ -283,9 +284,7 @@ class Unlearner:
         Raises:
             CduError: There is none.
         """
-        request = self.pending
-        if request is None:
-            raise CduError(f"no request is pending in {self.folder}, so that there is nothing to withdraw")
+        expect(self.pending is not None, f"no request is pending in {self.folder}; there is nothing to withdraw")
         self._state.withdraw_request()
 
     def plan(self, ids: Sequence[str | int], epsilon: float = 1.0, delta: float = 1e-5) -> Plan:
