@@ -381,6 +381,20 @@ def test_a_request_that_cannot_be_answered_changes_nothing(request_, words):
     assert not model.forget(range(39), 1.0, 1e-6).certificate.epsilon > 1 + 1e-9
 
 
+def test_a_request_that_fails_while_it_is_computed_is_withdrawn(monkeypatch):
+    model = linear()
+
+    def refuse(*given):
+        raise CduError("the noise does not show")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "expect_noise_shows", refuse)
+        with pytest.raises(CduError, match="does not show"):
+            model.forget([0], 1.0, 1e-6)
+    assert model.pending is None
+    assert model.forget([1], 1.0, 1e-6).entry.number == 1
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
