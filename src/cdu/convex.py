@@ -2,6 +2,15 @@
 
 It is for features that never saw the data: measured values with a scaling fixed in advance, or the outputs of a network
 that was trained on other data.
+
+Example:
+    >>> draws = torch.Generator().manual_seed(0)
+    >>> features = torch.rand(60, 3, generator=draws)
+    >>> labels = (features[:, 0] > 0.5).long()
+    >>> model = Linear(features, labels, l2=0.01, budget=1e-3)  # state="folder" and ids=users to come back later
+    >>> after = model.forget([17], epsilon=1.0, delta=1e-6)
+    >>> print(after.promise)
+    ε = 1, δ = 1e-06
 """
 
 import math
@@ -52,12 +61,6 @@ class Linear:
     It minimises L(w) = mean loss + (l2/2)‖w‖², the bias included, in float64. Whatever the data, L is l2-strongly
     convex, so that ‖w − w*‖ ≤ ‖∇L(w)‖/l2: a computed gradient bounds the distance to the exact minimiser. A release is
     a model whose distance keeps the budget Δ, plus Gaussian noise for Δ (:func:`~cdu.certification.budget_bound`).
-
-    Example::
-
-        model = Linear(features, labels, l2=1e-3, budget=1e-3, ids=users, state="model", cap=(5.0, 1e-6))
-        after = model.forget(["user 17"], epsilon=1.0, delta=1e-6)
-        print(after.certificate)
 
     **What is kept.** Before the first deletion the object keeps the minimiser on all rows, in memory alone: the state's
     folder has zeros in its place, and a later program computes it anew. After a deletion the object keeps the release,
