@@ -381,6 +381,20 @@ def test_a_request_that_cannot_be_answered_changes_nothing(request_, words):
     assert not model.forget(range(39), 1.0, 1e-6).certificate.epsilon > 1 + 1e-9
 
 
+def test_a_request_that_fails_while_it_is_computed_is_withdrawn(monkeypatch):
+    model = linear()
+
+    def refuse(*given):
+        raise CduError("the noise does not show")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "expect_noise_shows", refuse)
+        with pytest.raises(CduError, match="does not show"):
+            model.forget([0], 1.0, 1e-6)
+    assert model.pending is None
+    assert model.forget([1], 1.0, 1e-6).entry.number == 1
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -647,13 +661,20 @@ def test_the_first_request_can_be_resumed_or_withdrawn_and_needs_its_rows(tmp_pa
 
 def test_a_wrong_or_emptied_folder_begins_no_new_budget(tmp_path):
     folder = tmp_path / "model"
-    linear(state=folder, cap=(1.0, 1e-5)).forget([0], 0.9, 1e-5)
+    linear(state=folder, cap=(1.0, 1e-5), loss="squared").forget([0], 0.9, 1e-5)
+    rows, labels = data()
+    later = Linear.load(folder, rows, labels, ids=range(40))
+    assert (later.l2, later.budget, later.classes, later.ledger.cap.epsilon) == (L2, BUDGET, 3, 1.0)
+    assert later.forget([1], 0.1, 1e-5).entry.number == 2
+    with pytest.raises(CduError, match="there is no state in"):
+        Linear.load(tmp_path / "modle", rows, labels, ids=range(40))
+    assert not (tmp_path / "modle").exists()
     for emptied in (True, False):
         shutil.rmtree(folder / "ledger")
         if emptied:
             (folder / "ledger").mkdir()
         with pytest.raises(CduError, match=r"there is no (ledger|state) in"):
-            linear(state=folder, cap=(1.0, 1e-5))
+            linear(state=folder, cap=(1.0, 1e-5), loss="squared")
         assert not (folder / "ledger/settings.json").exists()
 
 

@@ -4,6 +4,7 @@ It is for features that never saw the data: measured values with a scaling fixed
 that was trained on other data.
 
 Example:
+<<<<<<< HEAD
     >>> features = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
     >>> labels = (features[:, 0] > features[:, 1]).long()
     >>> linear = Linear(features, labels, l2=0.01, budget=0.01, ids=[f"user {row // 2}" for row in range(200)])
@@ -12,6 +13,15 @@ Example:
     '1'
     >>> deleted.accuracy(features, labels) > 0.9
     True
+=======
+    >>> draws = torch.Generator().manual_seed(0)
+    >>> features = torch.rand(60, 3, generator=draws)
+    >>> labels = (features[:, 0] > 0.5).long()
+    >>> model = Linear(features, labels, l2=0.01, budget=1e-3)  # state="folder" and ids=users to come back later
+    >>> after = model.forget([17], epsilon=1.0, delta=1e-6)
+    >>> print(after.promise)
+    ε = 1, δ = 1e-06
+>>>>>>> wip-P2
 """
 
 import math
@@ -20,7 +30,6 @@ import secrets
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,9 +41,7 @@ from torch.nn.functional import cross_entropy
 from cdu.certification import budget_bound, certify, required_sigma
 from cdu.certification.rounding import computed
 from cdu.checks import expect, expect_delta, expect_positive
-from cdu.data.conversion import as_labels, as_rows
-from cdu.data.lookup import Arrays
-from cdu.data.source import Data, as_data
+from cdu.data.source import Data, as_features
 from cdu.errors import CduError
 from cdu.evaluation.audit import Audit, audit
 from cdu.models.architectures import LogisticRegression
@@ -65,12 +72,6 @@ class Linear:
     It minimises L(w) = mean loss + (l2/2)‖w‖², the bias included, in float64. Whatever the data, L is l2-strongly
     convex, so that ‖w − w*‖ ≤ ‖∇L(w)‖/l2: a computed gradient bounds the distance to the exact minimiser. A release is
     a model whose distance keeps the budget Δ, plus Gaussian noise for Δ (:func:`~cdu.certification.budget_bound`).
-
-    Example::
-
-        model = Linear(features, labels, l2=1e-3, budget=1e-3, ids=users, state="model", cap=(5.0, 1e-6))
-        after = model.forget(["user 17"], epsilon=1.0, delta=1e-6)
-        print(after.certificate)
 
     **What is kept.** Before the first deletion the object keeps the minimiser on all rows, in memory alone: the state's
     folder has zeros in its place, and a later program computes it anew. After a deletion the object keeps the release,
@@ -135,13 +136,14 @@ class Linear:
             "a state knows deleted rows by their ids, and none were given; give ids, since rows' numbers would name "
             "other rows once some are gone",
         )
-        data = _data(features, labels, ids)
+        data = as_features(features, labels, ids)
         expect(len(data) >= 2, f"there is {len(data)} row; a model needs two, to be left with one")
         self._temporary = None if state is not None else tempfile.TemporaryDirectory(prefix="cdu-linear-")
         self.folder = (
             Path(state) if state is not None else Path(str(self._temporary and self._temporary.name)) / "state"
         )
-        columns, largest = data.samples().inputs.shape[1], int(as_labels(data.targets).max())
+        samples = data.samples()
+        columns, largest = samples.inputs.shape[1], int(samples.targets.max())
         held = settings_in(self.folder)
         if classes is None:
             classes = max(2, largest + 1) if held is None else _classes(held)
@@ -155,7 +157,7 @@ class Linear:
         linear = LogisticRegression(columns, classes).to(data.device, torch.float64)
         self._objective = Objective(linear, LOSSES[loss], l2=l2)
         # No state is begun for a model that cannot keep the budget.
-        start = train(self._objective, data.samples(), budget).w if held is None else None
+        start = train(self._objective, samples, budget).w if held is None else None
         settings = StateSettings(l2=l2, radius=None, delta=1e-5 if cap is None else cap[1], budget=budget, loss=loss)
         zeros = LinearModel(torch.zeros(self._objective.size, dtype=torch.float64), classes)
         self._state = State.begin_or_open(self.folder, settings, zeros.tensors, cap)
@@ -168,7 +170,30 @@ class Linear:
             start = self.released.w
         self._start = train(self._objective, self._data.samples(), budget).w if start is None else start
 
+<<<<<<< HEAD
     def release(self, epsilon: float, delta: float = 1e-5) -> LinearModel:
+=======
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], features: Any, labels: Any, *, ids: Any = None) -> "Linear":
+        """Go on with a state that is there: l2, Δ, loss, classes and cap are read from it, and none is begun.
+
+        Args:
+            folder: The state's folder.
+            features: As for :class:`Linear`, and so are labels and ids.
+            labels: The same.
+            ids: The same.
+
+        Raises:
+            CduError: There is no state of a linear model in the folder, or as for :class:`Linear`.
+        """
+        kept = settings_in(Path(folder))
+        if kept is None:
+            raise CduError(f"there is no state in {folder}; give its folder, or begin one with Linear(..., state=...)")
+        given: dict[str, Any] = {"classes": _classes(kept), "l2": kept.l2, "budget": kept.budget, "loss": kept.loss}
+        return cls(features, labels, ids=ids, state=folder, **given)
+
+    def release(self, epsilon: float, delta: float = 1e-5) -> LinearModel:
+>>>>>>> wip-P2
         """The model on all rows with the noise that a deletion for (ε, δ) gets, to be published before any request.
 
         It has no certificate, and no ledger notes it. It was computed with all rows, and the certificate of a later
@@ -218,9 +243,7 @@ class Linear:
             self._expect_current()
             if self._state.answered(ids) is not None:
                 return self._read_back()
-            gone, left = self._parted(ids)
-            sigma = self._sigma(epsilon, delta)
-            _expect_steps(steps)
+            gone, left, sigma = self._asked(ids, epsilon, delta, steps)
             self.ledger.expect_room(self._bound.sensitivity / sigma)
             request = self._state.begin_request(ids, METHOD, epsilon, delta, {"steps": steps})
             try:
@@ -280,8 +303,8 @@ class Linear:
         Raises:
             CduError: As for :meth:`forget`.
         """
-        gone, left = self._parted(ids)
-        sigma, samples = self._sigma(epsilon, delta), left.samples()
+        gone, left, sigma = self._asked(ids, epsilon, delta, steps)
+        samples = left.samples()
         residual = self._objective.gradient(self._start, samples).norm().item()
         # The first gradient also takes what is done once.
         began = time.perf_counter()
@@ -326,9 +349,7 @@ class Linear:
         Raises:
             CduError: As for :meth:`forget`, or there are too few trials.
         """
-        gone, left = self._parted(ids)
-        sigma = self._sigma(epsilon, delta)
-        _expect_steps(steps)
+        gone, left, sigma = self._asked(ids, epsilon, delta, steps)
         released, _, _, _ = self._without(gone, left, steps)
         retrained = train(self._objective, left.samples(), self.budget).w
         noise = torch.randn(2, trials, 1, dtype=torch.float64, generator=generator(seed, "audit"))
@@ -355,12 +376,13 @@ class Linear:
             "answered a request, or one was interrupted; make the object anew",
         )
 
-    def _parted(self, ids: Sequence[str | int]) -> tuple[Data, Data]:
-        """The rows that go, and those that are left."""
+    def _asked(self, ids: Sequence[str | int], epsilon: float, delta: float = 1e-5, steps: int) -> tuple[Data, Data, float]:
+        """The rows that go, those that are left, and σ, where the request can be answered."""
+        expect(isinstance(steps, int) and steps >= 0, f"steps = {steps} is not a whole number of at least 0")
         rows = rows_to_go(self._state, self._data, ids)
         left = np.setdiff1d(np.arange(len(self._data)), rows)
         expect(len(left) > 0, f"the request names all {len(rows):,} rows; delete the model instead")
-        return self._data.subset(rows), self._data.subset(left)
+        return self._data.subset(rows), self._data.subset(left), self._sigma(epsilon, delta)
 
     def _sigma(self, epsilon: float, delta: float) -> float:
         count = len(self._data)
@@ -391,23 +413,8 @@ class Linear:
         return w + sigma * draw_noise(w, secret_generator(secrets.token_bytes(32), "release"))
 
 
-def _data(features: Any, labels: Any, ids: Any) -> Data:
-    """Rows of features, read where they lie, whose batches are in float64; each with a class and an id."""
-    framed = hasattr(features, "iloc")
-    rows = features if framed else as_rows(features)
-    data = as_data(rows, labels if framed else as_labels(labels).to(rows.device), ids=ids, dtype=torch.float64)
-    assert isinstance(data.lookup, Arrays)
-    data = replace(data, lookup=Arrays(as_rows(data.lookup.tree)), answers=as_labels(data.answers))
-    data.expect_finite("training set")
-    return data
-
-
 def _classes(settings: StateSettings) -> int:
     """K of the linear model that a state was begun with."""
     biases = [kind.shape[0] for kind in settings.tensors if kind.name == "bias" and len(kind.shape) == 1]
     expect(settings.budget is not None and len(biases) == 1, "the state is no linear model's; give another folder")
     return biases[0]
-
-
-def _expect_steps(steps: int) -> None:
-    expect(isinstance(steps, int) and steps >= 0, f"steps = {steps} is not a whole number of at least 0")

@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate, default_convert
 
 from cdu.checks import expect, expect_count
-from cdu.data.conversion import as_pair, as_tensor, expect_float, expect_map_style, expect_same_rows, stacked
+from cdu.data.conversion import (
+    as_labels,
+    as_pair,
+    as_rows,
+    as_tensor,
+    expect_float,
+    expect_map_style,
+    expect_same_rows,
+    stacked,
+)
 from cdu.data.ids import as_text
 from cdu.data.lookup import Arrays, Device, Lookup, Stored, as_arrays, as_stored, leaves, mapped
 from cdu.data.samples import TOKENS, Samples, row_hashes, rows_not_finite
@@ -277,6 +286,29 @@ def as_data(source: Any, targets: Any = None, *, ids: Any = None, dtype: torch.d
     texts.setflags(write=False)
     rows = np.arange(len(lookup), dtype=np.int64)
     return Data(texts, lookup, answers, rows, dtype, _device(lookup, answers))
+
+
+def as_features(features: Any, labels: Any, ids: Any = None) -> Data:
+    """Data of rows of features with a class each, whose batches are in float64: a linear model's.
+
+    Floats in tensors, arrays and memory maps are read where they lie, in their own precision, and must not be changed
+    meanwhile. A frame, and anything that is no float, is copied once.
+
+    Args:
+        features: Numbers, shape (n, features).
+        labels: Whole numbers from 0, shape (n,); for a frame also the name of their column.
+        ids: As for :func:`as_data`.
+
+    Raises:
+        CduError: They are of other shapes or types, do not belong together, or are not finite.
+    """
+    framed = hasattr(features, "iloc")
+    rows = features if framed else as_rows(features)
+    data = as_data(rows, labels if framed else as_labels(labels).to(rows.device), ids=ids, dtype=torch.float64)
+    assert isinstance(data.lookup, Arrays)
+    data = replace(data, lookup=Arrays(as_rows(data.lookup.tree)), answers=as_labels(data.answers))
+    data.expect_finite("training set")
+    return data
 
 
 def _dataset_of(source: Any) -> Any:
