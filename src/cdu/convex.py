@@ -4,24 +4,12 @@ It is for features that never saw the data: measured values with a scaling fixed
 that was trained on other data.
 
 Example:
-<<<<<<< HEAD
-    >>> features = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
-    >>> labels = (features[:, 0] > features[:, 1]).long()
-    >>> linear = Linear(features, labels, l2=0.01, budget=0.01, ids=[f"user {row // 2}" for row in range(200)])
-    >>> deleted = linear.forget(["user 17", "user 23"], epsilon=1.0)
-    >>> f"{deleted.certificate.epsilon:.4g}"
-    '1'
-    >>> deleted.accuracy(features, labels) > 0.9
-    True
-=======
-    >>> draws = torch.Generator().manual_seed(0)
-    >>> features = torch.rand(60, 3, generator=draws)
+    >>> features = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
     >>> labels = (features[:, 0] > 0.5).long()
     >>> model = Linear(features, labels, l2=0.01, budget=1e-3)  # state="folder" and ids=users to come back later
     >>> after = model.forget([17], epsilon=1.0, delta=1e-6)
     >>> print(after.promise)
     ε = 1, δ = 1e-06
->>>>>>> wip-P2
 """
 
 import math
@@ -64,6 +52,9 @@ METHOD = "Newton steps on a linear model, or training anew, within a budget"
 
 #: What a reader of a release should know of every linear model, whatever was deleted.
 NOTE = "The certificate is about the linear model; nothing that makes its features may have been fitted on the data."
+
+#: Whose rows a request names.
+Ids = Sequence[str | int]
 
 
 class Linear:
@@ -170,9 +161,6 @@ class Linear:
             start = self.released.w
         self._start = train(self._objective, self._data.samples(), budget).w if start is None else start
 
-<<<<<<< HEAD
-    def release(self, epsilon: float, delta: float = 1e-5) -> LinearModel:
-=======
     @classmethod
     def load(cls, folder: str | os.PathLike[str], features: Any, labels: Any, *, ids: Any = None) -> "Linear":
         """Go on with a state that is there: l2, Δ, loss, classes and cap are read from it, and none is begun.
@@ -193,7 +181,6 @@ class Linear:
         return cls(features, labels, ids=ids, state=folder, **given)
 
     def release(self, epsilon: float, delta: float = 1e-5) -> LinearModel:
->>>>>>> wip-P2
         """The model on all rows with the noise that a deletion for (ε, δ) gets, to be published before any request.
 
         It has no certificate, and no ledger notes it. It was computed with all rows, and the certificate of a later
@@ -215,7 +202,7 @@ class Linear:
         self.released = LinearModel(self._noisy(self._start, self._sigma(epsilon, delta)), self.classes)
         return self.released
 
-    def forget(self, ids: Sequence[str | int], epsilon: float, delta: float = 1e-5, steps: int = 2) -> Deleted:
+    def forget(self, ids: Ids, epsilon: float, delta: float = 1e-5, steps: int = 2) -> Deleted:
         """Delete all rows of these ids, and give the model without them, with noise for (ε, δ).
 
         Newton steps start from the last release (from the minimiser, before the first deletion) and end as soon as the
@@ -289,7 +276,7 @@ class Linear:
         self._pending()
         self._state.withdraw_request()
 
-    def plan(self, ids: Sequence[str | int], epsilon: float, delta: float = 1e-5, steps: int = 2) -> LinearPlan:
+    def plan(self, ids: Ids, epsilon: float, delta: float = 1e-5, steps: int = 2) -> LinearPlan:
         """What :meth:`forget` would do to these rows, from a gradient; nothing is deleted.
 
         Where :func:`~cdu.unlearning.convex_deletions.distance_foreseen` is within Δ the budget is proven to be kept.
@@ -325,13 +312,7 @@ class Linear:
         )
 
     def audit(
-        self,
-        ids: Sequence[str | int],
-        epsilon: float,
-        delta: float = 1e-5,
-        steps: int = 2,
-        trials: int = 4000,
-        seed: int = 0,
+        self, ids: Ids, epsilon: float, delta: float = 1e-5, steps: int = 2, trials: int = 4000, seed: int = 0
     ) -> Audit:
         """Try to tell the release of a deletion from a retrained model with the same noise; nothing is deleted.
 
@@ -376,7 +357,7 @@ class Linear:
             "answered a request, or one was interrupted; make the object anew",
         )
 
-    def _asked(self, ids: Sequence[str | int], epsilon: float, delta: float = 1e-5, steps: int) -> tuple[Data, Data, float]:
+    def _asked(self, ids: Ids, epsilon: float, delta: float, steps: int) -> tuple[Data, Data, float]:
         """The rows that go, those that are left, and σ, where the request can be answered."""
         expect(isinstance(steps, int) and steps >= 0, f"steps = {steps} is not a whole number of at least 0")
         rows = rows_to_go(self._state, self._data, ids)
