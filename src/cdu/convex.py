@@ -1,7 +1,6 @@
 """A linear classifier that trains, deletes rows on request, and certifies every deletion.
 
-It is for features that never saw the data: measured values with a scaling fixed in advance, or the outputs of a network
-that was trained on other data.
+It is for features that never saw the data: values with a scaling fixed in advance, or outputs of another data's network.
 
 Example:
     >>> features = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
