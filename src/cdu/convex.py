@@ -1,6 +1,6 @@
 """A linear classifier that trains, deletes rows on request, and certifies every deletion.
 
-It is for features that never saw the data: values with a scaling fixed in advance, or outputs of another data's network.
+It is for features that never saw the data: values scaled by fixed constants, or outputs of a network of other data.
 
 Example:
     >>> features = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
