@@ -50,7 +50,7 @@ class Data:
         device: Where samples and batches lie.
     """
 
-    ids: NDArray[np.str_]
+    ids: NDArray[Any]
     lookup: Lookup
     answers: Tensor | None
     rows: NDArray[np.int64]

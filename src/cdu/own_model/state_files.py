@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from cdu.checks import expect
 from cdu.errors import CduError
-from cdu.own_model.release_certificate import Facts, Part
+from cdu.own_model.release_certificate import Facts
 from cdu.storage import tensor_bytes
 from cdu.unlearning.sealed import REMEDY, Sealed, read_bytes, read_sealed, sync, write_durably
 
@@ -27,7 +27,7 @@ WEIGHTS, CERTIFICATE, PAGE, PREPARED = "weights.safetensors", "certificate.json"
 PART = ".part"
 
 
-class TensorKind(Part):
+class TensorKind(BaseModel):
     """What a tensor is beside its numbers.
 
     Attributes:
@@ -35,6 +35,8 @@ class TensorKind(Part):
         shape: Its shape.
         dtype: Its type, such as "float32".
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     shape: tuple[int, ...]
