@@ -279,10 +279,10 @@ class Counting:
 
 def test_what_cannot_be_promised_is_refused_before_anything_is_computed(tmp_path):
     method = Counting()
-    own = unlearner(tmp_path / "a", cap=(1.0, 1e-5))
+    own = unlearner(tmp_path / "a", cap=(1.0, 1e-5), training_seconds=90.0)
     own.forget(["user 0"], method, epsilon=0.9, delta=1e-5)
     for epsilon in (0.9, None):
-        with pytest.raises(CduError, match="retrain"):
+        with pytest.raises(CduError, match="retrain, which costs no budget and takes about 90 seconds"):
             own.forget(["user 1"], method, epsilon=epsilon, delta=1e-5)
     own = unlearner(tmp_path / "b", radius=math.inf)
     with pytest.raises(CduError, match="projected onto no ball"):

@@ -145,7 +145,13 @@ def retrains(method: Method) -> bool:
 
 
 def expect_promisable(
-    recipe: Recipe, model: nn.Module, method: Method, epsilon: float | None, delta: float, ledger: Ledger
+    recipe: Recipe,
+    model: nn.Module,
+    method: Method,
+    epsilon: float | None,
+    delta: float,
+    ledger: Ledger,
+    training_seconds: float | None = None,
 ) -> None:
     """Refuse, before anything is computed, a certificate that cannot be given, or that the budget has no room for.
 
@@ -156,12 +162,14 @@ def expect_promisable(
         epsilon: ε to certify; None for no noise.
         delta: δ.
         ledger: What was promised before.
+        training_seconds: What retraining would take, for the sentence that refuses a release; None where unknown.
     """
     expect(callable(method), f"the method is a {type(method).__name__}; give a method, or the name of one")
     if retrains(method):
         return
+    retraining = "" if training_seconds is None else training_seconds
     if epsilon is None:
-        ledger.expect_room(None)
+        ledger.expect_room(None, retraining=retraining)
         return
     expect_positive(epsilon=epsilon)
     expect_delta(delta)
@@ -184,7 +192,7 @@ def expect_promisable(
         "or retrain",
     )
     # Whatever Δ is, noise that certifies (ε, δ) has this μ = Δ/σ.
-    ledger.expect_room(1 / gaussian_sigma(epsilon, delta, 1.0))
+    ledger.expect_room(1 / gaussian_sigma(epsilon, delta, 1.0), retraining=retraining)
 
 
 def expect_promised(entry: Entry, retrained: bool, epsilon: float | None, delta: float) -> None:

@@ -82,7 +82,7 @@ class Unlearner:
         cap: The budget (ε, δ) that all releases together keep to; none when None.
         train: Trains from scratch: ``train(data, seed)`` returns a module like ``model``. Retraining and audits need
             it.
-        training_seconds: How long that takes, for :meth:`plan`.
+        training_seconds: How long that takes, for :meth:`plan`, and for the sentence that refuses a release.
         batch_size: Rows of a mini-batch, for methods that descend.
         chunk: Rows that are processed at once at most.
 
@@ -225,7 +225,8 @@ class Unlearner:
                 return Released(self.model, answered, self._state.release_folder(answered.number), note=note)
             left, before = self.data, self.model
             rows = rows_to_go(self._state, left, ids)
-            expect_promisable(self.recipe, before, chosen, epsilon, delta, self._state.ledger)
+            ledger, seconds = self._state.ledger, self.training_seconds
+            expect_promisable(self.recipe, before, chosen, epsilon, delta, ledger, seconds)
             request = self._state.begin_request(ids, words(method), epsilon, delta, options)
             try:
                 problem = problem_of(self.recipe, before, left, rows)
