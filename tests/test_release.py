@@ -20,7 +20,6 @@ from cdu.errors import CduError
 from cdu.evaluation.relearning import relearn
 from cdu.evaluation.settings import RelearnSettings
 from cdu.experiments.experiment import load_experiment
-from cdu.experiments.repository import repository
 from cdu.models.architectures import build
 from cdu.models.objective import Objective, parameter_vector
 from cdu.models.settings import ModelSettings, TrainingSettings
@@ -540,20 +539,3 @@ def test_a_noise_that_is_none_is_refused_even_where_nothing_is_certified(sigma):
     uncertified = UnlearningResult(problem.w_star, 0.0, no_certificate_reason="training assumption violated")
     with pytest.raises(CduError, match=f"sigma = {sigma} is not a finite number of at least 0"):
         publish(problem, uncertified, generator(0), sigma)
-
-
-def test_the_readmes_example_runs_as_printed():
-    readme = (repository() / "README.md").read_text()
-    example = readme.split("```python\n")[1].split("```")[0]
-    objective, _, samples = network("mlp", count=40)
-    names = {
-        "model": objective.model,
-        "loss": torch.nn.functional.cross_entropy,
-        "retain": samples.subset(torch.arange(30)),
-        "forget": samples.subset(torch.arange(30, 40)),
-        "my_recipe": None,
-    }
-    exec(example, names)
-    released = names["released"]
-    assert released.certificate.sensitivity == pytest.approx(20, rel=1e-9)
-    assert torch.equal(parameter_vector(names["unlearned"]), released.w)

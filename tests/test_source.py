@@ -77,7 +77,7 @@ def sources(on_disk):
 def test_numbers_in_a_list_are_no_names_of_columns_that_are_numbered():
     numbered = frame()[["a", "b"]].set_axis([0, 1], axis=1)
     data = as_data(numbered, [0, 1, 0, 1, 1, 0], ids=[0, 1, 1, 1, 0, 0])
-    assert data.fetch(torch.arange(6)).shape == (6, 2)
+    assert data.numbered_inputs(torch.arange(6)).shape == (6, 2)
     assert data.targets.tolist() == [0, 1, 0, 1, 1, 0]
     assert data.ids.tolist() == ["0", "1", "1", "1", "0", "0"]
 

@@ -3,11 +3,9 @@
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.lanczos import lanczos
@@ -22,6 +20,7 @@ from cdu.curvature.solution import (
     synchronise,
     zero_solution,
 )
+from cdu.progress import Progress
 
 
 def conjugate_gradient(
@@ -72,7 +71,7 @@ def conjugate_gradient(
     smoothed = residual if preconditioner is None else preconditioner(residual)
     direction, square = smoothed.clone(), residual.dot(smoothed)
     curve: list[float] = []
-    digits = tqdm(
+    digits = Progress(
         total=max(0.1, round(-math.log10(tolerance), 1)),
         desc="conjugate gradient",
         unit="digit",
@@ -108,7 +107,7 @@ def conjugate_gradient(
     return Solution(x, residual_norm, seconds, spent, converged=curve[-1] <= tolerance, curve=curve)
 
 
-def _advance(digits: "tqdm[NoReturn]", residual: float) -> None:
+def _advance(digits: Progress, residual: float) -> None:
     """Move a bar of the digits that the relative residual has gained; from them it tells when it will be done."""
     gained = min(digits.total or 0.0, round(-math.log10(max(residual, 1e-300)), 2))
     digits.update(max(0.0, gained - digits.n))

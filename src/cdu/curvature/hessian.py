@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cdu.curvature.resumable_matrix import ResumableMatrix
 from cdu.data.samples import Samples
 from cdu.models.objective import Linearised, Objective
+from cdu.progress import Progress
 
 Product = Callable[[Tensor], Tensor]
 
@@ -82,7 +82,9 @@ class Hessian:
         """
         rows = ResumableMatrix(self.size, self.w.dtype, path, "" if path is None else self._fingerprint())
         # Show the progress bar only where the computation takes long.
-        with tqdm(total=self.size, initial=rows.done, desc="Hessian", unit="row", disable=self.size < 5000) as progress:
+        with Progress(
+            total=self.size, initial=rows.done, desc="Hessian", unit="row", disable=self.size < 5000
+        ) as progress:
             while rows.done < self.size:
                 began, first = time.perf_counter(), rows.done
                 count = min(block, self.size - first)

@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.solution import (
@@ -18,6 +17,7 @@ from cdu.curvature.solution import (
     zero_solution,
 )
 from cdu.models.objective import twice_differentiable
+from cdu.progress import Progress
 
 
 def lissa(
@@ -59,7 +59,7 @@ def lissa(
     x = vector.expand(repeats, -1).clone()
     curve: list[float] = []
     with operator.objective.evaluating(), twice_differentiable():
-        for step in tqdm(range(1, depth + 1), desc="LiSSA", unit="step", delay=BAR_DELAY, leave=False):
+        for step in Progress(range(1, depth + 1), desc="LiSSA", unit="step", delay=BAR_DELAY, leave=False):
             image = _batch_products(operator, x, batch_size, generator)
             term = torch.sub(vector, image, alpha=1 / h)
             before, x = x, x + term

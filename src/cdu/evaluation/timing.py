@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
+
+from cdu.progress import Progress
 
 Program = Callable[[], Any]
 
@@ -57,7 +58,7 @@ def in_turns(
     times: dict[Name, list[float]] = {name: [] for name in programs}
     results: dict[Name, Any] = {}
     turns = [name for _ in range(repetitions + warm) for name in programs]
-    for turn, name in enumerate(tqdm(turns, desc="timing", leave=False)):
+    for turn, name in enumerate(Progress(turns, desc="timing", leave=False)):
         if turn % len(programs) == 0:
             # Once a round: it takes a second where many graphs have been made.
             gc.collect()

@@ -4,8 +4,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from cdu.certification import Bound, certify, required_sigma
 from cdu.data.samples import Samples
 from cdu.errors import CduError
@@ -13,6 +11,7 @@ from cdu.experiments.kept_requests import keeper
 from cdu.experiments.run import Run
 from cdu.experiments.setup import Setup
 from cdu.models.training import Trained
+from cdu.progress import Progress
 from cdu.unlearning.problem import Method, Problem, UnlearningResult
 from cdu.unlearning.requests import Answer, Request, answers, requests
 
@@ -111,7 +110,7 @@ class Chain:
         run, seconds, answered = self.run, 0.0, 0
         chain = kept_answers(run.setup, self.problem, method, self.count, carried)
         try:
-            for answer in tqdm(chain, desc=f"{name}, {self.count} requests", total=self.count, unit="request"):
+            for answer in Progress(chain, desc=f"{name}, {self.count} requests", total=self.count, unit="request"):
                 answered, seconds = answer.request.number, seconds + answer.update.seconds
                 if self._seen(answer.request):
                     self._log_answer(name, answer, sigmas)

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cdu import clock
 from cdu.certification import Bound
@@ -43,6 +42,7 @@ from cdu.experiments.repository import repository
 from cdu.experiments.sections import REVISIONS, section_hash, section_settings
 from cdu.experiments.setup import Setup
 from cdu.models.precision import pick_device
+from cdu.progress import Progress
 from cdu.seeding import generator
 from cdu.settings import digest
 from cdu.unlearning.problem import Method, Problem, UnlearningResult
@@ -268,7 +268,7 @@ class Run:
             points: Its values.
             compute: Logs what belongs to one of them.
         """
-        for point in tqdm(points, desc=axis, unit="point"):
+        for point in Progress(points, desc=axis, unit="point"):
             self.point(f"{axis} = {point}", partial(compute, point))
 
     def frame(self) -> pd.DataFrame:

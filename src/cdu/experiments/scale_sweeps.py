@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from tqdm import tqdm
-
 from cdu import certification
 from cdu.errors import CduError
 from cdu.evaluation.theory_checks import hessian_lipschitz, spectrum_ends
@@ -13,6 +11,7 @@ from cdu.experiments.ablations import with_recipe
 from cdu.experiments.request_chains import kept_answers, log_composition
 from cdu.experiments.run import Run
 from cdu.experiments.scale import judged_samples, log_accuracy_anew, required
+from cdu.progress import Progress
 from cdu.seeding import generator
 from cdu.unlearning.methods.original import Original
 from cdu.unlearning.methods.retrain import Retrain
@@ -164,7 +163,7 @@ class ScaleSweeps:
         chain = kept_answers(setup, self.problem, self.newton, count, carried)
         updates: list[UnlearningResult] = []
         try:
-            for answer in tqdm(chain, desc=name, total=count, unit="request"):
+            for answer in Progress(chain, desc=name, total=count, unit="request"):
                 updates.append(answer.update)
                 step = (answer.iterate - answer.problem.w_star).norm()
                 found = {"step": step, "residual": answer.update.residual}

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cdu import clock
 from cdu.data.samples import Samples
@@ -23,6 +22,7 @@ from cdu.models import architectures
 from cdu.models.batched_training import TrainedNetworks, train_networks
 from cdu.models.objective import Objective
 from cdu.models.training import Trained, train
+from cdu.progress import Progress
 from cdu.seeding import generator
 from cdu.settings import digest
 from cdu.storage import kept_tensors
@@ -181,7 +181,7 @@ class ShadowResults:
 
     def _computed(self, name: str) -> dict[str, Tensor]:
         rows, seconds, targets = [], 0.0, self._shadows.targets
-        for number, seed in enumerate(tqdm(self._shadows.seeds, desc=name, unit="shadow")):
+        for number, seed in enumerate(Progress(self._shadows.seeds, desc=name, unit="shadow")):
             clock.require(f"{name} on shadow {number}")
             problem = self._shadows.problem(number)
             update = self._method(name, seed)(problem, generator(seed, name))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from cdu import clock, storage
 from cdu.data.samples import Samples, fingerprint
@@ -21,6 +20,7 @@ from cdu.models.objective import parameter_vector
 from cdu.models.precision import Precision
 from cdu.models.settings import TrainingSettings
 from cdu.models.training import AGAIN, CHECKPOINT_SECONDS, Trained, project, train
+from cdu.progress import Progress
 from cdu.seeding import generator
 from cdu.settings import digest
 
@@ -158,7 +158,7 @@ def train_batched(
     saved = time.monotonic()
     with (
         precision.training(w.device.type, chosen),
-        tqdm(total=settings.epochs, initial=done, desc=f"{len(models)} {label}", unit="epoch") as progress,
+        Progress(total=settings.epochs, initial=done, desc=f"{len(models)} {label}", unit="epoch") as progress,
     ):
         for epoch in range(done, settings.epochs):
             begin = time.perf_counter()

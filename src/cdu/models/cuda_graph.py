@@ -5,7 +5,8 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from cdu.progress import Progress
 
 Step = Callable[[Tensor], None]
 
@@ -47,7 +48,7 @@ class Captured:
         if not self.obstacle and len(rows) not in self._graphs:
             self._capture(rows)
             if self.obstacle:
-                tqdm.write(f"training goes step by step, more slowly than captured: {self.obstacle}")
+                Progress.write(f"training goes step by step, more slowly than captured: {self.obstacle}")
         if self.obstacle:
             self._step(rows)
             return

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam as fused_adam
-from tqdm import tqdm
 
 from cdu import clock, storage
 from cdu.data.samples import Samples
@@ -19,6 +18,7 @@ from cdu.models.cuda_graph import replayed
 from cdu.models.objective import Objective, parameter_vector
 from cdu.models.precision import Precision
 from cdu.models.settings import TrainingSettings
+from cdu.progress import Progress
 from cdu.seeding import generator, seed_for, seeded
 
 #: The end of the message on a damaged checkpoint: "delete it to train again".
@@ -223,7 +223,7 @@ def train(
     model.train()
     with (
         precision.training(device, chosen),
-        tqdm(total=settings.epochs, initial=len(history), desc=label, unit="epoch") as progress,
+        Progress(total=settings.epochs, initial=len(history), desc=label, unit="epoch") as progress,
     ):
         for epoch in range(len(history), settings.epochs):
             clock.require(f"epoch {epoch + 1} of {label}")

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cdu.certification import lissa_depth
 from cdu.curvature.hessian import Hessian
@@ -13,6 +12,7 @@ from cdu.curvature.lanczos import lanczos
 from cdu.curvature.settings import LissaSettings
 from cdu.curvature.solution import Solution, synchronise
 from cdu.evaluation.readings import Reading
+from cdu.progress import Progress
 
 #: Largest relative residual at which a system counts as solved.
 SOLVED = 1e-2
@@ -61,7 +61,7 @@ def replayed_lissa(operator: Hessian, vector: Tensor, scale: float, rows: Tensor
     """
     objective, samples = operator.objective, operator.samples
     total = torch.zeros_like(vector)
-    for order in tqdm(rows, desc="replayed LiSSA", unit="repeat"):
+    for order in Progress(rows, desc="replayed LiSSA", unit="repeat"):
         x = vector
         for batch in order:
             image = objective.hvp(operator.w, samples.subset(batch), x).add(x, alpha=operator.damping)

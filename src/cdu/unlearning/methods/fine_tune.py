@@ -1,9 +1,9 @@
 """Fine-tuning on the retained set."""
 
 import torch
-from tqdm import tqdm
 
 from cdu.curvature.solution import BAR_DELAY
+from cdu.progress import Progress
 from cdu.unlearning.methods.descent import Learner, expect_epochs
 from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
@@ -31,7 +31,7 @@ class FineTune:
     def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
         """Train on; the generator draws the order of the batches."""
         learner = Learner(problem, self.learning_rate, generator)
-        for _ in tqdm(range(self.epochs), desc="fine-tuning", unit="epoch", delay=BAR_DELAY, leave=False):
+        for _ in Progress(range(self.epochs), desc="fine-tuning", unit="epoch", delay=BAR_DELAY, leave=False):
             for inputs, targets in problem.retain.shuffled(problem.training.batch_size, generator):
                 learner.step(learner.loss(inputs, targets))
         return learner.result()

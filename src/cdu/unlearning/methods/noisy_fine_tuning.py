@@ -8,7 +8,6 @@ from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cdu.certification import certify, required_sigma
 from cdu.certification.amplification import noisy_fine_tuning_bound
@@ -17,6 +16,7 @@ from cdu.checks import expect, expect_count
 from cdu.curvature.solution import BAR_DELAY, synchronise
 from cdu.errors import CduError
 from cdu.models.training import project
+from cdu.progress import Progress
 from cdu.seeding import forked, seeded
 from cdu.unlearning.noise import draw_noise, noise_norm
 from cdu.unlearning.problem import Problem, UnlearningResult
@@ -94,7 +94,7 @@ class NoisyFineTuning:
         dtype = problem.w_star.dtype
         self._expect_room_for_rounding(len(problem.w_star))
         w, touched = project(problem.w_star.detach().double(), self.start_clip), 0
-        steps = tqdm(
+        steps = Progress(
             islice(passes, self.steps), desc="noisy fine-tuning", total=self.steps, delay=BAR_DELAY, leave=False
         )
         for inputs, targets in steps:
