@@ -212,7 +212,8 @@ def test_the_answer_to_every_request_is_noted_with_what_it_started_from(tmp_path
     problem = problem_of(objective, samples, w, radius=20.0)
     ledger = Ledger(tmp_path / "ledger", cap=(2.0, 1e-5))
     released = []
-    for answer in answers(problem, asked(samples, 20, 2), NewtonStep(5.0), 200.0):
+    # The noise is secret, and so is the curvature where it leads; with so large a λ every step is defined.
+    for answer in answers(problem, asked(samples, 20, 2), NewtonStep(1e6), 200.0):
         ids = [f"user {answer.request.number}"]
         released.append(answer.release(200.0, ledger=ledger, ids=ids))
         assert ledger.about(*ids)[0].number == answer.request.number
