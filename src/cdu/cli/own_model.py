@@ -51,7 +51,7 @@ CapOption = Annotated[
 ]
 TrainOption = Annotated[str, typer.Option("--train", help="module:function that trains anew: train(data, seed)")]
 SecondsOption = Annotated[
-    float | None, typer.Option("--training-seconds", min=0, help="how long training takes, for the plan")
+    float | None, typer.Option("--training-seconds", min=0, help="how long training takes, for the plan and refusals")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 
@@ -170,6 +170,7 @@ def unlearn(
     fixed_saw_data: FixedOption = None,
     cap: CapOption = None,
     train: TrainOption = "",
+    training_seconds: SecondsOption = None,
     device: DeviceOption = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="finish the request that an interruption left, as it was asked")
@@ -193,7 +194,8 @@ def unlearn(
         fixed_saw_data,
         None if cap is None else (cap, delta),
         train,
-        device=device,
+        training_seconds,
+        device,
     )
     with _asides():
         unlearner = own.unlearner(state)
