@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cdu.curvature.hessian import Hessian
 from cdu.curvature.lanczos import lanczos
+from cdu.curvature.linear_hessian import LinearHessian
 from cdu.curvature.solution import (
     BAR_DELAY,
     Preconditioner,
@@ -24,7 +25,7 @@ from cdu.progress import Progress
 
 
 def conjugate_gradient(
-    operator: Hessian,
+    operator: Hessian | LinearHessian,
     vector: Tensor,
     tolerance: float = 1e-4,
     max_steps: int = 500,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cdu.curvature.conjugate_gradient import conjugate_gradient
 from cdu.curvature.hessian import Hessian
+from cdu.curvature.linear_hessian import LinearHessian, has_closed_form, probabilities, split
 from cdu.curvature.solution import Preconditioner
 from cdu.data.samples import Samples
 from cdu.errors import CduError
@@ -94,12 +95,56 @@ def newton_direction(
     preconditioner: Preconditioner | None = None,
 ) -> Tensor:
     """H⁻¹∇L to a relative residual of ``accuracy``, by conjugate gradient without damping."""
-    hessian = Hessian(objective, w, samples)
+    operator = LinearHessian if has_closed_form(objective, samples) else Hessian
+    hessian = operator(objective, w, samples)
     return conjugate_gradient(hessian, gradient, accuracy, max_steps=5000, preconditioner=preconditioner).x
 
 
+@dataclass(frozen=True)
+class FeatureMoments:
+    """The eigendecomposition of A = mean of x̃x̃ᵀ over samples, x̃ = (x, 1).
+
+    Attributes:
+        values: Eigenvalues, shape (features + 1,).
+        vectors: Eigenvectors as columns.
+    """
+
+    values: Tensor
+    vectors: Tensor
+
+
+def feature_moments(samples: Samples, block: int | None = None) -> FeatureMoments:
+    """A of a linear model's features, decomposed. It takes time of the order of n·d² and of d³.
+
+    Features in single precision are decomposed in single precision, which suffices for a preconditioner.
+
+    Args:
+        samples: Rows of shape (n, features).
+        block: Rows of which a copy with a column of ones is made at once; all when None, which needs rows of the type
+            of ``samples.dtype`` already.
+    """
+    count = len(samples)
+    if samples.inputs.dtype == torch.float32:
+        # One product for all rows: blocks of it are slower.
+        rows, sums = samples.inputs, samples.inputs.sum(dim=0)
+        corner = torch.full((1,), float(count), device=sums.device)
+        last = torch.cat([sums, corner]).unsqueeze(1)
+        moments = torch.cat([torch.cat([rows.T @ rows, sums.unsqueeze(0)]), last], dim=1) / count
+    elif block is None:
+        moments = _products(samples.inputs) / count
+    else:
+        moments = torch.zeros((), dtype=samples.dtype, device=samples.device)
+        for inputs, _ in samples.batches(block):
+            moments = moments + _products(inputs) / count
+    return FeatureMoments(*torch.linalg.eigh(moments))
+
+
 def kronecker_preconditioner(
-    objective: Objective, w: Tensor, samples: Samples, block: int | None = None
+    objective: Objective,
+    w: Tensor,
+    samples: Samples,
+    block: int | None = None,
+    moments: FeatureMoments | None = None,
 ) -> Preconditioner:
     """An approximate inverse Hessian of a linear model: (S ⊗ A + l2·I)⁻¹.
 
@@ -111,31 +156,35 @@ def kronecker_preconditioner(
         objective: L of a :class:`~cdu.models.architectures.LogisticRegression`.
         w: Where the probabilities are taken.
         samples: Rows of shape (n, features).
-        block: Rows of which a copy with a column of ones is made at once; all when None, which needs rows that are of
-            the weights' type already.
+        block: As for :func:`feature_moments`.
+        moments: A of these samples, or of nearly the same; computed when None.
     """
-    probabilities = torch.softmax(objective.outputs(w, samples), dim=1)
-    classes, count = probabilities.shape[1], len(samples)
-    spread = torch.diag(probabilities.mean(dim=0)) - probabilities.T @ probabilities / count
-    if objective.loss_function is squared_error:
-        spread = torch.eye(classes, dtype=w.dtype, device=w.device)
-    if block is None:
-        moments = _products(samples.inputs) / count
-    else:
-        moments = torch.zeros((), dtype=w.dtype, device=w.device)
-        for inputs, _ in samples.batches(block):
-            moments = moments + _products(inputs) / count
-    (s, left), (a, right) = torch.linalg.eigh(spread), torch.linalg.eigh(moments)
+    known = feature_moments(samples, block) if moments is None else moments
+    spread = _spread(objective, w, samples).to(known.values.dtype)
+    a, right = known.values, known.vectors
+    s, left = torch.linalg.eigh(spread)
     inverse = 1 / (torch.outer(s.clamp(min=0), a.clamp(min=0)) + objective.l2)
-    features = moments.shape[1] - 1
+    features = len(a) - 1
 
     def apply(vector: Tensor) -> Tensor:
-        weights, bias = vector.split([classes * features, classes])
-        matrix = torch.cat([weights.view(classes, features), bias.unsqueeze(1)], dim=1)
+        weights, bias = split(vector.to(a.dtype), features)
+        matrix = torch.cat([weights, bias.unsqueeze(1)], dim=1)
         image = left @ ((left.T @ matrix @ right) * inverse) @ right.T
-        return torch.cat([image[:, :-1].reshape(-1), image[:, -1]])
+        return torch.cat([image[:, :-1].reshape(-1), image[:, -1]]).to(vector.dtype)
 
     return apply
+
+
+def _spread(objective: Objective, w: Tensor, samples: Samples) -> Tensor:
+    """S of the preconditioner, shape (K, K)."""
+    classes = len(w) // (samples.inputs.shape[1] + 1)
+    if objective.loss_function is squared_error:
+        return torch.eye(classes, dtype=w.dtype, device=w.device)
+    if has_closed_form(objective, samples):
+        found = probabilities(w, samples)
+    else:
+        found = torch.softmax(objective.outputs(w, samples), dim=1)
+    return torch.diag(found.mean(dim=0)) - found.T @ found / len(samples)
 
 
 def _products(inputs: Tensor) -> Tensor:

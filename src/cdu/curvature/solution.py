@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cdu.curvature.hessian import Hessian
+from cdu.curvature.linear_hessian import LinearHessian
 from cdu.errors import CduError
 
 Preconditioner = Callable[[Tensor], Tensor]
@@ -49,7 +50,7 @@ def synchronise(tensor: Tensor) -> None:
         torch.cuda.synchronize(tensor.device)
 
 
-def relative_residual(operator: Hessian, x: Tensor, vector: Tensor) -> float:
+def relative_residual(operator: Hessian | LinearHessian, x: Tensor, vector: Tensor) -> float:
     """‖Ax − v‖ / ‖v‖."""
     return float((operator @ x - vector).norm() / vector.norm())
 

@@ -101,8 +101,21 @@ def deletion_steps(
     steps: int,
     budget: float,
     preconditioner: Preconditioner | None = None,
+    accuracy: float | None = ACCURACY,
 ) -> Iterator[Deletion]:
-    """The same one after another: the next step is taken when the next deletion is asked for."""
+    """The same one after another: the next step is taken when the next deletion is asked for.
+
+    Args:
+        objective: As for :func:`deletions`, and so are the next six.
+        w_star: The same.
+        retain: The same.
+        forget: The same.
+        steps: The same.
+        budget: The same.
+        preconditioner: The same.
+        accuracy: Relative accuracy of the steps' linear systems; no more than the budget asks for when None
+            (:func:`enough`).
+    """
     expect(objective.l2 > 0, f"l2 = {objective.l2} bounds no distance; train with l2 > 0")
     expect(0 < budget < math.inf, f"budget = {budget} is not a positive finite number")
     expect(steps >= 0, f"steps = {steps} is below 0")
@@ -128,7 +141,23 @@ def deletion_steps(
         distance = distance_at_most(objective, w, retain, residual)
         yield Deletion(taken, w, residual, distance, distance > budget, time.perf_counter() - begin)
         if taken < steps:
-            w = w - newton_direction(objective, w, retain, gradient, ACCURACY, preconditioner)
+            wanted = enough(objective.l2 * budget, residual) if accuracy is None else accuracy
+            w = w - newton_direction(objective, w, retain, gradient, wanted, preconditioner)
+
+
+def enough(allowed: float, residual: float) -> float:
+    """The relative accuracy of a Newton step's linear system that is worth its time.
+
+    A system solved to a relative accuracy of a leaves a gradient of about a·‖∇L‖, and the step is off by its second
+    order besides. A third of what the budget allows is therefore enough; where that is more than three digits away two
+    steps share them.
+
+    Args:
+        allowed: l2 · budget, the gradient's norm that is allowed.
+        residual: ‖∇L‖ before the step.
+    """
+    wanted = min(0.3, 0.3 * allowed / residual) if residual > 0 else 0.3
+    return wanted if wanted >= 1e-3 else max(1e-3, wanted**0.5)
 
 
 def distance_at_most(objective: Objective, w: Tensor, samples: Samples, residual: float) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cdu.checks import expect
-from cdu.curvature.minimise import kronecker_preconditioner, minimise
+from cdu.curvature.minimise import FeatureMoments, feature_moments, kronecker_preconditioner, minimise
 from cdu.curvature.solution import Preconditioner
 from cdu.data.samples import Samples
 from cdu.models.objective import Objective
@@ -15,11 +15,14 @@ from cdu.unlearning.convex_deletions import distance_at_most
 #: Training ends where ‖∇L‖/l2 is at most this share of the budget: the rest is for what rounding may hide.
 SHARE = 0.1
 
-#: ‖∇L‖ at which the preconditioner is made anew: the probabilities are then nearly those of the minimiser.
-_ROUGH = 1e-2
+#: ‖∇L‖ at which the preconditioner is made anew: from one to the next the probabilities come nearer to the minimiser's.
+_STAGES = (1e-2, 1e-3, 1e-4)
 
-#: Features from which on the preconditioner is not worth it: its decomposition grows with their cube.
-_MANY = 1024
+#: Rows that are cast at once.
+_BLOCK = 2048
+
+#: Features from which on the preconditioner is not worth it, by their type: its decomposition grows with their cube.
+_MANY = {torch.float32: 12_288, torch.float64: 1024}
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Trained:
     steps: int
 
 
-def train(objective: Objective, samples: Samples, budget: float) -> Trained:
+def train(objective: Objective, samples: Samples, budget: float, moments: FeatureMoments | None = None) -> Trained:
     """Minimise from zero until ‖∇L‖/l2 ≤ budget/10, and check that the distance to the minimiser keeps the budget.
 
     The certificate needs a distance of at most the budget, with all that rounding may hide of the gradient. The start
@@ -45,34 +48,49 @@ def train(objective: Objective, samples: Samples, budget: float) -> Trained:
 
     Args:
         objective: L of a :class:`~cdu.models.architectures.LogisticRegression` in float64, with l2 > 0.
-        samples: S.
+        samples: S. Newton's directions are computed in single precision where the features are, gradients never.
         budget: Δ.
+        moments: For the preconditioner (:func:`moments_of`); computed when None.
 
     Raises:
         CduError: Float64 cannot show so small a distance, or the minimiser was not reached.
     """
     device = next(objective.model.parameters()).device
-    start = torch.zeros(objective.size, dtype=torch.float64, device=device)
-    _expect_shown(distance_at_most(objective, start, samples, 0.0), budget, len(samples), objective.l2)
+    w = torch.zeros(objective.size, dtype=torch.float64, device=device)
+    _expect_shown(distance_at_most(objective, w, samples, 0.0), budget, len(samples), objective.l2)
     tolerance = SHARE * objective.l2 * budget
-    rough = minimise(objective, samples, start, max(_ROUGH, tolerance), preconditioner(objective, start, samples))
-    found = minimise(objective, samples, rough.w, tolerance, preconditioner(objective, rough.w, samples))
-    distance = distance_at_most(objective, found.w, samples, found.gradient_norm)
+    known, steps = moments_of(samples) if moments is None else moments, 0
+    for stage in (*(rough for rough in _STAGES if rough > tolerance), tolerance):
+        found = minimise(objective, samples, w, stage, preconditioner(objective, w, samples, known))
+        w, steps = found.w, steps + found.steps
+    distance = distance_at_most(objective, w, samples, found.gradient_norm)
     _expect_shown(distance, budget, len(samples), objective.l2)
-    return Trained(found.w, distance, rough.steps + found.steps)
+    return Trained(w, distance, steps)
 
 
-def preconditioner(objective: Objective, w: Tensor, samples: Samples) -> Preconditioner | None:
-    """What conjugate gradient is preconditioned with; none where it would cost more than it saves.
+def moments_of(samples: Samples) -> FeatureMoments | None:
+    """What the preconditioner knows of the features; None where it would cost more than it saves.
+
+    It may be kept while rows are deleted, as long as they are few. It decides how fast the minimiser is reached, and
+    not where that is: every model is held against the budget by its own gradient.
+    """
+    if samples.inputs.shape[1] > _MANY[samples.inputs.dtype]:
+        return None
+    return feature_moments(samples, block=_BLOCK)
+
+
+def preconditioner(
+    objective: Objective, w: Tensor, samples: Samples, moments: FeatureMoments | None
+) -> Preconditioner | None:
+    """What conjugate gradient is preconditioned with; None without moments.
 
     Args:
         objective: L.
         w: Where the probabilities are taken.
         samples: S, of which a block at a time is cast to float64.
+        moments: From :func:`moments_of`.
     """
-    if samples.inputs.shape[1] > _MANY:
-        return None
-    return kronecker_preconditioner(objective, w, samples, objective.chunk)
+    return None if moments is None else kronecker_preconditioner(objective, w, samples, moments=moments)
 
 
 def _expect_shown(distance: float, budget: float, count: int, l2: float) -> None:
