@@ -10,7 +10,8 @@ the two runs lie v_u apart, which starts at 0 and follows
     v_u ← v_u − η_t (1/|B|) Σ_{i∈B, i≠u} ∇²ℓ_i(w) v_u − η_t·l2·v_u + [u ∈ B] (η_t/|B|) ∇ℓ_u(w)
 
 with products of Hessians and vectors alone. When u is to be deleted, w + v_u is a single addition; for several samples
-their vectors add up.
+their vectors add up. A network with ReLU has second derivatives only between its kinks: what steps across them change
+is not in the vectors.
 """
 
 import time
