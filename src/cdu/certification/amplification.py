@@ -76,9 +76,13 @@ def coupled_distance(bound: Bound) -> float:
     """How far two runs of a method with noise on the way may end apart if both draw the same noise: z_N for a_t = 0.
 
     Args:
-        bound: That of :func:`noisy_fine_tuning_bound` or :func:`langevin_bound`.
+        bound: That of :func:`noisy_fine_tuning_bound`, of :func:`langevin_bound`, or of
+            :func:`cdu.certification.contraction.model_clipping_bound`, where the last projection alone brings them
+            near.
     """
     known = bound.constants
+    if "model_clip" in known:
+        return 2 * known["model_clip"]
     if "gradient_clip" in known:
         expansion = abs(1 - known["learning_rate"] * known["decay"])
         shift, added = 2 * known["learning_rate"] * known["gradient_clip"], known["steps"]

@@ -1,15 +1,16 @@
-"""Noisy fine-tuning with clipped gradients: certified for any network and any training."""
+"""Noisy fine-tuning, with clipped gradients or a clipped model: certified for any network and any training."""
 
 import copy
 import math
 import time
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor
 
-from cdu.certification import certify, required_sigma
+from cdu.certification import Bound, Certificate, certify, required_sigma
 from cdu.certification.amplification import noisy_fine_tuning_bound
 from cdu.certification.rounding import UNIT, norm_rounding
 from cdu.checks import expect, expect_count
@@ -23,8 +24,85 @@ from cdu.unlearning.problem import Problem, UnlearningResult
 from cdu.unlearning.registration import register
 
 
+class NoisyDescent(ABC):
+    """N steps on batches of D_r from w*, each followed by noise: what both kinds of noisy fine-tuning share.
+
+    Attributes:
+        steps: N.
+        batch_size: Samples of a batch; the training recipe's when None.
+        bound: What the certificate rests on.
+        sigma: Standard deviation of the noise of one step.
+        certificate: What the last iterate is certified.
+    """
+
+    steps: int
+    batch_size: int | None
+    bound: Bound
+    sigma: float
+
+    @property
+    @abstractmethod
+    def certificate(self) -> Certificate:
+        """What the noise certifies of the last iterate."""
+
+    @abstractmethod
+    def start(self, w: Tensor) -> Tensor:
+        """The point to descend from, given the trained weights."""
+
+    @abstractmethod
+    def step(self, w: Tensor, gradient: Tensor) -> Tensor:
+        """A step without its noise, in float64."""
+
+    @abstractmethod
+    def expect_room_for_rounding(self, size: int) -> None:
+        """Refuse so many weights that rounding could exceed what the bound allows for."""
+
+    def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
+        """Descend; the generator draws the order of the batches and the noise."""
+        begin = time.perf_counter()
+        original = problem.objective
+        objective = original.with_model(copy.deepcopy(original.model).train(), l2=0.0)
+        size = problem.training.batch_size if self.batch_size is None else self.batch_size
+        passes = chain.from_iterable(retain.shuffled(size, generator) for retain in repeat(problem.retain))
+        layers = forked(generator, "layers")
+        dtype = problem.w_star.dtype
+        self.expect_room_for_rounding(len(problem.w_star))
+        w, touched = self.start(problem.w_star.detach().double()), 0
+        steps = Progress(
+            islice(passes, self.steps), desc="noisy fine-tuning", total=self.steps, delay=BAR_DELAY, leave=False
+        )
+        for inputs, targets in steps:
+            point = w.to(dtype, copy=True).requires_grad_()
+            with seeded(int(torch.randint(2**62, (), generator=layers))):
+                (gradient,) = torch.autograd.grad(objective.batch_loss(point, inputs, targets), point)
+            noise = draw_noise(w, generator)
+            w = self.step(w, gradient.double()) + self.sigma * noise
+            touched += len(targets)
+        synchronise(w)
+        if not w.isfinite().all():
+            raise CduError(f"noisy fine-tuning diverged within {self.steps} steps; lower its learning rate")
+        return UnlearningResult(
+            w.to(dtype),
+            time.perf_counter() - begin,
+            gradient_samples=touched,
+            model=objective.model.eval(),
+            bound=self.bound,
+            certificate=self.certificate,
+        )
+
+    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
+        """The same from the retrained model."""
+        retrained = problem.retrain(problem.retain, problem.seed)
+        return self(replace(problem, w_star=retrained.w), generator)
+
+    def noiseless_difference(self, problem: Problem) -> Tensor:
+        """The difference of the starts, the original and the retrained model, shape (p,)."""
+        retrained = problem.retrain(problem.retain, problem.seed)
+        return self.start(problem.w_star) - self.start(retrained.w)
+
+
 @register("noisy fine-tuning")
-class NoisyFineTuning:
+class NoisyFineTuning(NoisyDescent):
     """Project w*, then descend on D_r by clipped gradients and add noise in every step.
 
     w₀ = the projection of w* onto ‖w‖ ≤ C₀, then N times
@@ -83,51 +161,21 @@ class NoisyFineTuning:
         self.bound = bound.model_copy(update={"arithmetic": "float64"})
         self.sigma = required_sigma(self.bound, epsilon, delta)
 
-    def __call__(self, problem: Problem, generator: torch.Generator) -> UnlearningResult:
-        """Descend; the generator draws the order of the batches and the noise."""
-        begin = time.perf_counter()
-        original = problem.objective
-        objective = original.with_model(copy.deepcopy(original.model).train(), l2=0.0)
-        size = problem.training.batch_size if self.batch_size is None else self.batch_size
-        passes = chain.from_iterable(retain.shuffled(size, generator) for retain in repeat(problem.retain))
-        layers = forked(generator, "layers")
-        dtype = problem.w_star.dtype
-        self._expect_room_for_rounding(len(problem.w_star))
-        w, touched = project(problem.w_star.detach().double(), self.start_clip), 0
-        steps = Progress(
-            islice(passes, self.steps), desc="noisy fine-tuning", total=self.steps, delay=BAR_DELAY, leave=False
-        )
-        for inputs, targets in steps:
-            point = w.to(dtype, copy=True).requires_grad_()
-            with seeded(int(torch.randint(2**62, (), generator=layers))):
-                (gradient,) = torch.autograd.grad(objective.batch_loss(point, inputs, targets), point)
-            noise = draw_noise(w, generator)
-            descent = project(gradient.double(), self.gradient_clip) + self.decay * w
-            w = w - self.learning_rate * descent + self.sigma * noise
-            touched += len(targets)
-        synchronise(w)
-        if not w.isfinite().all():
-            raise CduError(f"noisy fine-tuning diverged within {self.steps} steps; lower its learning rate")
-        return UnlearningResult(
-            w.to(dtype),
-            time.perf_counter() - begin,
-            gradient_samples=touched,
-            model=objective.model.eval(),
-            bound=self.bound,
-            certificate=certify(self.bound, self.sigma, self.delta),
-        )
+    @property
+    def certificate(self) -> Certificate:
+        """That of the Gaussian mechanism for the bound and σ."""
+        return certify(self.bound, self.sigma, self.delta)
 
-    def reference(self, problem: Problem, result: UnlearningResult, generator: torch.Generator) -> UnlearningResult:
-        """The same from the retrained model."""
-        retrained = problem.retrain(problem.retain, problem.seed)
-        return self(replace(problem, w_star=retrained.w), generator)
+    def start(self, w: Tensor) -> Tensor:
+        """The projection onto ‖w‖ ≤ C₀."""
+        return project(w, self.start_clip)
 
-    def noiseless_difference(self, problem: Problem) -> Tensor:
-        """The difference of the clipped starts, the original and the retrained model, shape (p,)."""
-        retrained = problem.retrain(problem.retain, problem.seed)
-        return project(problem.w_star, self.start_clip) - project(retrained.w, self.start_clip)
+    def step(self, w: Tensor, gradient: Tensor) -> Tensor:
+        """A step down the clipped gradient."""
+        descent = project(gradient, self.gradient_clip) + self.decay * w
+        return w - self.learning_rate * descent
 
-    def _expect_room_for_rounding(self, size: int) -> None:
+    def expect_room_for_rounding(self, size: int) -> None:
         """Refuse so many weights that rounding could add more to a step's distance than the bound allows for."""
         largest = self.start_clip + self.steps * (
             self.learning_rate * self.gradient_clip + self.sigma * noise_norm(size)
