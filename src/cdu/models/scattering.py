@@ -94,7 +94,7 @@ class Scattering(nn.Module):
         return torch.cat([*found, *second], dim=1).unflatten(0, images.shape[:2]).flatten(1, 2)
 
     def _moduli(self, maps: Tensor, scale: int) -> Tensor:
-        """|x * ψ_{j,θ}| for every map x, at every 2^j-th pixel of it: shape (n, maps · L, height, width)."""
+        """The moduli |x * ψ_{j,θ}| for every map x, at every 2^j-th pixel of it: shape (n, maps · L, height, width)."""
         border = REACH * 2**scale
         reflected = pad(maps.flatten(0, 1).unsqueeze(1), (border,) * 4, mode="reflect")
         waves = conv2d(reflected, self.get_buffer(f"wavelets_{scale}"), stride=2**scale)
@@ -102,7 +102,7 @@ class Scattering(nn.Module):
         return (real * real).addcmul_(imaginary, imaginary).sqrt_().unflatten(0, maps.shape[:2]).flatten(1, 2)
 
     def _averaged(self, maps: Tensor, resolution: int) -> Tensor:
-        """x * φ for every map x, which is known at every 2^resolution-th pixel, at every 2^J-th."""
+        """Maps x * φ at every 2^J-th pixel of the image, from maps x at every 2^resolution-th."""
         # A Gaussian of both coordinates is the product of two.
         return self.get_buffer(f"rows_{resolution}") @ (maps @ self.get_buffer(f"columns_{resolution}").T)
 
@@ -147,4 +147,5 @@ def _means(side: int, scale: int) -> Tensor:
     """The matrix that takes a line of pixels, reflected at its ends, to x * φ at every 2^scale-th."""
     low = gaussian(scale - 1)
     lines = pad(torch.eye(side, dtype=torch.float64).unsqueeze(1), (len(low) // 2,) * 2, mode="reflect")
-    return conv1d(lines, low.view(1, 1, -1), stride=2**scale).squeeze(1).T
+    means: Tensor = conv1d(lines, low.view(1, 1, -1), stride=2**scale)
+    return means.squeeze(1).T
