@@ -34,7 +34,7 @@ def layer(maps: Tensor, filters: Tensor, threshold: float) -> tuple[Tensor, Tens
 def test_is_that_of_single_patches(
     colours: int, size: int, cells: int, threshold: float, whitened: bool, seed: int
 ) -> None:
-    features = RandomConvolutions(colours, 40, size, cells, threshold, 1, whitened, seed, torch.float64)
+    features = RandomConvolutions(colours, 40, size, cells, threshold, 1, 1, whitened, seed, torch.float64)
     given = images(seed, 2, colours, 7 + size, 7 + size)  # 8 x 8 patches
     for image, found in zip(given, features(given), strict=True):
         signs = torch.cat(layer(image, features.get_buffer("filters_0"), threshold))
@@ -44,13 +44,23 @@ def test_is_that_of_single_patches(
 
 
 def test_two_layers() -> None:
-    features = RandomConvolutions(3, 5, 3, 2, 0.25, 2, True, 0, torch.float64)
+    features = RandomConvolutions(3, 5, 3, 2, 0.25, 1, 2, True, 0, torch.float64)
     image = images(3, 1, 3, 14, 14)
     first = torch.cat(layer(image[0], features.get_buffer("filters_0"), 0.25))  # 12 x 12
     pooled = first.unflatten(2, (6, 2)).unflatten(1, (6, 2)).mean(dim=(2, 4))
     second = torch.cat(layer(pooled, features.get_buffer("filters_1"), 0.25))  # 4 x 4
     expected = second.unflatten(2, (2, 2)).unflatten(1, (2, 2)).mean(dim=(2, 4))
     torch.testing.assert_close(features(image)[0], expected, rtol=0, atol=1e-11)
+
+
+def test_every_second_patch() -> None:
+    """With cells of one patch each, they are every second of those that there are."""
+    image = images(7, 2, 3, 10, 10)
+    some, every = (
+        RandomConvolutions(3, 6, 3, cells, 0.25, stride, dtype=torch.float64)(image)
+        for cells, stride in ((4, 2), (8, 1))
+    )
+    torch.testing.assert_close(some, every[..., ::2, ::2], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("colours", "size"), [(1, 2), (1, 6), (3, 4), (3, 6)])

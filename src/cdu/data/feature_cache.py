@@ -6,11 +6,11 @@ A file of features is an array of NumPy's, float32, with one row a sample. Besid
 import errno
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from cdu.checks import expect
@@ -20,8 +20,8 @@ from cdu.progress import Progress
 from cdu.settings import digest
 from cdu.storage import write, write_text
 
-#: Images whose features are computed at once.
-BATCH = 50
+#: Images whose features are computed at once on a CPU, whose cache they are to fit, and on anything else.
+BATCH, LARGE_BATCH = 50, 1000
 #: Seconds before a bar is shown.
 BAR_DELAY = 2
 
@@ -51,26 +51,26 @@ def kept_features(
     """
     expect(len(samples) > 0, "there are no samples whose features could be computed; give at least one")
     path = folder / f"{label.replace(' ', '-')}-{digest([fingerprint(samples), description])}.npy"
-    if not (path.exists() and _checksum_of(path).exists()):
+    if not _complete(path):
         _compute(samples, compute, path, label)
-    rows = _mapped(path)
-    return replace(
-        samples,
-        inputs=rows,
-        targets=samples.targets.cpu(),
-        mean=(0.0,),
-        std=(1.0,),
-        maximum=1.0,
-        dtype=torch.float64,
-    )
+    rows, targets = _mapped(path), samples.targets.cpu()
+    return Samples(rows, targets, dtype=torch.float64, ids=samples.ids)
+
+
+def _complete(path: Path) -> bool:
+    """Whether a file and its checksum are there: the checksum comes last, and a file without one is written again."""
+    return path.exists() and _checksum_of(path).exists()
 
 
 def _compute(samples: Samples, compute: Callable[[Tensor], Tensor], path: Path, label: str) -> None:
-    """Write all features, and the checksum of their bytes after them: a file without one is computed again."""
+    """Write all features, and the checksum of their bytes after them; of several processes one does it."""
     try:
-        _checksum_of(path).unlink(missing_ok=True)
-        write(path, lambda temporary: _fill(temporary, samples, compute, label))
-        write_text(_checksum_of(path), _checksum(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not _complete(path):
+                _checksum_of(path).unlink(missing_ok=True)
+                write(path, lambda temporary: _fill(temporary, samples, compute, label))
+                write_text(_checksum_of(path), _checksum(path))
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = "make room there, or choose another folder" if full else "choose a folder that can be written"
@@ -85,7 +85,8 @@ def _fill(path: Path, samples: Samples, compute: Callable[[Tensor], Tensor], lab
         Progress(total=len(samples), desc=label, unit="image", delay=BAR_DELAY, leave=False) as progress,
     ):
         shape: tuple[int, ...] = ()
-        for start, images in zip(range(0, len(samples), BATCH), samples.inputs.split(BATCH), strict=True):
+        size = BATCH if samples.device.type == "cpu" else LARGE_BATCH
+        for start, images in zip(range(0, len(samples), size), samples.inputs.split(size), strict=True):
             rows = compute(images).to("cpu", torch.float32).contiguous()
             shape = shape or (len(samples), *rows.shape[1:])
             expect(

@@ -11,6 +11,7 @@ from torch.nn.functional import group_norm
 from cdu.checks import expect
 from cdu.data.feature_cache import kept_features
 from cdu.data.samples import Samples
+from cdu.models.precision import training
 from cdu.models.random_convolutions import RandomConvolutions
 from cdu.models.scattering import Scattering
 from cdu.models.settings import FeatureSettings
@@ -42,7 +43,9 @@ def features(samples: Samples, settings: FeatureSettings, folder: Path) -> Sampl
     )
     compute = ImageFeatures(tuple(samples.inputs.shape[1:]), settings, samples.maximum).to(samples.device)
     description = [REVISION, settings.model_dump()]
-    return kept_features(samples, compute, description, folder, f"{settings.kind} features")
+    # Convolutions on a GPU would be rounded to TF32 else.
+    with training(samples.device.type, "float32"):
+        return kept_features(samples, compute, description, folder, f"{settings.kind} features")
 
 
 class ImageFeatures(nn.Module):
@@ -81,6 +84,7 @@ class ImageFeatures(nn.Module):
                     size,
                     settings.cells,
                     settings.threshold,
+                    settings.stride,
                     settings.layers,
                     settings.whitened,
                     dtype=dtype,

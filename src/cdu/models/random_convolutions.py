@@ -41,6 +41,7 @@ class RandomConvolutions(nn.Module):
         size: Height and width of a filter of the first layer; those of a second layer have 3.
         cells: The image is averaged over cells × cells regions.
         threshold: α.
+        stride: Every so many-th patch of the first layer is taken, in both directions.
         layers: 1 or 2.
         whitened: Whether the first layer's patches are.
         seed: Of the filters.
@@ -65,16 +66,17 @@ class RandomConvolutions(nn.Module):
         size: int = 6,
         cells: int = 2,
         threshold: float = 0.5,
+        stride: int = 1,
         layers: int = 1,
         whitened: bool = True,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        expect_count(colours=colours, filters=filters, size=size, cells=cells)
+        expect_count(colours=colours, filters=filters, size=size, cells=cells, stride=stride)
         expect_not_negative(threshold=threshold)
         expect(layers in (1, 2), f"{layers} layers of random convolutions are not available; choose 1 or 2")
-        self.cells, self.threshold, self.channels = cells, threshold, 2 * filters
+        self.cells, self.threshold, self.stride, self.channels = cells, threshold, stride, 2 * filters
         drawn = _drawn(filters, colours, size, seed, 1)
         if whitened:
             drawn = (drawn.flatten(1) @ whitening(colours, size)).view_as(drawn)
@@ -102,21 +104,21 @@ class RandomConvolutions(nn.Module):
     def _encoded(self, maps: Tensor, number: int, pool: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """The averages of max(0, z − α) and of max(0, −z − α), for the responses z of one layer's filters."""
         filters: Tensor = self.get_buffer(f"filters_{number}")
-        size = filters.shape[-1]
+        size, stride = filters.shape[-1], self.stride if number == 0 else 1
         expect(
-            min(maps.shape[2:]) >= size + (number + 1 < self.layers),
+            min(maps.shape[2:]) >= size + (stride if number + 1 < self.layers else 0),
             f"filters of {size} x {size} do not fit maps of {maps.shape[2]} x {maps.shape[3]}; take smaller filters, "
             "or fewer layers",
         )
         # Deviations from one number for each image: patches have the same variances, with less rounding.
         maps = maps - maps.mean(dim=(1, 2, 3), keepdim=True)
-        mean, square = (avg_pool2d(part.mean(dim=1, keepdim=True), size, stride=1) for part in (maps, maps * maps))
+        mean, square = (avg_pool2d(part.mean(dim=1, keepdim=True), size, stride) for part in (maps, maps * maps))
         scale = torch.rsqrt((square - mean * mean).clamp(min=0) + FLAT)
         differences, sums = [], []
         # A few filters at a time: their responses stay in the processor's cache.
         for some in filters.split(AT_ONCE):
             # max(0, z − α) − max(0, −z − α), whose modulus is the sum of both.
-            shrunk = softshrink(conv2d(maps, some).mul_(scale), self.threshold)
+            shrunk = softshrink(conv2d(maps, some, stride=stride).mul_(scale), self.threshold)
             differences.append(pool(shrunk))
             sums.append(pool(shrunk.abs_()))
         difference, total = torch.cat(differences, dim=1), torch.cat(sums, dim=1)

@@ -40,6 +40,7 @@ class FeatureSettings(Settings):
     sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (6,)
     filters: Count = 1000
     cells: Count = 2
+    stride: Count = 1
     layers: Annotated[int, Field(ge=1, le=2)] = 1
     threshold: Annotated[float, Field(ge=0)] = 0.5
     whitened: bool = True
