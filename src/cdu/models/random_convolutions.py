@@ -98,8 +98,8 @@ class RandomConvolutions(nn.Module):
         for number in range(self.layers - 1):
             signs = self._encoded(images, number, lambda maps: avg_pool2d(maps, 2))
             images = torch.cat(signs, dim=1)
-        cells = torch.cat(self._encoded(images, self.layers - 1, self._in_cells), dim=1)
-        return cells.unflatten(2, (self.cells, self.cells))
+        found: Tensor = torch.cat(self._encoded(images, self.layers - 1, self._in_cells), dim=1)
+        return found.view(*found.shape[:2], self.cells, self.cells)
 
     def _encoded(self, maps: Tensor, number: int, pool: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """The averages of max(0, z − α) and of max(0, −z − α), for the responses z of one layer's filters."""

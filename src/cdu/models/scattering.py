@@ -91,7 +91,8 @@ class Scattering(nn.Module):
             found.append(self._averaged(moduli, first))
             for scale in range(first + 1, self.scales):
                 second.append(self._averaged(self._moduli(moduli, scale - first), scale))
-        return torch.cat([*found, *second], dim=1).unflatten(0, images.shape[:2]).flatten(1, 2)
+        coefficients: Tensor = torch.cat([*found, *second], dim=1).unflatten(0, images.shape[:2])
+        return coefficients.flatten(1, 2)
 
     def _moduli(self, maps: Tensor, scale: int) -> Tensor:
         """The moduli |x * ψ_{j,θ}| for every map x, at every 2^j-th pixel of it: shape (n, maps · L, height, width)."""
@@ -99,7 +100,8 @@ class Scattering(nn.Module):
         reflected = pad(maps.flatten(0, 1).unsqueeze(1), (border,) * 4, mode="reflect")
         waves = conv2d(reflected, self.get_buffer(f"wavelets_{scale}"), stride=2**scale)
         real, imaginary = waves.chunk(2, dim=1)
-        return (real * real).addcmul_(imaginary, imaginary).sqrt_().unflatten(0, maps.shape[:2]).flatten(1, 2)
+        moduli: Tensor = (real * real).addcmul_(imaginary, imaginary).sqrt_().unflatten(0, maps.shape[:2])
+        return moduli.flatten(1, 2)
 
     def _averaged(self, maps: Tensor, resolution: int) -> Tensor:
         """Maps x * φ at every 2^J-th pixel of the image, from maps x at every 2^resolution-th."""
@@ -133,8 +135,10 @@ def morlet(scale: int, angle: float, angles: int) -> Tensor:
     rows, columns = torch.meshgrid(_places(scale), _places(scale), indexing="ij")
     along = rows * math.cos(angle) + columns * math.sin(angle)
     across = -rows * math.sin(angle) + columns * math.cos(angle)
-    envelope = torch.exp(-(along**2 + (slant * across) ** 2) / (2 * sigma**2)) * slant / (2 * math.pi * sigma**2)
-    wave = envelope * torch.exp(1j * frequency * along)
+    envelope: Tensor = (
+        torch.exp(-(along**2 + (slant * across) ** 2) / (2 * sigma**2)) * slant / (2 * math.pi * sigma**2)
+    )
+    wave: Tensor = envelope * torch.exp(1j * frequency * along)
     return wave - wave.sum() / envelope.sum() * envelope
 
 
