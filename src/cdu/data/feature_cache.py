@@ -68,6 +68,9 @@ def _compute(samples: Samples, compute: Callable[[Tensor], Tensor], path: Path, 
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not _complete(path):
+                # What a killed process left may be large.
+                for left in path.parent.glob(f".{path.name}.*.tmp"):
+                    left.unlink()
                 _checksum_of(path).unlink(missing_ok=True)
                 write(path, lambda temporary: _fill(temporary, samples, compute, label))
                 write_text(_checksum_of(path), _checksum(path))

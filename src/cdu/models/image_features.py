@@ -31,7 +31,7 @@ def features(samples: Samples, settings: FeatureSettings, folder: Path) -> Sampl
         folder: Where they are kept (:mod:`cdu.data.feature_cache`).
 
     Returns:
-        Rows of norm 1 or so as inputs, float32, mapped from a file; the targets as they are; batches in float64.
+        Rows of norm at most 1 as inputs, float32, mapped from a file; the targets as they are; batches in float64.
 
     Raises:
         CduError: The samples are no images of bytes, their size does not suit the settings, or the file cannot be
@@ -125,7 +125,8 @@ def normalised(found: Tensor, groups: int) -> Tensor:
         groups: Groups of neighbouring channels.
 
     Returns:
-        Shape (n, d) with d = channels · h · w, rows of norm 1 or so.
+        Shape (n, d) with d = channels · h · w. Rows have a norm of at most 1, and less where a group's variance is not
+        well above 1e-5, which is added to it.
     """
     rows = group_norm(found, groups).flatten(1)
     return rows / math.sqrt(rows.shape[1])
