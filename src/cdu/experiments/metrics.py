@@ -214,6 +214,8 @@ _THEORY = (
     Quantity("batch_lambda_max", "largest eigenvalue", "", _ITERATED),
     Quantity("control_sigma", "σ", "", _FORM),
     Quantity("fallback", "seeds retrained", "%", _COUNT),
+    Quantity("newton_steps", "Newton steps", "", _ITERATED),
+    Quantity("features", "features", "", _COUNT),
     Quantity("l2_price", "price of l2", "points"),
 )
 

@@ -64,6 +64,7 @@ SECTIONS = {
         ("unlearning", "bound"), needs="bound", stands_for=("01_theory", "03_unlearning", "08_efficiency")
     ),
     "11_sweeps": Section(("unlearning", "sweeps"), needs="sweeps", stands_for=("06_ablations", "07_sequential")),
+    "12_certified_linear": Section(("unlearning", "linear"), needs="linear", loads=(), priority=2),
 }
 
 #: Sections that no batch runs, since they time programs; and those that take too long.

@@ -14,7 +14,7 @@ from cdu.evaluation.settings import (
     ShadowSettings,
     TheorySettings,
 )
-from cdu.models.settings import ModelSettings, TrainingSettings
+from cdu.models.settings import FeatureSettings, ModelSettings, TrainingSettings
 from cdu.settings import Count, Positive, Settings, Value
 from cdu.unlearning.settings import SequentialSettings, UnlearningSettings
 
@@ -144,6 +144,42 @@ class BoundSettings(Settings):
     nodes: Annotated[int, Field(ge=2)] = 3
 
 
+class LinearSettings(Settings):
+    """Certified linear models on fixed features: what is deleted, and what is varied.
+
+    Attributes:
+        features: The features.
+        l2: Weights of (l2/2)‖w‖²; the first is the one that is used, and all are fixed before the data are seen.
+        budgets: Δ; the first is the one that is used.
+        epsilons: ε at which accuracy is taken.
+        steps: Newton steps at most, before a request is answered by training anew.
+        sizes: Random forget sets of so many samples; the last is the one that l2, budget and ε are varied with.
+        share: A random forget set of this share of the training set; none when None.
+        requests: Numbers of requests that are released under one composed ε.
+        chain: Requests that are answered one after another.
+        chain_size: Samples in each of these.
+        long_chains: Seeds in which ten times as many requests are answered too, of ten times fewer samples each.
+        retrained: Seeds in which the model is also trained anew from zero, to be timed and compared.
+        noise_draws: Draws of the noise behind an accuracy.
+        trials: Of an audit.
+    """
+
+    features: FeatureSettings
+    l2: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    budgets: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-2, 1e-3, 1e-1)
+    epsilons: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    steps: Count = 4
+    sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 10, 1000)
+    share: Annotated[float, Field(gt=0, lt=0.5)] | None = 0.1
+    requests: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 10, 100, 1000)
+    chain: Count = 10
+    chain_size: Count = 100
+    long_chains: tuple[int, ...] = ()
+    retrained: tuple[int, ...] = (0,)
+    noise_draws: Count = 5
+    trials: Count = 4000
+
+
 class DatasetSettings(Settings):
     """Everything that one dataset's runs depend on.
 
@@ -169,3 +205,4 @@ class DatasetSettings(Settings):
     scale: ScaleSettings | None = None
     bound: BoundSettings | None = None
     sweeps: SweepsSettings | None = None
+    linear: LinearSettings | None = None
