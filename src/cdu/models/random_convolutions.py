@@ -54,6 +54,7 @@ class RandomConvolutions(nn.Module):
         CduError: A number is out of range.
 
     Example:
+        >>> import torch
         >>> features = RandomConvolutions(3, filters=10)
         >>> print(features.channels, tuple(features(torch.rand(5, 3, 32, 32)).shape))
         20 (5, 20, 2, 2)
