@@ -63,13 +63,13 @@ class RandomConvolutions(nn.Module):
     def __init__(
         self,
         colours: int,
-        filters: int = 1000,
+        filters: int = 500,
         size: int = 6,
         cells: int = 2,
-        threshold: float = 0.5,
+        threshold: float = 1.0,
         stride: int = 1,
         layers: int = 1,
-        whitened: bool = True,
+        whitened: bool = False,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
