@@ -85,10 +85,14 @@ def test_whitening_makes_the_prior_white(colours: int, size: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_brightness_and_contrast_do_not_matter(seed: int) -> None:
     """Only the constant beside a patch's variance tells contrasts apart."""
-    features, image = RandomConvolutions(1, 30, 5, dtype=torch.float64), images(seed, 1, 1, 16, 16)
+    features, image = (
+        RandomConvolutions(1, 30, 5, 2, 0.25, whitened=True, dtype=torch.float64),
+        images(seed, 1, 1, 16, 16),
+    )
     found = features(image)
     torch.testing.assert_close(features(image + 0.3), found, rtol=0, atol=1e-11)
     torch.testing.assert_close(features(2 * image), found, rtol=0.01, atol=0.001)
+    assert features(image).max() > 0.1
     assert features(torch.full_like(image, 0.3)).abs().max() < 1e-9
 
 

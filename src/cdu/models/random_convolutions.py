@@ -54,6 +54,7 @@ class RandomConvolutions(nn.Module):
         CduError: A number is out of range.
 
     Example:
+        >>> import torch
         >>> features = RandomConvolutions(3, filters=10)
         >>> print(features.channels, tuple(features(torch.rand(5, 3, 32, 32)).shape))
         20 (5, 20, 2, 2)
@@ -62,13 +63,13 @@ class RandomConvolutions(nn.Module):
     def __init__(
         self,
         colours: int,
-        filters: int = 1000,
+        filters: int = 500,
         size: int = 6,
         cells: int = 2,
-        threshold: float = 0.5,
+        threshold: float = 1.0,
         stride: int = 1,
         layers: int = 1,
-        whitened: bool = True,
+        whitened: bool = False,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:

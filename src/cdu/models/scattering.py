@@ -43,6 +43,7 @@ class Scattering(nn.Module):
         CduError: The images' sides are no multiples of 2^J, or are too small to be reflected.
 
     Example:
+        >>> import torch
         >>> scattering = Scattering(28, 28)
         >>> print(scattering.channels, tuple(scattering(torch.rand(5, 1, 28, 28)).shape))
         81 (5, 81, 7, 7)
