@@ -140,7 +140,7 @@ class LinearCertificates:
         """Time and accuracy of the model trained on D."""
         model = self.model(l2)
         keys: dict[str, Any] = {"method": f"training, l2 = {l2:g}"}
-        self.run.log_values({"seconds": model.seconds, "norm": model.w.norm()}, told=True, **keys)
+        self.run.log_values({"seconds": model.seconds}, told=True, **keys)
         self.run.log("accuracy", self._accuracy(model.w, [0.0])[0], split="test", **keys)
 
     def _objective(self, l2: float) -> Objective:
@@ -215,7 +215,7 @@ class LinearCertificates:
         answer = self._answer(model, rows, budget)
         keys: dict[str, Any] = {"method": f"l2 = {l2:g}, Δ = {budget:g}, {kind}"}
         for one in answer.steps:
-            numbers = {"certified_distance": one.distance, "seconds": one.seconds}
+            numbers = {"remaining_bound": one.distance, "seconds": one.seconds}
             self.run.log_values(numbers, axis="steps", point=one.steps, **keys)
         certified = answer.last.distance + answer.exact.gradient_norm / l2
         measured = answer.distance(-1)
@@ -223,9 +223,9 @@ class LinearCertificates:
             "fallback": float(answer.last.fallback),
             "newton_steps": answer.last.steps,
             "seconds": answer.last.seconds,
-            "measured_distance": measured,
-            "certified_distance": certified,
-            "ratio": measured / certified,
+            "remaining_distance": measured,
+            "remaining_bound": certified,
+            "remaining_ratio": measured / certified,
         }
         self.run.log_values(numbers, told=True, **keys)
         released, exact = (self._accuracy(w, [0.0])[0] for w in (answer.released, answer.exact.w))
@@ -279,9 +279,9 @@ class LinearCertificates:
         seconds = time.perf_counter() - began
         exact = self._exact(model, retain, trained.w, budget)
         measured, certified = (trained.w - exact.w).norm().item(), trained.distance + exact.gradient_norm / l2
-        numbers = {"seconds": seconds, "measured_distance": measured, "certified_distance": certified}
+        numbers = {"seconds": seconds, "remaining_distance": measured, "remaining_bound": certified}
         keys: dict[str, Any] = {"method": f"training anew, l2 = {l2:g}"}
-        self.run.log_values({**numbers, "ratio": measured / certified}, told=True, **keys)
+        self.run.log_values({**numbers, "remaining_ratio": measured / certified}, told=True, **keys)
         self.run.log("accuracy", self._accuracy(trained.w, [0.0])[0], split="test", **keys)
 
     # --- requests one after another --------------------------------------------------------------------------------
@@ -319,9 +319,9 @@ class LinearCertificates:
             "seconds": float(np.mean([one.seconds for one in answered])),
             "newton_steps": float(np.mean([one.steps for one in answered])),
             "fallback": float(np.mean([one.fallback for one in answered])),
-            "measured_distance": measured,
-            "certified_distance": certified,
-            "ratio": measured / certified,
+            "remaining_distance": measured,
+            "remaining_bound": certified,
+            "remaining_ratio": measured / certified,
             "sigma": sigma,
         }
         keys: dict[str, Any] = {"method": method}

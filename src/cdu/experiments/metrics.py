@@ -214,7 +214,10 @@ _THEORY = (
     Quantity("batch_lambda_max", "largest eigenvalue", "", _ITERATED),
     Quantity("control_sigma", "σ", "", _FORM),
     Quantity("fallback", "seeds retrained", "%", _COUNT),
-    Quantity("newton_steps", "Newton steps", "", _ITERATED),
+    Quantity("remaining_distance", "measured", "", _REMAINDER),
+    Quantity("remaining_bound", "certified", "", _REMAINDER),
+    Quantity("remaining_ratio", "measured / certified", "", _REMAINDER),
+    Quantity("newton_steps", "Newton steps", "", _WORK),
     Quantity("features", "features", "", _COUNT),
     Quantity("l2_price", "price of l2", "points"),
 )
