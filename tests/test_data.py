@@ -23,7 +23,7 @@ from torchvision import datasets as published
 from typer.testing import CliRunner
 
 from cdu.cli import app
-from cdu.data import datasets, download, registry, splits
+from cdu.data import datasets, download, registry, samples, splits
 from cdu.data.registry import DataFile, DatasetSpec, Download
 from cdu.data.samples import Samples
 from cdu.data.settings import ForgetSettings
@@ -727,3 +727,15 @@ def test_torch_and_torchvision_are_a_matching_pair():
 
     kept = nms(torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1]]), torch.tensor([0.9, 0.8]), 0.5)
     assert kept.tolist() == [0]
+
+
+def test_rows_with_numbers_that_are_not_finite_are_found_by_their_sums():
+    rows = torch.randn(7, 3, 2)
+    rows[1, 0, 0] = float("nan")
+    rows[2, 1, 1] = float("inf")
+    rows[3, 0, 0], rows[3, 0, 1] = float("inf"), -float("inf")
+    rows[4] = 3e38  # whose sum overflows
+    assert samples.rows_not_finite(rows).tolist() == [False, True, True, True, False, False, False]
+    assert samples.rows_not_finite(rows[:, 0, 0]).tolist() == [False, True, False, True, False, False, False]
+    assert samples.rows_not_finite(torch.zeros(0, 3)).tolist() == []
+    assert not samples.rows_not_finite(torch.tensor([1, 2])).any()

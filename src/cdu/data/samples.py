@@ -318,7 +318,12 @@ def rows_not_finite(part: Tensor) -> Tensor:
     """Which rows of a tensor hold a NaN or an infinite number, shape (n,); integers never do."""
     if not part.is_floating_point():
         return torch.zeros(len(part), dtype=torch.bool, device=part.device)
-    return (~part.isfinite()).reshape(len(part), -1).any(dim=1)
+    # The sum of a row with such a number is no finite number either; the few rows whose sum is none are looked at.
+    rows = part.flatten(1) if part.ndim > 1 else part.unsqueeze(1)
+    bad = ~rows.sum(dim=1).isfinite()
+    places = bad.nonzero().squeeze(1)
+    bad[places] = (~rows[places].isfinite()).any(dim=1)
+    return bad
 
 
 def part_of(samples: Samples, size: int | None, generator: torch.Generator) -> Samples:
