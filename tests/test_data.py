@@ -23,9 +23,9 @@ from torchvision import datasets as published
 from typer.testing import CliRunner
 
 from cdu.cli import app
-from cdu.data import datasets, download, registry, samples, splits
+from cdu.data import datasets, download, registry, splits
 from cdu.data.registry import DataFile, DatasetSpec, Download
-from cdu.data.samples import Samples
+from cdu.data.samples import Samples, rows_not_finite
 from cdu.data.settings import ForgetSettings
 from cdu.errors import CduError
 from cdu.evaluation.accuracy import accuracy
@@ -735,7 +735,7 @@ def test_rows_with_numbers_that_are_not_finite_are_found_by_their_sums():
     rows[2, 1, 1] = float("inf")
     rows[3, 0, 0], rows[3, 0, 1] = float("inf"), -float("inf")
     rows[4] = 3e38  # whose sum overflows
-    assert samples.rows_not_finite(rows).tolist() == [False, True, True, True, False, False, False]
-    assert samples.rows_not_finite(rows[:, 0, 0]).tolist() == [False, True, False, True, False, False, False]
-    assert samples.rows_not_finite(torch.zeros(0, 3)).tolist() == []
-    assert not samples.rows_not_finite(torch.tensor([1, 2])).any()
+    assert rows_not_finite(rows).tolist() == [False, True, True, True, False, False, False]
+    assert rows_not_finite(rows[:, 0, 0]).tolist() == [False, True, False, True, False, False, False]
+    assert rows_not_finite(torch.zeros(0, 3)).tolist() == []
+    assert not rows_not_finite(torch.tensor([1, 2])).any()
