@@ -81,7 +81,7 @@ class Deleted:
         """The distance to the true minimiser on the samples left."""
         objective, allowed = self.model.objective, _EXACT * self.model.objective.l2 * self.model.budget
         exact = minimise(objective, self.retain, self.w, allowed, self.model.inverse)
-        return (self.w - exact.w).norm().item()
+        return float((self.w - exact.w).norm())
 
     def accuracy(self, samples: Samples, sigma: float, draws: int, generator: torch.Generator) -> float:
         """Accuracy with noise, as a mean over draws."""
