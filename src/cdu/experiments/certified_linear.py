@@ -175,7 +175,7 @@ class LinearCertificates:
     def _origin(self) -> list[object]:
         setup = self.run.setup
         own = [setup.name, fingerprint(setup.train), self.settings.features.model_dump(mode="json")]
-        return [*own, REVISIONS[self.run.section], torch.__version__]
+        return [*own, REVISIONS["12_certified_linear"], torch.__version__]
 
     def _path(self, name: str, *parts: float) -> Path:
         setup = self.run.setup

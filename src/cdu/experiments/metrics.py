@@ -111,6 +111,7 @@ _SIZES = (
 _COST = (
     Quantity("seconds", "time", "s", _TIME),
     Quantity("training_seconds", "training of its own", "s", _TIME),
+    Quantity("retrained_share", "expected share of the passes trained again", "%", _FORM),
     Quantity("claim_seconds", "time", "s", _TIME),
     Quantity("timed_alone", "timed on an idle machine", "", _COUNT),
     Quantity("images_per_second", "images/s", "", _TIME),
@@ -269,6 +270,7 @@ _OFFICIAL_CODE = (
 
 _AUDIT = (
     Quantity("certified_epsilon", "ε certified", "", _FORM),
+    Quantity("epsilon_single", "ε certified for one row", "", _FORM),
     Quantity("audit_epsilon", "ε shown, Clopper-Pearson", "", _LOWER),
     Quantity("audit_gaussian", "ε shown, Gaussian", "", _LOWER),
     Quantity("detectable", "detectable", "", _FORM),

@@ -65,6 +65,7 @@ SECTIONS = {
     ),
     "11_sweeps": Section(("unlearning", "sweeps"), needs="sweeps", stands_for=("06_ablations", "07_sequential")),
     "12_certified_linear": Section(("unlearning", "linear"), needs="linear", loads=(), priority=2),
+    "13_alternatives": Section(("unlearning", "linear", "alternatives"), needs="alternatives", priority=2),
 }
 
 #: Sections that no batch runs, since they time programs; and those that take too long.

@@ -1,6 +1,6 @@
 """Everything that the runs of one dataset depend on."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -180,6 +180,124 @@ class LinearSettings(Settings):
     trials: Count = 4000
 
 
+Competitor = Literal[
+    "retraining", "SISA", "head on public features", "DP-SGD, linear on fixed features", "DP-SGD, network",
+    "noisy fine-tuning", "Hessian-free", "newton", "certified linear",
+]  # fmt: skip
+
+#: What the section on alternatives compares, in the order of its table.
+COMPETITORS: tuple[Competitor, ...] = get_args(Competitor)
+
+
+class PublicSettings(Settings):
+    """A network trained on public rows, whose last layer's inputs are features.
+
+    Attributes:
+        share: Share of the training rows that is public.
+        epochs: Of the network's training.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    epochs: Count
+
+
+class PrivateSettings(Settings):
+    """DP-SGD; see :func:`cdu.models.private_training.train_privately`.
+
+    Attributes:
+        steps: T.
+        sampling_rate: q.
+        learning_rate: η.
+        clip: Norm to which every sample's gradient is clipped.
+        momentum: Of the steps.
+    """
+
+    steps: Count
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    learning_rate: Positive
+    clip: Positive = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class NoisySettings(Settings):
+    """Noisy fine-tuning with clipped gradients; see :mod:`cdu.unlearning.methods.noisy_fine_tuning`."""
+
+    steps: Count
+    learning_rate: Positive
+    gradient_clip: Positive
+    start_clip: Positive
+    decay: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Count = 512
+
+
+class ClippedSettings(Settings):
+    """Noisy fine-tuning with a clipped model; see :mod:`cdu.unlearning.methods.model_clipping`."""
+
+    steps: Count
+    learning_rate: Positive
+    model_clip: Positive
+    decay: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Count = 512
+
+
+class HessianFreeSettings(Settings):
+    """Training by plain stochastic gradient descent with vectors; see :mod:`cdu.unlearning.methods.hessian_free`.
+
+    Attributes:
+        epochs: Of training.
+        batch_size: Samples of a batch.
+        learning_rate: η in the first epoch.
+        rate_factor: What η is multiplied by after every epoch.
+        size: Samples of the forget set that vectors are found for and that are deleted; all when None.
+    """
+
+    epochs: Count
+    batch_size: Count = 128
+    learning_rate: Positive
+    rate_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    size: Count | None = None
+
+
+class AlternativesSettings(Settings):
+    """What else deletes: competitors of the certified linear model.
+
+    Attributes:
+        run: The competitors, of :data:`COMPETITORS`.
+        shards: (k, r) of every SISA: shards, and slices of each.
+        shard_epochs: e, epochs of ordinary training that the slices share out; the experiment's when None.
+        network: The network that public rows train.
+        public: Shares of public rows, with the epochs of the network's training.
+        radius: C of the network's training, large enough not to matter: no certificate rests on it.
+        l2: Of the linear model on the network's features.
+        budget: Δ of the same.
+        private_linear: DP-SGD of a linear model on the fixed features of the block ``linear``.
+        private_network: DP-SGD of the experiment's network.
+        noisy: Noisy fine-tuning with clipped gradients.
+        clipped: Noisy fine-tuning with a clipped model.
+        after: Epochs on D_r after the noise, and of the training from scratch that stands beside them.
+        hessian_free: Training by plain stochastic gradient descent with vectors.
+        noise_draws: Draws of the noise behind an accuracy.
+        trials: Of an audit.
+    """
+
+    run: Annotated[tuple[Competitor, ...], Field(min_length=1)] = COMPETITORS
+    shards: tuple[tuple[Count, Count], ...] = ((5, 1), (20, 1), (5, 4))
+    shard_epochs: Count | None = None
+    network: ModelSettings = ModelSettings(name="mlp", hidden=(256, 128))
+    public: tuple[PublicSettings, ...] = (PublicSettings(share=0.1, epochs=20), PublicSettings(share=0.5, epochs=5))
+    radius: Positive = 100.0
+    l2: Positive = 1e-4
+    budget: Positive = 1e-2
+    private_linear: PrivateSettings
+    private_network: PrivateSettings
+    noisy: NoisySettings
+    clipped: ClippedSettings
+    after: Count = 4
+    hessian_free: HessianFreeSettings
+    noise_draws: Count = 5
+    trials: Count = 4000
+
+
 class DatasetSettings(Settings):
     """Everything that one dataset's runs depend on.
 
@@ -206,3 +324,4 @@ class DatasetSettings(Settings):
     bound: BoundSettings | None = None
     sweeps: SweepsSettings | None = None
     linear: LinearSettings | None = None
+    alternatives: AlternativesSettings | None = None
