@@ -112,6 +112,7 @@ _COST = (
     Quantity("seconds", "time", "s", _TIME),
     Quantity("training_seconds", "training of its own", "s", _TIME),
     Quantity("claim_seconds", "time", "s", _TIME),
+    Quantity("retrained_share", "share of the passes that is repeated", "%", _FORM),
     Quantity("timed_alone", "timed on an idle machine", "", _COUNT),
     Quantity("images_per_second", "images/s", "", _TIME),
     Quantity("matrix_rate", "matrix products", "10⁹ operations/s", _TIME),
@@ -266,6 +267,7 @@ _OFFICIAL_CODE = (
 
 _AUDIT = (
     Quantity("certified_epsilon", "ε certified", "", _FORM),
+    Quantity("epsilon_single", "ε certified for one row", "", _FORM),
     Quantity("audit_epsilon", "ε shown, Clopper-Pearson", "", _LOWER),
     Quantity("audit_gaussian", "ε shown, Gaussian", "", _LOWER),
     Quantity("detectable", "detectable", "", _FORM),
