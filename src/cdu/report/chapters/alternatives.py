@@ -43,7 +43,6 @@ TERMS = {
     "certified linear": Terms(_THEOREM, "features, l2 and budget"),
     "DP-SGD": Terms(_THEOREM, "ε for the model's whole life"),
     "noisy fine-tuning": Terms(_THEOREM, "clipping norms and steps of a request"),
-    "newton + noise": Terms(_THEOREM + ": the ball's diameter", "the ball's radius"),
     "newton": Terms(_THEOREM + ": the ball's diameter", "the ball's radius"),
     "Hessian-free": Terms(_NOBODY, "a vector for every row, during training"),
 }
