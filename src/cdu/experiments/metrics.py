@@ -111,8 +111,8 @@ _SIZES = (
 _COST = (
     Quantity("seconds", "time", "s", _TIME),
     Quantity("training_seconds", "training of its own", "s", _TIME),
+    Quantity("retrained_share", "expected share of the passes trained again", "%", _FORM),
     Quantity("claim_seconds", "time", "s", _TIME),
-    Quantity("retrained_share", "share of the passes that is repeated", "%", _FORM),
     Quantity("timed_alone", "timed on an idle machine", "", _COUNT),
     Quantity("images_per_second", "images/s", "", _TIME),
     Quantity("matrix_rate", "matrix products", "10⁹ operations/s", _TIME),

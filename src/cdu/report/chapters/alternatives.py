@@ -44,6 +44,7 @@ TERMS = {
     "DP-SGD": Terms(_THEOREM, "ε for the model's whole life"),
     "noisy fine-tuning": Terms(_THEOREM, "clipping norms and steps of a request"),
     "newton": Terms(_THEOREM + ": the ball's diameter", "the ball's radius"),
+    "Hessian-free, original": Terms(_NOBODY, "nothing"),
     "Hessian-free": Terms(_NOBODY, "a vector for every row, during training"),
 }
 
