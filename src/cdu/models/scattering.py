@@ -25,9 +25,9 @@ class Scattering(nn.Module):
 
         ``S₀ = x * φ,   S₁ = |x * ψ_{j,θ}| * φ,   S₂ = ||x * ψ_{j,θ}| * ψ_{j',θ'}| * φ`` with j < j',
 
-    each taken at every 2^J-th pixel. ``|x * ψ_{j,θ}|`` is kept at every 2^j-th pixel, and what is convolved is reflected at
-    its borders. Filters are cut off at :data:`REACH` · 2^j pixels; then a wavelet has mean 0 and φ has sum 1, so that a
-    constant image c gives S₀ = c and nothing else.
+    each taken at every 2^J-th pixel. ``|x * ψ_{j,θ}|`` is kept at every 2^j-th pixel, and what is convolved is
+    reflected at its borders. Filters are cut off at :data:`REACH` · 2^j pixels; then a wavelet has mean 0 and φ has
+    sum 1, so that a constant image c gives S₀ = c and nothing else.
 
     Args:
         height: Of the images, a multiple of 2^J.
@@ -96,7 +96,7 @@ class Scattering(nn.Module):
         return coefficients.flatten(1, 2)
 
     def _moduli(self, maps: Tensor, scale: int) -> Tensor:
-        """The moduli ``|x * ψ_{j,θ}|`` for every map x, at every 2^j-th pixel of it: shape (n, maps · L, height, width)."""
+        """The moduli |x * ψ_{j,θ}| for every map x, at every 2^j-th pixel of it: shape (n, maps · L, height, width)."""
         border = REACH * 2**scale
         reflected = pad(maps.flatten(0, 1).unsqueeze(1), (border,) * 4, mode="reflect")
         waves = conv2d(reflected, self.get_buffer(f"wavelets_{scale}"), stride=2**scale)

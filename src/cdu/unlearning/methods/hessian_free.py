@@ -4,8 +4,8 @@ Qiao, Zhang, Tang & Wei (2025), "Hessian-Free Online Certified Unlearning". Stoc
 
     w ← w − η_t ((1/``|B|``) Σ_{i∈B} ∇ℓ_i(w) + l2·w).
 
-Leave a sample u out of every batch, all else as it was: the same start, batches and denominators ``|B|``. To first order
-the two runs lie v_u apart, which starts at 0 and follows
+Leave a sample u out of every batch, all else as it was: the same start, batches and denominators ``|B|``. To first
+order the two runs lie v_u apart, which starts at 0 and follows
 
     v_u ← v_u − η_t (1/``|B|``) Σ_{i∈B, i≠u} ∇²ℓ_i(w) v_u − η_t·l2·v_u + [u ∈ B] (η_t/``|B|``) ∇ℓ_u(w)
 
