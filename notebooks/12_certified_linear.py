@@ -17,6 +17,7 @@ from functools import partial
 
 from cdu.experiments.certified_linear import LinearCertificates
 from cdu.experiments.run import begin
+from cdu.report import chapters
 
 run = begin("12_certified_linear", globals())
 
@@ -85,6 +86,9 @@ if seed in settings.retrained:
 
 # %%
 run.point("audits", linear.log_audits)
+
+# %%
+chapters.show("12_certified_linear", run.frame())
 
 # %%
 run.finish()

@@ -135,7 +135,7 @@ class RandomConvolutions(nn.Module):
 def whitening(colours: int, size: int) -> Tensor:
     """The matrix that makes patches white under a fixed prior of natural images: (PCP + noise)^(−1/2).
 
-    Natural images have a spectrum of about 1/|k|² (Field, 1987). In the plane that of a covariance
+    Natural images have a spectrum of about ``1/|k|²`` (Field, 1987). In the plane that of a covariance
     log(R/√(r² + b²)) is such a one, between the frequencies 1/R and 1/b: it solves Laplace's equation but for the blur
     b. Two different colours have SHARED times the covariance of one. P subtracts a patch's mean. No image is looked at.
 

@@ -23,11 +23,11 @@ class Scattering(nn.Module):
 
     With * a convolution, ψ_{j,θ} a Morlet wavelet of scale 2^j and angle θ, and φ a Gaussian of scale 2^J:
 
-        S₀ = x * φ,   S₁ = |x * ψ_{j,θ}| * φ,   S₂ = ||x * ψ_{j,θ}| * ψ_{j',θ'}| * φ with j < j',
+        ``S₀ = x * φ,   S₁ = |x * ψ_{j,θ}| * φ,   S₂ = ||x * ψ_{j,θ}| * ψ_{j',θ'}| * φ`` with j < j',
 
-    each taken at every 2^J-th pixel. |x * ψ_{j,θ}| is kept at every 2^j-th pixel, and what is convolved is reflected at
-    its borders. Filters are cut off at :data:`REACH` · 2^j pixels; then a wavelet has mean 0 and φ has sum 1, so that a
-    constant image c gives S₀ = c and nothing else.
+    each taken at every 2^J-th pixel. ``|x * ψ_{j,θ}|`` is kept at every 2^j-th pixel, and what is convolved is
+    reflected at its borders. Filters are cut off at :data:`REACH` · 2^j pixels; then a wavelet has mean 0 and φ has
+    sum 1, so that a constant image c gives S₀ = c and nothing else.
 
     Args:
         height: Of the images, a multiple of 2^J.

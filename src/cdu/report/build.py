@@ -14,6 +14,7 @@ from cdu.errors import CduError
 from cdu.experiments import reproduced
 from cdu.experiments.repository import repository
 from cdu.report import chapters
+from cdu.report.advice import advice
 from cdu.report.api_pages import api_pages
 from cdu.report.claims_page import claims_detail, claims_table, family_in_words, shadowed_in_words
 from cdu.report.collection import Results, collect
@@ -67,6 +68,7 @@ def build(book: Path) -> None:
     files[book / "_generated" / "compute.md"] = "\n".join(filter(None, map(compute_table, setups))).encode()
     files[book / "_generated" / "compute-beside.md"] = "\n".join(filter(None, map(starts_table, setups))).encode()
     files[book / "_generated" / "audited.md"] = "\n".join(filter(None, map(audited_table, setups))).encode()
+    files |= {book / "_generated" / f"advice-{leaf}.md": text.encode() for leaf, text in advice(setups).items()}
     files[book / "_generated" / "setups.md"] = setups_table(setups).encode()
     files[book / "_generated" / "absent.md"] = absent_setups(setups).encode()
     known = reproduced.read(repository() / "results")

@@ -2,12 +2,12 @@
 
 Qiao, Zhang, Tang & Wei (2025), "Hessian-Free Online Certified Unlearning". Stochastic gradient descent takes the steps
 
-    w ← w − η_t ((1/|B|) Σ_{i∈B} ∇ℓ_i(w) + l2·w).
+    w ← w − η_t ((1/``|B|``) Σ_{i∈B} ∇ℓ_i(w) + l2·w).
 
-Leave a sample u out of every batch, all else as it was: the same start, batches and denominators |B|. To first order
-the two runs lie v_u apart, which starts at 0 and follows
+Leave a sample u out of every batch, all else as it was: the same start, batches and denominators ``|B|``. To first
+order the two runs lie v_u apart, which starts at 0 and follows
 
-    v_u ← v_u − η_t (1/|B|) Σ_{i∈B, i≠u} ∇²ℓ_i(w) v_u − η_t·l2·v_u + [u ∈ B] (η_t/|B|) ∇ℓ_u(w)
+    v_u ← v_u − η_t (1/``|B|``) Σ_{i∈B, i≠u} ∇²ℓ_i(w) v_u − η_t·l2·v_u + [u ∈ B] (η_t/``|B|``) ∇ℓ_u(w)
 
 with products of Hessians and vectors alone. When u is to be deleted, w + v_u is a single addition; for several samples
 their vectors add up. A network with ReLU has second derivatives only between its kinks: what steps across them change
@@ -104,7 +104,7 @@ class Trajectory:
         return w
 
     def without(self, rows: Tensor) -> "Trajectory":
-        """The run that the vectors approximate: the same start, batches and |B|, without the terms of ``rows``."""
+        """The run that the vectors approximate: the same start, batches and ``|B|``, without the terms of ``rows``."""
         return Trajectory(self.objective, self.start, self.samples, self.settings, self.seed, tuple(rows.tolist()))
 
     def vectors(self, rows: Tensor, chunk_bytes: int = CHUNK_BYTES["cpu"]) -> Tensor:
