@@ -1,1 +1,1 @@
-"""Programs that are run by hand and leave no record: draws of a start, rates of a GPU, training in bf16."""
+"""Programs run by hand that leave no record: draws of a start, rates of a GPU, bf16, training of a linear model."""
