@@ -28,12 +28,10 @@ from torch.nn.functional import cross_entropy
 from cdu.certification import budget_bound, certify, required_sigma
 from cdu.certification.rounding import computed
 from cdu.checks import expect, expect_delta, expect_positive
-from cdu.curvature.minimise import FeatureMoments
-from cdu.curvature.solution import Preconditioner
-from cdu.data.samples import Samples
 from cdu.data.source import Data, as_features
 from cdu.errors import CduError
 from cdu.evaluation.audit import Audit, audit
+from cdu.evaluation.audit_trials import shifted
 from cdu.models.architectures import LogisticRegression
 from cdu.models.losses import squared_error
 from cdu.models.objective import Loss, Objective
@@ -43,7 +41,7 @@ from cdu.own_model.state_files import Request, StateSettings, settings_in
 from cdu.own_model.state_rows import ids_of, rows_left, rows_to_go
 from cdu.seeding import generator, secret_generator
 from cdu.unlearning.convex_deletions import deletion_steps, distance_at_most, distance_foreseen
-from cdu.unlearning.convex_training import Trained, moments_of, preconditioner, train
+from cdu.unlearning.convex_training import Training
 from cdu.unlearning.linear_release import GRADIENTS, Deleted, LinearModel, LinearPlan
 from cdu.unlearning.noise import draw_noise, expect_noise_shows
 
@@ -69,21 +67,15 @@ class Linear:
     **What is kept.** Before the first deletion the object keeps the minimiser on all rows, in memory alone: the state's
     folder has zeros in its place, and a later program computes it anew. After a deletion the object keeps the release,
     with its noise, and the next deletion starts from there; the noiseless model is dropped. A noiseless model would be
-    within Δ of the exact one, but its last digits would still depend on the deleted rows. All later models are computed
-    from the release and the rows left, so that whatever was hidden by the noise stays hidden. The rows themselves are
-    the caller's: delete them where they are stored.
+    within Δ of the exact one, but its last digits would still depend on the deleted rows. Later models are computed from
+    the release and the rows left. The rows themselves are the caller's: delete them where they are stored.
 
     **Several requests.** Each has the whole budget Δ and noise of its own. What all promise together is the ledger's
     business: μ = √(Σ (Δ/σ_i)²).
 
-    **What makes it fast.** Newton's directions are solved in the features' own precision, with a preconditioner that is
-    computed from the rows of the last training and kept in memory, at most (features + 1)² numbers. It decides how fast
-    the minimiser is reached, not where that is: every model is held against the budget by a gradient in float64.
-
-    Memory: features in float32 or float64 are read where they are and cast to float64 a block at a time. A deletion
-    makes one copy of the rows left, in the features' own type, for as long as it runs. Between the products of a Newton
-    step blocks are kept, up to 1 GiB on a CPU (:data:`cdu.models.objective.KEPT_BYTES`). Neither features nor labels
-    may be changed while the object is in use.
+    Memory: features are read where they are and cast to float64 a block at a time. A deletion copies the rows left, in
+    the features' own type. Between products in float64 up to 1 GiB of blocks is kept on a CPU. Neither features nor
+    labels may be changed while the object is in use.
 
     Args:
         features: Numbers of shape (n, features), n ≥ 2: a tensor, an array, a memory map, or a pandas frame. Nothing
@@ -153,9 +145,9 @@ class Linear:
         self._bound = computed(budget_bound(budget), "float64", rounding=0.0)
         linear = LogisticRegression(columns, classes).to(data.device, torch.float64)
         self._objective = Objective(linear, LOSSES[loss], l2=l2)
-        self._moments: FeatureMoments | None = None
+        self._training = Training(self._objective, budget)
         # No state is begun for a model that cannot keep the budget.
-        start = self._trained(samples).w if held is None else None
+        start = self._training.minimiser(samples).w if held is None else None
         settings = StateSettings(l2=l2, radius=None, delta=1e-5 if cap is None else cap[1], budget=budget, loss=loss)
         zeros = LinearModel(torch.zeros(self._objective.size, dtype=torch.float64), classes)
         self._state = State.begin_or_open(self.folder, settings, zeros.tensors, cap)
@@ -166,7 +158,7 @@ class Linear:
         if self._state.number > 0:
             self.released = self._read_back()
             start = self.released.w
-        self._start = self._trained(self._data.samples()).w if start is None else start
+        self._start = self._training.minimiser(self._data.samples()).w if start is None else start
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], features: Any, labels: Any, *, ids: Any = None) -> "Linear":
@@ -339,9 +331,9 @@ class Linear:
         """
         gone, left, sigma = self._asked(ids, epsilon, delta, steps)
         released, _, _, _ = self._without(gone, left, steps)
-        retrained = self._trained(left.samples()).w
-        noise = torch.randn(2, trials, 1, dtype=torch.float64, generator=generator(seed, "audit"))
-        return audit(noise[0] + (released - retrained).norm().item() / sigma, noise[1], delta)
+        retrained = self._training.minimiser(left.samples()).w
+        shift = (released - retrained).norm().item() / sigma
+        return audit(*shifted(shift, trials, generator(seed, "audit")), delta)
 
     def _read_back(self) -> Deleted:
         """The state's last release."""
@@ -387,23 +379,13 @@ class Linear:
         """Weights within the budget on the rows left, their distance at most, the steps, and whether by retraining."""
         objective, retain = self._objective, left.samples()
         if len(gone) <= len(left):
-            inverse = self._preconditioner(self._start, retain) if steps else None
-            forgotten = gone.samples()
-            for found in deletion_steps(objective, self._start, retain, forgotten, steps, self.budget, inverse, None):
+            inverse = self._training.preconditioner(self._start, retain) if steps else None
+            common = (objective, self._start, retain, gone.samples(), steps, self.budget, inverse)
+            for found in deletion_steps(*common, accuracy=None):
                 if not found.fallback:
                     return found.iterate, found.distance, found.steps, False
-        trained = self._trained(retain)
+        trained = self._training.minimiser(retain)
         return trained.w, trained.distance, trained.steps, True
-
-    def _trained(self, samples: Samples) -> Trained:
-        """The minimiser on some rows, from zero and with the moments of these rows, so that nothing else is in it."""
-        self._moments = moments_of(samples)
-        return train(self._objective, samples, self.budget, self._moments)
-
-    def _preconditioner(self, w: Tensor, samples: Samples) -> Preconditioner | None:
-        """What speeds up the steps. Its moments are those of the rows that the last training had."""
-        self._moments = moments_of(samples) if self._moments is None else self._moments
-        return preconditioner(self._objective, w, samples, self._moments)
 
     def _noisy(self, w: Tensor, sigma: float) -> Tensor:
         """Weights plus noise that is drawn in float64 from the operating system's entropy, and kept nowhere."""

@@ -1,5 +1,6 @@
 """The trials of an audit: what an adversary sees of a release and of its reference, the noise drawn anew each time."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -18,6 +19,40 @@ Views = dict[str, tuple[Tensor, Tensor]]
 
 #: The view of an adversary who knows every seed, and so both models: the weights along the line between them.
 KNOWN = "weights, direction known"
+
+
+def shifted(shift: float, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Trials of N(shift, 1) against N(0, 1): Gaussian noise along the line between a release and its reference.
+
+    Args:
+        shift: The distance of the two before noise, over σ.
+        count: Trials of either.
+        draws: The noise.
+
+    Returns:
+        Release and reference, shape (count, 1) each.
+    """
+    noise = torch.randn(2, count, 1, dtype=torch.float64, generator=draws)
+    return noise[0] + shift, noise[1]
+
+
+def scaled(factor: float, size: int, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Trials of the length of Gaussian noise, where the release's σ is ``factor`` times the reference's.
+
+    Args:
+        factor: The ratio of the two σ.
+        size: Coordinates of the noise.
+        count: Trials of either.
+        draws: The noise.
+
+    Returns:
+        Logarithms of the squared lengths, in units of their standard deviation, shape (count, 1) each.
+    """
+    # The standard deviation of the logarithm of a chi-square variable is √(2/size), up to a relative 1/size.
+    unit = (size / 2) ** 0.5
+    lengths = [torch.randn(size, generator=draws, dtype=torch.float64).square().sum().log() for _ in range(2 * count)]
+    release, reference = torch.stack(lengths).view(2, count, 1)
+    return unit * (release + 2 * math.log(factor)), unit * reference
 
 
 def difference(problem: Problem, update: UnlearningResult, own: UnlearningResult) -> Tensor:

@@ -18,14 +18,15 @@ from cdu.certification.rounding import computed
 from cdu.curvature.minimise import FeatureMoments, Minimum, kronecker_preconditioner, minimise
 from cdu.curvature.solution import Preconditioner
 from cdu.data.samples import Samples, fingerprint
-from cdu.evaluation.audit import Audit, audit
+from cdu.evaluation.audit import audit
+from cdu.evaluation.audit_trials import scaled, shifted
 from cdu.evaluation.theory_checks.control import rows_of_class
 from cdu.experiments.run import Run
 from cdu.experiments.sections import REVISIONS
 from cdu.models.architectures import LogisticRegression
 from cdu.models.image_features import ImageFeatures, features
 from cdu.models.objective import Objective
-from cdu.seeding import generator, seed_for
+from cdu.seeding import generator
 from cdu.settings import digest
 from cdu.storage import kept_tensors
 from cdu.unlearning.convex_deletions import Deletion, deletion_steps
@@ -217,10 +218,11 @@ class LinearCertificates:
         for one in answer.steps:
             numbers = {"remaining_bound": one.distance, "seconds": one.seconds}
             self.run.log_values(numbers, axis="steps", point=one.steps, **keys)
-        certified = answer.last.distance + answer.exact.gradient_norm / l2
-        measured = answer.distance(-1)
+        own, fallback = answer.exact.gradient_norm / l2, answer.last.fallback
+        certified = own + (own if fallback else answer.last.distance)
+        measured = (answer.released - answer.exact.w).norm().item()
         numbers = {
-            "fallback": float(answer.last.fallback),
+            "fallback": float(fallback),
             "newton_steps": answer.last.steps,
             "seconds": answer.last.seconds,
             "remaining_distance": measured,
@@ -318,7 +320,7 @@ class LinearCertificates:
         numbers = {
             "seconds": float(np.mean([one.seconds for one in answered])),
             "newton_steps": float(np.mean([one.steps for one in answered])),
-            "fallback": float(np.mean([one.fallback for one in answered])),
+            "fallback": float(any(one.fallback for one in answered)),
             "remaining_distance": measured,
             "remaining_bound": certified,
             "remaining_ratio": measured / certified,
@@ -336,33 +338,25 @@ class LinearCertificates:
         l2, budget = self.settings.l2[0], self.settings.budgets[0]
         model, sigma = self.model(l2), self._sigma(budget, ONE)
         usual = self._answer(model, self.forget_sets[self.usual], budget)
-        self._log_audit("release", self._shift_audit("release", usual.distance(-1) / sigma))
-        self._log_audit("budget ignored", self._shift_audit("budget ignored", usual.distance(0) / sigma))
         one_class = self._answer(model, self.forget_sets[f"{self.settings.sizes[-1]:,} of one class"], budget)
-        early = min(1, one_class.last.steps)
-        name = "fallback left out after one step"
-        self._log_audit(name, self._shift_audit(name, one_class.distance(early) / sigma))
+        distances = {
+            "release": (usual.released - usual.exact.w).norm().item(),
+            "budget ignored": usual.distance(0),
+            "fallback left out after one step": one_class.distance(min(1, one_class.last.steps)),
+        }
+        trials = self.settings.trials
+        for name, distance in distances.items():
+            self._log_audit(name, shifted(distance / sigma, trials, self._draws(name)))
         # What answers by training has a residual of its own, and noise of that size.
-        scale = usual.last.distance / (SHARE * budget)
+        factor = usual.last.distance / (SHARE * budget)
         name = "noise scaled to the measured residual"
-        self._log_audit(name, self._scale_audit(name, scale, len(model.w)))
+        self._log_audit(name, scaled(factor, len(model.w), trials, self._draws(name)))
 
-    def _shift_audit(self, name: str, shift: float) -> Audit:
-        """Trials of N(shift, 1) against N(0, 1): the release and its reference along the line between them."""
-        draws = generator(self.run.setup.seed, "linear audit", name)
-        noise = torch.randn(2, self.settings.trials, 1, dtype=torch.float64, generator=draws)
-        return audit(noise[0] + shift, noise[1], self.delta)
+    def _draws(self, name: str) -> torch.Generator:
+        return generator(self.run.setup.seed, "linear audit", name)
 
-    def _scale_audit(self, name: str, scale: float, size: int) -> Audit:
-        """Trials of the noise's length, where the two σ differ by a factor: log of chi-square variables."""
-        draws = np.random.default_rng(seed_for(self.run.setup.seed, "linear audit", name))
-        lengths = torch.from_numpy(np.log(draws.chisquare(size, (2, self.settings.trials, 1))))
-        # In units of the deviation of such a logarithm.
-        unit = (size / 2) ** 0.5
-        shift = 2 * np.log(scale)
-        return audit(unit * (lengths[0] + shift), unit * lengths[1], self.delta)
-
-    def _log_audit(self, name: str, found: Audit) -> None:
+    def _log_audit(self, name: str, trials: tuple[Tensor, Tensor]) -> None:
+        found = audit(*trials, self.delta)
         numbers = {
             "certified_epsilon": ONE,
             "audit_epsilon": found.epsilon,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cdu.data.samples import Samples
 from cdu.evaluation.accuracy import accuracy
 from cdu.evaluation.audit import audit
+from cdu.evaluation.audit_trials import shifted
 from cdu.experiments.budgeted_release import BudgetedModel, budgeted_model
 from cdu.experiments.certified_linear import ONE, LinearCertificates
 from cdu.experiments.method_results import MethodResults
@@ -232,8 +233,7 @@ class Competitors:
     def _audit(self, name: str, shift: float) -> float:
         """Trials of N(shift, 1) against N(0, 1): the release and its reference along the line between them."""
         draws = generator(self.seed, "alternatives audit", name)
-        noise = torch.randn(2, self.settings.trials, 1, dtype=torch.float64, generator=draws)
-        return audit(noise[0] + shift, noise[1], self.delta).epsilon
+        return audit(*shifted(shift, self.settings.trials, draws), self.delta).epsilon
 
     # --- differentially private training ---------------------------------------------------------------------------
 

@@ -218,7 +218,7 @@ _THEORY = (
     Quantity("remaining_distance", "measured", "", _REMAINDER),
     Quantity("remaining_bound", "certified", "", _REMAINDER),
     Quantity("remaining_ratio", "measured / certified", "", _REMAINDER),
-    Quantity("newton_steps", "Newton steps", "", _WORK),
+    Quantity("newton_steps", "Newton steps"),
     Quantity("features", "features", "", _COUNT),
     Quantity("l2_price", "price of l2", "points"),
 )

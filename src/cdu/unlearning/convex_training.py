@@ -68,6 +68,33 @@ def train(objective: Objective, samples: Samples, budget: float, moments: Featur
     return Trained(w, distance, steps)
 
 
+class Training:
+    """Trains linear models within a budget, and preconditions the steps that follow.
+
+    The preconditioner is made from the moments of the features of the last training, at most (features + 1)² numbers,
+    which stay in memory. It decides how fast a minimiser is reached, and not where that is: every model is held against
+    the budget by a gradient in float64.
+
+    Args:
+        objective: L.
+        budget: Δ.
+    """
+
+    def __init__(self, objective: Objective, budget: float) -> None:
+        self._objective, self._budget = objective, budget
+        self._moments: FeatureMoments | None = None
+
+    def minimiser(self, samples: Samples) -> Trained:
+        """The minimiser on some rows, from zero and with the moments of these rows, so that nothing else is in it."""
+        self._moments = moments_of(samples)
+        return train(self._objective, samples, self._budget, self._moments)
+
+    def preconditioner(self, w: Tensor, samples: Samples) -> Preconditioner | None:
+        """An approximate inverse Hessian at w; its moments are those of these rows where nothing was trained yet."""
+        self._moments = moments_of(samples) if self._moments is None else self._moments
+        return preconditioner(self._objective, w, samples, self._moments)
+
+
 def moments_of(samples: Samples) -> FeatureMoments | None:
     """What the preconditioner knows of the features; None where it would cost more than it saves.
 
