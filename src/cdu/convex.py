@@ -67,8 +67,8 @@ class Linear:
     **What is kept.** Before the first deletion the object keeps the minimiser on all rows, in memory alone: the state's
     folder has zeros in its place, and a later program computes it anew. After a deletion the object keeps the release,
     with its noise, and the next deletion starts from there; the noiseless model is dropped. A noiseless model would be
-    within Δ of the exact one, but its last digits would still depend on the deleted rows. Later models are computed from
-    the release and the rows left. The rows themselves are the caller's: delete them where they are stored.
+    within Δ of the exact one, but its last digits would still depend on the deleted rows. Later models come from the
+    release and the rows left. The rows themselves are the caller's: delete them where they are stored.
 
     **Several requests.** Each has the whole budget Δ and noise of its own. What all promise together is the ledger's
     business: μ = √(Σ (Δ/σ_i)²).
