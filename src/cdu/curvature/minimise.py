@@ -1,5 +1,6 @@
 """Newton's method for convex objectives."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from cdu.data.samples import Samples
 from cdu.errors import CduError
 from cdu.models.losses import squared_error
 from cdu.models.objective import Objective
+from cdu.seeding import generator
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def minimise(
     tolerance: float = 1e-12,
     preconditioner: Preconditioner | None = None,
     max_steps: int = 50,
+    frugal: bool = False,
 ) -> Minimum:
     """Minimise a strongly convex objective by Newton's method with conjugate gradient inside.
 
@@ -53,19 +56,25 @@ def minimise(
         tolerance: ‖∇L‖ at which to stop.
         preconditioner: For conjugate gradient.
         max_steps: Newton steps after which it gives up.
+        frugal: Whether a step's linear system is solved no more accurately than the step before was worth: to
+            0.9·(‖∇L‖/‖∇L before‖)² of its right-hand side (Eisenstat & Walker 1996, choice 2). That saves a fifth of
+            the products, and comes less far below the tolerance.
 
     Raises:
         CduError: The tolerance was not reached.
     """
     begin = time.perf_counter()
-    w, gradient = start, objective.gradient(start, samples)
+    w, gradient, before = start, objective.gradient(start, samples), math.inf
     for step in range(max_steps + 1):
         size = gradient.norm().item()
         if size <= tolerance:
             return Minimum(w, size, step, time.perf_counter() - begin)
         if step == max_steps:
             break
-        accuracy = max(min(0.1, size), 0.1 * tolerance / size)
+        if frugal:
+            accuracy = max(min(0.1, 0.9 * (size / before) ** 2), 0.3 * tolerance / size)
+        else:
+            accuracy = max(min(0.1, size), 0.1 * tolerance / size)
         direction = newton_direction(objective, w, samples, gradient, accuracy, preconditioner)
         shrink = 1.0
         while True:
@@ -79,7 +88,7 @@ def minimise(
                     f"minimisation stopped at ‖∇L‖ = {size:.3g}, above the tolerance {tolerance:g}: no step lowers the "
                     "gradient; use float64 or a larger tolerance"
                 )
-        w, gradient = moved, slope
+        w, gradient, before = moved, slope, size
     raise CduError(
         f"minimisation reached ‖∇L‖ = {size:.3g} after {max_steps} Newton steps, above the tolerance {tolerance:g}; "
         "raise l2 or the tolerance"
@@ -102,11 +111,11 @@ def newton_direction(
 
 @dataclass(frozen=True)
 class FeatureMoments:
-    """The eigendecomposition of A = mean of x̃x̃ᵀ over samples, x̃ = (x, 1).
+    """Eigenpairs of A = mean of x̃x̃ᵀ over samples, x̃ = (x, 1): all, or the leading ones.
 
     Attributes:
-        values: Eigenvalues, shape (features + 1,).
-        vectors: Eigenvectors as columns.
+        values: Eigenvalues, shape (r,) with r ≤ features + 1.
+        vectors: Eigenvectors as columns, shape (features + 1, r).
     """
 
     values: Tensor
@@ -139,6 +148,24 @@ def feature_moments(samples: Samples, block: int | None = None) -> FeatureMoment
     return FeatureMoments(*torch.linalg.eigh(moments))
 
 
+def leading_moments(samples: Samples, rank: int) -> FeatureMoments:
+    """Leading eigenpairs of A, from its image of ``rank`` random vectors: three products with the features, and no A.
+
+    Halko, Martinsson & Tropp (2011). The vectors are the same each time: a preconditioner needs no luck.
+
+    Args:
+        samples: Rows of shape (n, features), float32.
+        rank: Eigenpairs.
+    """
+    rows, size = samples.inputs, samples.inputs.shape[1] + 1
+    sketch = torch.randn(size, rank, generator=generator(0, "moments"), dtype=rows.dtype).to(rows.device)
+    image = torch.addmm(sketch[-1], rows, sketch[:-1])
+    basis = torch.linalg.qr(torch.cat([rows.T @ image, image.sum(dim=0, keepdim=True)])).Q
+    seen = torch.addmm(basis[-1], rows, basis[:-1])
+    values, rotation = torch.linalg.eigh(seen.T @ seen / len(samples))
+    return FeatureMoments(values, basis @ rotation)
+
+
 def kronecker_preconditioner(
     objective: Objective,
     w: Tensor,
@@ -148,9 +175,9 @@ def kronecker_preconditioner(
 ) -> Preconditioner:
     """An approximate inverse Hessian of a linear model: (S ⊗ A + l2·I)⁻¹.
 
-    A = mean of x̃x̃ᵀ over the samples. For softmax regression S = mean of diag(p) − ppᵀ, and the inverse is exact if p
-    does not depend on x; for the squared error S = I, and it is exact. It must stay the same during one solve and may
-    be kept over several.
+    A = mean of x̃x̃ᵀ over the samples, of which the leading eigenpairs are enough (Frangella et al. 2023). For softmax
+    regression S = mean of diag(p) − ppᵀ, and the inverse is exact if p does not depend on x; for the squared error S =
+    I, and it is exact. It must stay the same during one solve and may be kept over several.
 
     Args:
         objective: L of a :class:`~cdu.models.architectures.LogisticRegression`.
@@ -164,12 +191,17 @@ def kronecker_preconditioner(
     a, right = known.values, known.vectors
     s, left = torch.linalg.eigh(spread)
     inverse = 1 / (torch.outer(s.clamp(min=0), a.clamp(min=0)) + objective.l2)
-    features = len(a) - 1
+    # Across the leading eigenvectors the least of their eigenvalues stands in place of all others.
+    rest = (1 / (s.clamp(min=0) * a.clamp(min=0).min() + objective.l2)).unsqueeze(1)
+    features, whole = len(right) - 1, right.shape[0] == right.shape[1]
 
     def apply(vector: Tensor) -> Tensor:
         weights, bias = split(vector.to(a.dtype), features)
-        matrix = torch.cat([weights, bias.unsqueeze(1)], dim=1)
-        image = left @ ((left.T @ matrix @ right) * inverse) @ right.T
+        turned = left.T @ torch.cat([weights, bias.unsqueeze(1)], dim=1)
+        if whole:
+            image = left @ ((turned @ right) * inverse) @ right.T
+        else:
+            image = left @ (rest * turned + ((turned @ right) * (inverse - rest)) @ right.T)
         return torch.cat([image[:, :-1].reshape(-1), image[:, -1]]).to(vector.dtype)
 
     return apply

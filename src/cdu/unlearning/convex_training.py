@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from cdu.checks import expect
-from cdu.curvature.minimise import FeatureMoments, feature_moments, kronecker_preconditioner, minimise
+from cdu.curvature.minimise import (
+    FeatureMoments,
+    feature_moments,
+    kronecker_preconditioner,
+    leading_moments,
+    minimise,
+)
 from cdu.curvature.solution import Preconditioner
 from cdu.data.samples import Samples
 from cdu.models.objective import Objective
@@ -21,8 +27,9 @@ _STAGES = (1e-2, 1e-3, 1e-4)
 #: Rows that are cast at once.
 _BLOCK = 2048
 
-#: Features from which on the preconditioner is not worth it, by their type: its decomposition grows with their cube.
-_MANY = {torch.float32: 12_288, torch.float64: 1024}
+#: Features from which on all eigenpairs are not worth their time, which grows with the cube; and the leading ones that
+#: are taken instead, where the features are in single precision.
+_MANY, _LEADING = 1024, 256
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ def train(objective: Objective, samples: Samples, budget: float, moments: Featur
     tolerance = SHARE * objective.l2 * budget
     known, steps = moments_of(samples) if moments is None else moments, 0
     for stage in (*(rough for rough in _STAGES if rough > tolerance), tolerance):
-        found = minimise(objective, samples, w, stage, preconditioner(objective, w, samples, known))
+        inverse = preconditioner(objective, w, samples, known)
+        found = minimise(objective, samples, w, stage, inverse, frugal=True)
         w, steps = found.w, steps + found.steps
     distance = distance_at_most(objective, w, samples, found.gradient_norm)
     _expect_shown(distance, budget, len(samples), objective.l2)
@@ -71,9 +79,9 @@ def train(objective: Objective, samples: Samples, budget: float, moments: Featur
 class Training:
     """Trains linear models within a budget, and preconditions the steps that follow.
 
-    The preconditioner is made from the moments of the features of the last training, at most (features + 1)² numbers,
-    which stay in memory. It decides how fast a minimiser is reached, and not where that is: every model is held against
-    the budget by a gradient in float64.
+    The preconditioner is made from the moments of the features of the last training, which stay in memory. It decides
+    how fast a minimiser is reached, and not where that is: every model is held against the budget by a gradient in
+    float64.
 
     Args:
         objective: L.
@@ -101,9 +109,9 @@ def moments_of(samples: Samples) -> FeatureMoments | None:
     It may be kept while rows are deleted, as long as they are few. It decides how fast the minimiser is reached, and
     not where that is: every model is held against the budget by its own gradient.
     """
-    if samples.inputs.shape[1] > _MANY[samples.inputs.dtype]:
-        return None
-    return feature_moments(samples, block=_BLOCK)
+    if samples.inputs.shape[1] <= _MANY:
+        return feature_moments(samples, block=_BLOCK)
+    return leading_moments(samples, _LEADING) if samples.inputs.dtype == torch.float32 else None
 
 
 def preconditioner(
