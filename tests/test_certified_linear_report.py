@@ -27,7 +27,7 @@ def linear(seed):
 
     log("", train_samples=1000, features=144, parameters=1450, delta=1e-5)
     for l2 in ("0.01", "0.1"):
-        log(f"training, l2 = {l2}", seconds=2, norm=4)
+        log(f"training, l2 = {l2}", seconds=2)
         log(f"training, l2 = {l2}", "test", accuracy=0.9)
     for l2, budget, kinds in (
         ("0.01", "0.1", ("1 at random", "1,000 at random", "1,000 hardest")),
@@ -36,9 +36,9 @@ def linear(seed):
     ):
         for kind in kinds:
             method = f"l2 = {l2}, Δ = {budget}, {kind}"
-            log(method, axis="steps", point=0, certified_distance=7, seconds=99)
-            log(method, fallback=seed, newton_steps=2, seconds=5, measured_distance=0.01, certified_distance=0.08)
-            log(method, ratio=0.125)
+            log(method, axis="steps", point=0, remaining_bound=7, seconds=99)
+            log(method, fallback=seed, newton_steps=2, seconds=5, remaining_distance=0.01, remaining_bound=0.08)
+            log(method, remaining_ratio=0.125)
             log(method, "test", accuracy=0.8 + 0.1 * (l2 == "0.01"))
             log(method, "test, retrained", accuracy=0.85)
             log(method, "forget", accuracy=0.7)
@@ -230,7 +230,7 @@ def test_what_the_page_says_of_distances_noise_and_audits_holds_in_every_record(
     """The sentences below the tables are typed by hand: this holds them against the records."""
     shown = [one.sections[LINEAR].frame for one in collection.collect(repository()) if LINEAR in one.sections]
     for frame in shown:
-        assert select(frame, metric="ratio")["value"].max() <= 0.5
+        assert select(frame, metric="remaining_ratio")["value"].max() <= 0.5
         found = certified_linear.usual(frame)
         l2, _ = certified_linear.first(found)
         smallest = min(found["budget"], key=lambda budget: float(budget.removeprefix("Δ = ")))

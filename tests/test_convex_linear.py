@@ -221,9 +221,9 @@ def test_retraining_from_zero_knows_nothing_of_the_rows_that_are_gone(monkeypatc
 def test_the_next_deletion_starts_from_the_release_and_nothing_noiseless_is_kept(monkeypatch):
     starts, original = [], module.deletion_steps
 
-    def noted(objective, start, *rest):
+    def noted(objective, start, *rest, **options):
         starts.append(start)
-        return original(objective, start, *rest)
+        return original(objective, start, *rest, **options)
 
     monkeypatch.setattr(module, "deletion_steps", noted)
     model = linear()
@@ -301,7 +301,7 @@ def test_rows_in_single_precision_are_cast_before_anything_is_computed_from_them
     objective = Objective(LinearModule(30, 3).double(), LOSSES[loss], l2=L2, chunk=7)
     w, v = torch.randn(2, 93, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert gradient_rounding(objective, w, single) == gradient_rounding(objective, w, double)
-    foreseen = (distance_foreseen(objective, part, 1e-3, 1) for part in (single, double))
+    foreseen = (distance_foreseen(objective, part, 1e-3, 1, 1e-2) for part in (single, double))
     assert next(foreseen) == next(foreseen)
     inverse, theirs = (
         kronecker_preconditioner(objective, w, part, block) for part, block in ((single, 7), (double, None))

@@ -12,6 +12,7 @@ from cdu.experiments.sections import COMMON, OPTIONAL, SECTIONS, section_hash, s
 def test_every_experiment_is_valid_and_every_section_has_a_notebook():
     assert available_experiments() == [
         "batchnorm",
+        "fixed-features",
         "mnist",
         "paper",
         "paper-cpu",
@@ -114,7 +115,8 @@ def test_what_yaml_would_take_for_something_else_is_refused(tmp_path, old, new, 
 
 def test_a_batch_runs_the_sections_that_it_names_and_large_networks_only_where_they_are_set_up():
     assert {section for _, _, section in load_experiment("paper-cpu").jobs()} == {"02_training", "11_scale"}
-    assert not set(OPTIONAL) & {section for _, _, section in load_experiment("mnist").jobs()}
+    mnist = {section for _, _, section in load_experiment("mnist").jobs()}
+    assert set(OPTIONAL) & mnist == {"12_certified_linear", "13_alternatives"}
     paper = load_experiment("paper-resnet18")
     assert {dataset for dataset, _, section in paper.jobs() if section == "11_scale"} == {"cifar10", "svhn"}
     assert set(paper.jobs(datasets=["svhn"], sections=["11_scale"])) == {
@@ -144,7 +146,7 @@ def test_a_section_can_have_seeds_of_its_own():
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(CduError, match=r"no experiment 'slow'.*known are batchnorm, mnist, .*quick"):
+    with pytest.raises(CduError, match=r"no experiment 'slow'.*known are batchnorm, .*mnist, .*quick"):
         load_experiment("slow")
     with pytest.raises(CduError, match=r"experiment 'quick' has no dataset 'mnist'.*is 'mnist'"):
         load_experiment("quick").settings("mnist")

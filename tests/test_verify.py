@@ -260,7 +260,9 @@ def test_exact_numbers_are_the_same_at_every_seed(section):
     first, *others = committed(section)
     for key, value in first.items():
         if kinds.kind_of(section, key, first) == Kind.EXACT and not key.metric.startswith("known_"):
-            assert all(one[key] == value or abs(one[key] - value) <= 1e-9 * abs(value) for one in others), key
+            # Long chains of requests are answered in the first seed alone.
+            found = [one[key] for one in others if key in one or section != kinds.LINEAR]
+            assert all(one == value or abs(one - value) <= 1e-9 * abs(value) for one in found), key
 
 
 @given(samples=st.integers(1, 2000), data=st.data())
@@ -401,7 +403,8 @@ def test_a_changed_number_is_shown_and_fails(project):
     assert "0.911" in row
     assert verified("--elsewhere").exit_code == 0
     rows = (project / "runs" / "quick" / "differences.csv").read_text().splitlines()
-    numbers, averages = 2 * len(QUICK.jobs()), len(set(BATCHED)) - 1  # the theory's "accuracy" is of no network
+    # The "accuracy" of the theory and of linear models is of no network.
+    numbers, averages = 2 * len(QUICK.jobs()), len(set(BATCHED)) - 2
     assert len(rows) == 1 + numbers + averages
 
 

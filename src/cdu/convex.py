@@ -298,7 +298,7 @@ class Linear:
         seconds = time.perf_counter() - began
         distance = distance_at_most(self._objective, self._start, samples, residual)
         hidden = distance_at_most(self._objective, self._start, samples, 0.0)
-        proven = distance_foreseen(self._objective, samples, residual, steps)
+        proven = distance_foreseen(self._objective, samples, residual, steps, self.budget)
         return LinearPlan(
             gone=len(gone),
             left=len(left),

@@ -176,12 +176,13 @@ def distance_at_most(objective: Objective, w: Tensor, samples: Samples, residual
     return (residual * (1 + norm_rounding(len(w))) + hidden) / objective.l2
 
 
-def distance_foreseen(objective: Objective, samples: Samples, residual: float, steps: int) -> float:
+def distance_foreseen(objective: Objective, samples: Samples, residual: float, steps: int, budget: float) -> float:
     """A distance to the exact minimiser that Newton steps are proven to end within, in exact arithmetic.
 
-    A step from a gradient of norm r leaves one of norm (M/2)(r/l2)² + 10⁻⁵·r at most, where M is the Lipschitz constant
-    of the Hessian (:mod:`cdu.certification.convex`). The steps end early where the budget is kept, so that a step that
-    is not proven to help is counted as none.
+    A step from a gradient of norm r whose linear system is solved to a relative accuracy a is at most (1 + a)·r/l2
+    long, and leaves a gradient of norm a·r + (M/2)·((1 + a)·r/l2)² at most, where M is the Lipschitz constant of the
+    Hessian (:mod:`cdu.certification.convex`) and a what the budget asks for (:func:`enough`). The steps end early where
+    the budget is kept, so that a step that is not proven to help is counted as none.
 
     Args:
         objective: L of a :class:`~cdu.models.architectures.LogisticRegression` with l2 > 0: cross-entropy or squared
@@ -189,6 +190,7 @@ def distance_foreseen(objective: Objective, samples: Samples, residual: float, s
         samples: S.
         residual: ‖∇L(w, S)‖ at the start.
         steps: Newton steps.
+        budget: Δ.
     """
     longest = max(block.double().norm(dim=1).max().item() for block in samples.inputs.split(2048))
     if objective.loss_function is squared_error:
@@ -197,5 +199,7 @@ def distance_foreseen(objective: Objective, samples: Samples, residual: float, s
         classes = objective.size // (samples.inputs.shape[1] + 1)
         constants = softmax_constants(longest, objective.l2, classes)
     for _ in range(steps):
-        residual = min(residual, constants.hessian_lipschitz / 2 * (residual / objective.l2) ** 2 + ACCURACY * residual)
+        accuracy = enough(objective.l2 * budget, residual)
+        length = (1 + accuracy) * residual / objective.l2
+        residual = min(residual, accuracy * residual + constants.hessian_lipschitz / 2 * length**2)
     return residual / objective.l2

@@ -48,9 +48,9 @@ def _accuracies(found: pd.DataFrame, axis: str, label: Callable[[float], str]) -
 
 #: Columns of certified against measured distance.
 _DISTANCES = (
-    Column("certified_distance", "certified distance", axis=""),
-    Column("measured_distance", "measured distance", axis=""),
-    Column("ratio", axis=""),
+    Column("remaining_bound", "certified distance", axis=""),
+    Column("remaining_distance", "measured distance", axis=""),
+    Column("remaining_ratio", axis=""),
 )
 
 _FORGET_SETS = (
