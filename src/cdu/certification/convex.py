@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from cdu.certification.rounding import UNIT, norm_rounding, softmax_gradient_rounding, squared_gradient_rounding
@@ -12,8 +13,8 @@ from cdu.models.architectures import LogisticRegression
 from cdu.models.losses import squared_error, weighted_cross_entropy
 from cdu.models.objective import Objective
 
-#: Rows whose norms are taken at once.
-_BLOCK = 2048
+#: Rows whose norms are taken at once: as many as a processor's cache holds.
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ def gradient_rounding(objective: Objective, w: Tensor, samples: Samples) -> floa
         "give cross_entropy, squared_error or weighted_cross_entropy",
     )
     count, features = samples.inputs.shape
-    # Rows in single precision are cast a block at a time: their norms in single precision would be too small.
-    longest = max(block.double().norm(dim=1).max().item() for block in samples.inputs.split(_BLOCK))
-    norms = (longest * (1 + norm_rounding(features)), w.norm().item())
+    norms = (largest_norm(samples) * (1 + norm_rounding(features)), w.norm().item())
     unit = UNIT["float64"]
     if objective.loss_function is squared_error:
         return squared_gradient_rounding(*norms, objective.l2, features, count, unit)
@@ -96,3 +95,9 @@ def gradient_rounding(objective: Objective, w: Tensor, samples: Samples) -> floa
     return max(1.0, heaviest) * softmax_gradient_rounding(
         *norms, objective.l2, features, len(w) // (features + 1), count, unit
     )
+
+
+def largest_norm(samples: Samples) -> float:
+    """The largest norm of a row, taken in double precision: norms in single precision would be too small."""
+    blocks = samples.inputs.split(_BLOCK)
+    return max(float(torch.linalg.vector_norm(block, dim=1, dtype=torch.float64).max()) for block in blocks)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cdu.certification.convex import gradient_rounding, ridge_constants, softmax_constants
+from cdu.certification.convex import gradient_rounding, largest_norm, ridge_constants, softmax_constants
 from cdu.certification.rounding import norm_rounding
 from cdu.checks import expect
 from cdu.curvature.minimise import newton_direction
@@ -192,7 +192,7 @@ def distance_foreseen(objective: Objective, samples: Samples, residual: float, s
         steps: Newton steps.
         budget: Δ.
     """
-    longest = max(block.double().norm(dim=1).max().item() for block in samples.inputs.split(2048))
+    longest = largest_norm(samples)
     if objective.loss_function is squared_error:
         constants = ridge_constants(longest, objective.l2)
     else:
